@@ -1,0 +1,1 @@
+"""Measure the effective model memorization (EMM) of diffusion models."""

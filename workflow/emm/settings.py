@@ -1,0 +1,440 @@
+"""The configuration: one strict, frozen model, checked before anything runs.
+
+``read`` turns the nested mapping of ``config.yaml`` (with its overlays) into a `Settings`.  Every arm of
+every study is the base settings plus dotted overrides, validated as a whole, so that an impossible arm is
+reported by name before the first job starts.
+"""
+
+import copy
+import difflib
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+
+class SettingsError(ValueError):
+    """The configuration is wrong.  Each line of the message names one key, its value and what is allowed."""
+
+
+def _number(value: object) -> object:
+    """Read numbers that arrive as text: YAML 1.1 takes ``4e-3`` for a string, and ``--config`` may quote."""
+    if isinstance(value, str):
+        for kind in (int, float):
+            try:
+                return kind(value)
+            except ValueError:
+                pass
+        if re.fullmatch(r"\d+/\d+", value) and not value.endswith("/0"):
+            return float(Fraction(value))
+    return value
+
+
+def _finite(value: float) -> float:
+    if not math.isfinite(value):
+        raise ValueError("must be a finite number")
+    return value
+
+
+Int = Annotated[int, BeforeValidator(_number)]
+Float = Annotated[float, BeforeValidator(_number), AfterValidator(_finite)]
+PositiveInt = Annotated[Int, Field(ge=1)]
+PositiveFloat = Annotated[Float, Field(gt=0)]
+Share = Annotated[Float, Field(gt=0, le=1)]
+Decay = Annotated[Float, Field(ge=0, lt=1)]
+
+
+class Section(BaseModel):
+    """A group of settings: unknown keys and wrong types are errors, values never change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+@dataclass(frozen=True)
+class Span:
+    """A stretch of training: a number of images, of passes over the training set, or a share of the budget."""
+
+    amount: float
+    unit: Literal["images", "epochs", "%"]
+
+    @classmethod
+    def parse(cls, text: object) -> "Span":
+        """Read ``"40000 images"``, ``"200 epochs"`` or ``"2 %"``.  Raises ValueError for anything else."""
+        match = re.fullmatch(r"([0-9][0-9_]*(?:\.\d+)?(?:[eE]\d+)?)\s*(images|epochs|%)", str(text).strip())
+        if not match:
+            raise ValueError('must be a span such as "40000 images", "200 epochs" or "2 %"')
+        return cls(float(match[1]), match[2])  # type: ignore[arg-type]
+
+    def images(self, train_size: int, budget: float = math.nan) -> float:
+        """The span in training images, for N = `train_size` and a run of `budget` images (needed for %)."""
+        return self.amount * {"images": 1.0, "epochs": float(train_size), "%": budget / 100}[self.unit]
+
+
+def _span(text: str) -> str:
+    Span.parse(text)
+    return text
+
+
+def _duration(text: str) -> str:
+    span = Span.parse(text)
+    if span.unit == "%" or span.amount <= 0:
+        raise ValueError('must be a positive number of images or epochs, such as "40000 epochs"')
+    return text
+
+
+SpanText = Annotated[str, AfterValidator(_span)]
+DurationText = Annotated[str, AfterValidator(_duration)]
+
+DATASETS = ("digits", "cifar10", "cifar100", "svhn", "fashion_mnist", "mnist")
+
+
+def _source(value: str) -> str:
+    if value in DATASETS or re.fullmatch(r"(npz|folder):.+", value):
+        return value
+    near = difflib.get_close_matches(value, DATASETS, 1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise ValueError(f"must be one of {', '.join(DATASETS)}, npz:PATH or folder:PATH{hint}")
+
+
+def _labels_text(value: object) -> object:
+    return "true" if value is True else value  # YAML reads a bare `true` as a boolean
+
+
+def _labels(value: str) -> str:
+    if value in ("none", "true", "unique") or re.fullmatch(r"random-[1-9]\d*", value):
+        return value
+    near = difflib.get_close_matches(value, ("none", "true", "unique", "random-10"), 1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise ValueError(f"must be none, true, unique or random-K with K >= 1 (such as random-10){hint}")
+
+
+class Data(Section):
+    """Which images a run is trained on."""
+
+    source: Annotated[str, AfterValidator(_source)] = "cifar10"
+    root: str = "data"  # where torchvision's data sets lie
+    download: bool = False  # whether torchvision may fetch a missing data set
+    resolution: PositiveInt | None = None  # downscale to this side (pixels); none: as stored
+    classes: list[Annotated[Int, Field(ge=0)]] | None = None  # keep only these classes; none: all
+    balanced: bool = True  # as many images of every class
+    draw: Literal["random", "first"] = "random"  # per replicate, or the paper's first n of each class
+    labels: Annotated[str, BeforeValidator(_labels_text), AfterValidator(_labels)] = "none"
+    held_out: Annotated[Int, Field(ge=0)] = 256  # images outside the subset for the held-out loss
+
+
+class Network(Section):
+    """The U-Net (Song et al. 2021, in the form of Karras et al. 2022)."""
+
+    architecture: Literal["ddpmpp", "ncsnpp"] = "ddpmpp"
+    channels: Annotated[Int, Field(ge=4, le=4096)] = 128  # width of the first level before its multiplier
+    multipliers: Annotated[list[PositiveInt], Field(min_length=1, max_length=8)] = [2, 2, 2]  # width of each level
+    blocks: Annotated[Int, Field(ge=1, le=64)] = 2  # residual blocks a level in the encoder; one more in the decoder
+    attention: list[PositiveInt] = [16]  # resolutions with self-attention
+    embedding: Literal["positional", "fourier"] | None = None  # of the noise level; none: the architecture's own
+    skips: list[Literal[0, 1]] | None = None  # 1 keeps, 0 cuts a skip connection, in encoder order; none: keep all
+    dropout: Annotated[Float, Field(ge=0, lt=1)] = 0.13
+
+
+class Diffusion(Section):
+    """The denoiser, its preconditioning and its noise levels in training."""
+
+    denoiser: Literal["network", "optimum"] = "network"  # optimum: the closed-form minimum of the training loss
+    preconditioning: Literal["vp", "ve", "edm"] = "vp"
+    sigma_data: PositiveFloat = 0.5  # EDM: standard deviation of the images in [-1, 1]
+    p_mean: Float = -1.2  # EDM: mean of ln sigma in training
+    p_std: PositiveFloat = 1.2  # EDM: its standard deviation
+
+
+class Training(Section):
+    """The optimization of one run."""
+
+    duration: DurationText = "40000 epochs"
+    batch_size: PositiveInt = 512
+    optimizer: Literal["adam", "sgd"] = "adam"
+    learning_rate: PositiveFloat = 2e-4
+    lr_ramp: SpanText = "200 epochs"  # linear from 0
+    momentum: Annotated[Float, Field(ge=0, lt=1)] = 0.9  # of sgd
+    weight_decay: Annotated[Float, Field(ge=0)] = 0.0
+    decoupled: bool = False  # weight decay outside the gradient (AdamW) instead of L2 in it
+    ema_decays: Annotated[list[Decay], Field(min_length=1)] = [0.99929]  # per step, all tracked in one run
+    ema_ramp: SpanText = "200 epochs"
+    ema_warmup: Literal["own", "common"] = "own"  # how a decay grows during the ramp; see schedules.ema_decay
+    order: Literal["shuffled", "fixed"] = "shuffled"  # a fresh permutation each epoch, or the first one for ever
+    snapshots: Annotated[list[Share], Field(min_length=1, max_length=256)] = [0.25, 0.5, 0.75, 1.0]
+
+    @model_validator(mode="after")
+    def _check(self) -> "Training":
+        if self.snapshots != sorted(set(self.snapshots)) or self.snapshots[-1] != 1.0:
+            raise ValueError(f"snapshots = {self.snapshots}: must be increasing shares of the budget that end with 1.0")
+        if len(set(self.ema_decays)) != len(self.ema_decays):
+            raise ValueError(f"ema_decays = {self.ema_decays}: must not repeat a value")
+        return self
+
+
+class Sampling(Section):
+    """Generation: the deterministic 2nd-order sampler of Karras et al. 2022."""
+
+    images: PositiveInt = 10_000
+    steps: Annotated[Int, Field(ge=2, le=10_000)] = 18
+    sigma_min: PositiveFloat = 0.002
+    sigma_max: PositiveFloat = 80.0
+    rho: PositiveFloat = 7.0
+    ema_decay: Decay | None = None  # which of training.ema_decays; none: the first
+
+    @model_validator(mode="after")
+    def _check(self) -> "Sampling":
+        if self.sigma_min >= self.sigma_max:
+            raise ValueError(f"sigma_min = {self.sigma_min:g}: must be below sigma_max = {self.sigma_max:g}")
+        return self
+
+
+class Scoring(Section):
+    """The memorization criterion: nearest distance below `threshold` times the second nearest."""
+
+    threshold: Annotated[Float, Field(gt=0, lt=1)] = 1 / 3
+    distinct: bool = True  # exact duplicates of a training image count as one neighbour
+    neighbours: Annotated[Int, Field(ge=2, le=1024)] = 10  # stored for each generated image
+    snapshot: Literal["last", "best"] = "last"  # which one enters the search; `best` is the paper's rule
+
+
+class Search(Section):
+    """How EMM is looked for over N."""
+
+    rule: Literal["bisection", "grid"] = "bisection"
+    epsilon: Annotated[Float, Field(gt=0, lt=1)] = 0.1  # EMM is where the ratio crosses 1 - epsilon
+    n_min: Annotated[Int, Field(ge=2)] = 100
+    n_max: Annotated[Int, Field(ge=2)] = 50_000
+    start: Annotated[Int, Field(ge=2)] = 1000
+    steps_per_octave: Annotated[Int, Field(ge=1, le=64)] = 8  # of the ladder of sizes
+    locate: Annotated[Int, Field(ge=1, le=100)] = 8  # at most so many locating runs
+    confirm: Annotated[Int, Field(ge=0, le=100)] = 4  # fresh replicates either side of the crossing
+    parallel: Annotated[Int, Field(ge=1, le=64)] = 1  # locating runs asked for at once
+    slope: PositiveFloat = 2.5  # expected fall of the logit per doubling of N, until the runs tell
+    spread: PositiveFloat = 0.8  # distance of the confirming sizes from the crossing, in logits
+    grid: list[Annotated[Int, Field(ge=2)]] = []  # sizes of rule grid
+    replicates: PositiveInt = 1  # runs at each size of rule grid
+
+    @model_validator(mode="after")
+    def _check(self) -> "Search":
+        if self.n_min >= self.n_max:
+            raise ValueError(f"n_min = {self.n_min}: must be below n_max = {self.n_max}")
+        if not self.n_min <= self.start <= self.n_max:
+            raise ValueError(f"start = {self.start}: must lie between n_min = {self.n_min} and n_max = {self.n_max}")
+        if self.rule == "grid" and (not self.grid or self.grid != sorted(set(self.grid))):
+            raise ValueError(f"grid = {self.grid}: rule grid needs increasing sizes, such as [500, 1000, 2000]")
+        if self.rule == "bisection" and self.confirm in (1, 2, 3):
+            raise ValueError(f"confirm = {self.confirm}: must be 0 or at least 4 (two runs either side of the crossing)")
+        return self
+
+
+class Execution(Section):
+    """Where and how jobs run.  Nothing here changes a result beyond rounding, so nothing here enters a key."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: PositiveInt = 1  # of one training or sampling job
+    state_seconds: PositiveFloat = 30.0  # between two saves of the training state
+    log_seconds: PositiveFloat = 20.0  # between two log lines where there is no terminal
+    sampling_batch: PositiveInt = 500
+
+
+class Figures(Section):
+    """Style of the figures."""
+
+    width: Annotated[Float, Field(ge=3, le=20)] = 7.0  # inches
+    dpi: Annotated[Int, Field(ge=50, le=600)] = 150  # of the PNG files
+    gallery: Annotated[Int, Field(ge=2, le=16)] = 8  # columns of the gallery
+
+
+class Run(Section):
+    """Everything that decides the outcome of an arm: the base settings with the arm's overrides."""
+
+    seed: Annotated[Int, Field(ge=0, lt=2**31)] = 0
+    data: Data = Data()
+    network: Network = Network()
+    diffusion: Diffusion = Diffusion()
+    training: Training = Training()
+    sampling: Sampling = Sampling()
+    scoring: Scoring = Scoring()
+    search: Search = Search()
+
+    @model_validator(mode="after")
+    def _check(self) -> "Run":
+        decay = self.sampling.ema_decay
+        if decay is not None and decay not in self.training.ema_decays:
+            raise ValueError(f"sampling.ema_decay = {decay:g}: must be one of training.ema_decays = {self.training.ema_decays}")
+        levels = len(self.network.multipliers)
+        if self.network.skips is not None and len(self.network.skips) != levels * (self.network.blocks + 1):
+            raise ValueError(
+                f"network.skips = {self.network.skips}: must have {levels * (self.network.blocks + 1)} flags "
+                f"({levels} levels x ({self.network.blocks} blocks + 1)), not {len(self.network.skips)}"
+            )
+        return self
+
+
+class Arm(Section):
+    """One setting of a study's factor."""
+
+    name: str
+    run: Run
+
+
+class Study(Section):
+    """A factor study: arms that differ in one factor, and the figure of the paper that they follow."""
+
+    name: str
+    title: str
+    source: str
+    factor: str
+    arms: list[Arm]
+
+
+class Settings(Section):
+    """The whole configuration, resolved."""
+
+    base: Run
+    execution: Execution
+    figures: Figures
+    studies: list[Study]
+    selected: list[str]  # studies that the default target makes
+
+
+class _StudyText(Section):
+    title: str = ""
+    source: str = ""
+    factor: str = ""
+    arms: Annotated[dict[str, dict[str, Any] | None], Field(min_length=1)]
+
+
+class _ConfigText(Run):
+    """The file as it is written: `Run` at the top level, and what is not an arm's beside it."""
+
+    execution: Execution = Execution()
+    figures: Figures = Figures()
+    studies: Annotated[dict[str, _StudyText], Field(min_length=1)]
+    run: Literal["all"] | list[str] = "all"
+
+
+def read(config: Mapping[str, Any]) -> Settings:
+    """Validate a configuration and resolve its arms.
+
+    Args:
+        config: the nested mapping of the YAML file after overlays.
+    Raises:
+        SettingsError: one line for every fault, naming the key, the value and what is allowed.
+    """
+    text = _validate(_ConfigText, config)
+    faults: list[str] = []
+    studies = []
+    base = {key: config[key] for key in Run.model_fields if key in config}
+    for study_name, study in text.studies.items():
+        place = f"studies.{study_name}"
+        faults += _name_faults(place, study_name)
+        arms = []
+        for arm_name, overrides in study.arms.items():
+            faults += _name_faults(f"{place}.arms.{arm_name}", arm_name)
+            try:
+                arms.append(Arm(name=arm_name, run=_validate(Run, _override(base, overrides or {}))))
+            except SettingsError as error:
+                faults += [f"{place}.arms.{arm_name}: {line}" for line in str(error).splitlines()]
+        if study.factor:
+            try:
+                lookup(Run(), study.factor)
+            except SettingsError as error:
+                faults.append(f"{place}.factor: {error}")
+        if len(arms) == len(study.arms):
+            studies.append(
+                Study(name=study_name, title=study.title or study_name, source=study.source, factor=study.factor, arms=arms)
+            )
+    names = list(text.studies)
+    selected = names if text.run == "all" else list(text.run)
+    faults += [f"run = {name!r}: {_expected(name, names, 'a study')}" for name in selected if name not in names]
+    if faults:
+        raise SettingsError("\n".join(faults))
+    return Settings(
+        base=_validate(Run, base), execution=text.execution, figures=text.figures, studies=studies, selected=selected
+    )
+
+
+def lookup(run: Run, dotted: str) -> Any:
+    """The value of a dotted setting such as ``data.labels``.  Raises SettingsError for a name that does not exist."""
+    node: Any = run
+    parts = dotted.split(".")
+    for depth, part in enumerate(parts):
+        fields = list(type(node).model_fields) if isinstance(node, BaseModel) else []
+        if part not in fields:
+            prefix = ".".join(parts[:depth])
+            raise SettingsError(f"{dotted}: {_expected(part, fields, f'a key of {prefix}' if prefix else 'a section')}")
+        node = getattr(node, part)
+    return node
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON schema of the configuration file, for editors."""
+    return _ConfigText.model_json_schema()
+
+
+def _override(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    resolved = copy.deepcopy(dict(base))
+    for dotted, value in overrides.items():
+        lookup(Run(), dotted)
+        *path, last = dotted.split(".")
+        node = resolved
+        for part in path:
+            node = node.setdefault(part, {})
+        node[last] = value
+    return resolved
+
+
+def _validate(model: type, config: object) -> Any:
+    if not isinstance(config, Mapping):
+        raise SettingsError(f"configuration = {config!r}: must be a mapping of settings")
+    try:
+        return model.model_validate(dict(config))
+    except ValidationError as error:
+        raise SettingsError("\n".join(_line(model, fault) for fault in error.errors())) from None
+
+
+def _line(model: type[BaseModel], fault: Mapping[str, Any]) -> str:
+    """One fault as one line: key = value: what is allowed."""
+    # Pydantic adds the tried member of a union to the location; a key never looks like these.
+    path = [str(p) for p in fault["loc"] if not re.fullmatch(r"(list|literal|dict|function-\w+|none|constrained-\w+)\[?.*", str(p))]
+    key = ".".join(path) or "configuration"
+    if fault["type"] == "extra_forbidden":
+        fields = _fields(model, path[:-1])
+        return f"{key}: {_expected(path[-1], fields, 'a key of ' + '.'.join(path[:-1]) if path[1:] else 'a key')}"
+    if fault["type"] == "missing":
+        return f"{key}: is missing"
+    message = fault["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+    if fault["type"] == "value_error" and isinstance(fault["input"], Mapping | BaseModel):
+        return ".".join([*path, message])  # a check over several keys names its own
+    if fault["type"] == "literal_error" and isinstance(fault["input"], str):
+        near = difflib.get_close_matches(fault["input"], re.findall(r"'([^']*)'", message), 1)
+        message += f"; did you mean {near[0]!r}?" if near else ""
+    shown = repr(fault["input"])
+    return f"{key} = {shown if len(shown) < 80 else shown[:77] + '...'}: {message[:1].lower() + message[1:]}"
+
+
+def _fields(model: type[BaseModel], path: list[str]) -> list[str]:
+    for part in path:
+        annotation = model.model_fields[part].annotation if part in model.model_fields else None
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            model = annotation
+        else:  # a mapping of names to models, such as `studies`
+            inner = [a for a in get_args(annotation) if isinstance(a, type) and issubclass(a, BaseModel)]
+            model = inner[0] if inner else model
+    return list(model.model_fields)
+
+
+def _expected(name: str, names: list[str], what: str) -> str:
+    near = difflib.get_close_matches(name, names, 1, 0.5)
+    return f"is not {what}; " + (f"did you mean {near[0]!r}?" if near else f"allowed: {', '.join(names)}")
+
+
+def _name_faults(place: str, name: str) -> list[str]:
+    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+-]*", name):
+        return []
+    return [f"{place}: a name must start with a letter or digit and hold only letters, digits and _ . + -"]
