@@ -76,7 +76,7 @@ def write_npz(path: Path, **arrays: np.ndarray) -> None:
             member = zipfile.ZipInfo(f"{name}.npy")
             member.compress_type = zipfile.ZIP_DEFLATED
             with archive.open(member, "w", force_zip64=True) as file:
-                np.lib.format.write_array(file, np.ascontiguousarray(array), allow_pickle=False)
+                np.lib.format.write_array(file, np.asarray(array, order="C"), allow_pickle=False)
 
 
 def provenance(key: str, started: float) -> dict[str, Any]:

@@ -130,7 +130,7 @@ class Network(Section):
     """The U-Net (Song et al. 2021, in the form of Karras et al. 2022)."""
 
     architecture: Literal["ddpmpp", "ncsnpp"] = "ddpmpp"
-    channels: Annotated[Int, Field(ge=4, le=4096)] = 128  # width of the first level before its multiplier
+    channels: Annotated[Int, Field(ge=4, le=4096, multiple_of=2)] = 128  # width of the first level before its multiplier
     multipliers: Annotated[list[PositiveInt], Field(min_length=1, max_length=8)] = [2, 2, 2]  # width of each level
     blocks: Annotated[Int, Field(ge=1, le=64)] = 2  # residual blocks a level in the encoder; one more in the decoder
     attention: list[PositiveInt] = [16]  # resolutions with self-attention

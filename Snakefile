@@ -1,0 +1,49 @@
+# Measure how many training images a diffusion model memorizes, and what changes that number.
+#
+#   snakemake                 every study of the configuration, tables, figures and report
+#   snakemake <study>         one study, such as `snakemake conditioning`
+#   snakemake optimum         see README.md for the other targets
+from snakemake.utils import min_version
+
+min_version("9.27")
+
+
+report: "workflow/report/workflow.rst"
+
+
+configfile: "config.yaml"
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/subset.smk"
+include: "workflow/rules/train.smk"
+include: "workflow/rules/sample.smk"
+include: "workflow/rules/score.smk"
+include: "workflow/rules/search.smk"
+include: "workflow/rules/study.smk"
+include: "workflow/rules/report.smk"
+
+
+localrules:
+    all,
+
+
+rule all:
+    default_target: True
+    input:
+        "results/emm.csv",
+        "results/report.html",
+
+
+for study in SETTINGS.studies:
+
+    rule:
+        name:
+            study.name
+        localrule: True
+        input:
+            study_files(study.name),
+
+
+onsuccess:
+    print_summary()

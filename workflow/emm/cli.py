@@ -1,0 +1,108 @@
+"""The ``emm`` command: small questions about a configuration and its results."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from emm.files import write_text
+from emm.stage import StageError, command
+
+
+def summary(args: argparse.Namespace) -> None:
+    """Print EMM of every arm and where figures and report are."""
+    from emm.study import answer
+    from emm.tables import lines, read
+
+    tables = [args.results / "emm.csv"]
+    if not tables[0].is_file():  # only single studies have been made
+        tables = sorted(args.results.glob("studies/*/emm.csv"))
+    if not tables:
+        raise StageError(f"{args.results}: holds no table yet; run snakemake first")
+    print("\n" + lines([row for table in tables for row in read(table)], answer) + "\n")
+    print(f"figures  {args.results}/studies/*/*.svg")
+    if (args.results / "report.html").is_file():
+        print(f"report   {args.results}/report.html")
+
+
+def check(args: argparse.Namespace) -> None:
+    """Validate configuration files, the later ones laid over the earlier ones, and list their arms."""
+    import yaml
+
+    from emm.dag import index
+    from emm.settings import SettingsError, read
+
+    merged: dict = {}
+    for path in args.config:
+        try:
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except yaml.YAMLError as error:
+            raise SettingsError(f"{path}: is not YAML ({error})") from None
+        merged = _merge(merged, content or {})
+    settings = read(merged)
+    index(settings, args.results)
+    for study in settings.studies:
+        print(f"{study.name}: {', '.join(arm.name for arm in study.arms)}")
+
+
+def _merge(base: dict, overlay: dict) -> dict:
+    """Mappings are merged key by key, anything else is replaced: as Snakemake does with --configfile."""
+    merged = dict(base)
+    for key, value in overlay.items():
+        old = merged.get(key)
+        merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def schema(args: argparse.Namespace) -> None:
+    """Write the JSON schema of the configuration."""
+    from emm.settings import json_schema
+
+    write_text(args.output, json.dumps(json_schema(), indent=1) + "\n")
+
+
+def rescore(args: argparse.Namespace) -> None:
+    """Print the memorization ratio of a scored run under other thresholds, from its stored distances."""
+    import numpy as np
+
+    from emm.memorization import Neighbours, memorized
+
+    try:
+        with np.load(args.neighbours, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in ("indices", "squared", "copies")}
+    except (OSError, ValueError, KeyError) as error:
+        raise StageError(f"{args.neighbours}: is not a neighbours.npz of a scored run ({error})") from None
+    print("threshold  " + "  ".join(f"snapshot {i}" for i in range(len(arrays["squared"]))))
+    for threshold in args.threshold:
+        if not 0 < threshold < 1:
+            raise StageError(f"--threshold {threshold:g}: must lie between 0 and 1")
+        ratios = [
+            memorized(Neighbours(*rows), threshold, not args.duplicates).mean()
+            for rows in zip(arrays["indices"], arrays["squared"], arrays["copies"].astype(np.int64), strict=True)
+        ]
+        print(f"{threshold:<9.4g}  " + "  ".join(f"{ratio:<{len('snapshot 0')}.4f}" for ratio in ratios))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="emm", description=__doc__)
+    parser.add_argument("--results", type=Path, default=Path("results"))
+    commands = parser.add_subparsers(required=True)
+    one = commands.add_parser("summary", help=summary.__doc__)
+    one.set_defaults(run=summary)
+    one = commands.add_parser("check", help=check.__doc__)
+    one.add_argument("config", type=Path, nargs="+")
+    one.set_defaults(run=check)
+    one = commands.add_parser("schema", help=schema.__doc__)
+    one.add_argument("output", type=Path)
+    one.set_defaults(run=schema)
+    one = commands.add_parser("rescore", help=rescore.__doc__)
+    one.add_argument("neighbours", type=Path)
+    one.add_argument("--threshold", type=float, nargs="+", default=[0.2, 0.25, 1 / 3, 0.4, 0.5])
+    one.add_argument("--duplicates", action="store_true", help="the paper's rule: a duplicate is a second neighbour")
+    one.set_defaults(run=rescore)
+    args = parser.parse_args()
+    command(lambda: args.run(args))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,143 @@
+"""What the Snakefile asks: which runs exist for which key, and which a search wants next.
+
+The loop over N lives here alone, as the search replayed on the scores that exist; see `Dag.trail`.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from emm import datasets, subset
+from emm.datasets import DataError
+from emm.keys import Stage, emm_folder, key, run_folder, stage_settings
+from emm.search import Count, RunId, Trail, ladder, replay
+from emm.settings import Run, Settings, SettingsError, Study
+
+
+@dataclass(frozen=True)
+class Scores(Mapping[RunId, Count]):
+    """Counts of the finished runs of one score key, read from their files when asked for.
+
+    A file that is missing or cannot be read counts as a run that has not been made.
+    """
+
+    results: Path
+    key: str
+    snapshot: str  # "last" or "best"
+
+    def path(self, run: RunId) -> Path:
+        return run_folder(self.results, "score", self.key, run.n, run.replicate) / "score.json"
+
+    def __getitem__(self, run: RunId) -> Count:
+        try:
+            return count(json.loads(self.path(run).read_text()), self.snapshot)
+        except (OSError, ValueError, KeyError, TypeError):
+            raise KeyError(run) from None
+
+    def __iter__(self) -> Iterator[RunId]:
+        for path in sorted((self.results / "scores" / self.key).glob("n*/r*/score.json")):
+            yield RunId(int(path.parts[-3][1:]), int(path.parts[-2][1:]))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+def count(score: Mapping[str, Any], snapshot: str) -> Count:
+    """The count that enters the search: of the last snapshot, or of the best one (the paper's rule)."""
+    rows = score["snapshots"]
+    row = rows[-1] if snapshot == "last" else max(rows, key=lambda row: row["memorized"] / row["images"])
+    return Count(row["memorized"], row["images"])
+
+
+@dataclass(frozen=True)
+class Dag:
+    """The index of a configuration: every stage key that occurs, with the settings behind it."""
+
+    settings: Settings
+    results: Path
+    runs: dict[tuple[Stage, str], Run] = field(default_factory=dict)
+    sizes: dict[str, list[int]] = field(default_factory=dict)  # ladder of each emm key
+
+    def json(self, stage: Stage, key: str) -> str:
+        """A stage's settings as its command line takes them; one string, so that Snakemake notices any change."""
+        return json.dumps(stage_settings(stage, self.runs[stage, key]), sort_keys=True)
+
+    def upstream(self, stage: Stage, key_of: str, before: Stage) -> str:
+        """Key of an earlier stage for the key of a later one."""
+        return key(before, self.runs[stage, key_of])
+
+    def study(self, name: str) -> Study:
+        return next(study for study in self.settings.studies if study.name == name)
+
+    def scores(self, emm_key: str) -> Scores:
+        run = self.runs["emm", emm_key]
+        return Scores(self.results, key("score", run), run.scoring.snapshot)
+
+    def trail(self, emm_key: str) -> list[Path]:
+        """Files of the runs that a search has used, and of those that it asks for next.
+
+        Snakemake calls this again whenever a score (a checkpoint) is finished, so the list grows until the search ends.
+        """
+        scores = self.scores(emm_key)
+        found = replay(self.runs["emm", emm_key].search, self.sizes[emm_key], scores)
+        return [path for run in found.runs for path in run_files(scores, run)]
+
+    def finished(self, emm_key: str) -> Trail:
+        """The finished search of an arm.  Raises ValueError where runs are still missing."""
+        found = replay(self.runs["emm", emm_key].search, self.sizes[emm_key], self.scores(emm_key))
+        if not found.finished:
+            missing = found.missing[0]
+            raise ValueError(f"the search is not finished: N = {missing.n}, replicate {missing.replicate} has no score")
+        return found
+
+    def is_optimum(self, stage: Stage, key_of: str) -> bool:
+        return self.runs[stage, key_of].diffusion.denoiser == "optimum"
+
+    def data_files(self, subset_key: str) -> list[str]:
+        """The user's own files behind a subset, so that a change of them is noticed."""
+        source = self.runs["subset", subset_key].data.source
+        return [source.removeprefix("npz:")] if source.startswith("npz:") else []
+
+    def emm_files(self, study: str) -> list[Path]:
+        return [emm_folder(self.results, key("emm", arm.run)) / "emm.json" for arm in self.study(study).arms]
+
+
+def run_files(scores: Scores, run: RunId) -> tuple[Path, Path]:
+    """What one run contributes to its arm: its score and its gallery."""
+    path = scores.path(run)
+    return path, path.with_name("gallery.npz")
+
+
+def index(settings: Settings, results: Path) -> Dag:
+    """Index a configuration, checking every arm against its data set.
+
+    Raises:
+        SettingsError: an arm is impossible with its data; one line for each fault.
+    """
+    dag = Dag(settings, results)
+    facts: dict[str, datasets.Facts] = {}
+    faults: list[str] = []
+    for study in settings.studies:
+        for arm in study.arms:
+            place = f"studies.{study.name}.arms.{arm.name}"
+            data = arm.run.data.model_dump_json()
+            try:
+                if data not in facts:
+                    facts[data] = datasets.describe(arm.run.data)
+            except (DataError, OSError) as error:
+                faults.append(f"{place}: data.source = {arm.run.data.source!r}: {error}")
+                continue
+            found = subset.faults(arm.run, facts[data])
+            if study.name in settings.selected and (missing := datasets.absent(arm.run.data)):
+                found.append(f"data.source = {arm.run.data.source!r}: {missing}")
+            faults += [f"{place}: {line}" for line in found]
+            if not found:
+                emm_key = key("emm", arm.run)
+                dag.sizes[emm_key] = ladder(arm.run.search, *subset.usable(facts[data], arm.run.data))
+                stages: list[Stage] = ["subset", "train", "sample", "score", "emm"]
+                dag.runs.update({(stage, key(stage, arm.run)): arm.run for stage in stages})
+    if faults:
+        raise SettingsError("\n".join(dict.fromkeys(faults)))
+    return dag

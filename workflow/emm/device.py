@@ -1,0 +1,24 @@
+"""The device that a job computes on."""
+
+import torch
+
+from emm.stage import StageError
+
+
+def select(name: str, threads: int) -> torch.device:
+    """The torch device for "auto", "cpu" or "cuda", with torch's thread pools set.
+
+    Threads are bounded because jobs that together have more threads than the machine has cores wait for one another.
+    Raises:
+        StageError: "cuda" without a usable GPU.
+    """
+    torch.set_num_threads(threads)
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
+        raise StageError("execution.device = 'cuda': torch sees no GPU on this machine; use auto or cpu")
+    return torch.device("cuda" if available and name != "cpu" else "cpu")
+
+
+def describe(device: torch.device) -> str:
+    """Name of the device for the record."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"

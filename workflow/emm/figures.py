@@ -1,0 +1,247 @@
+"""The figures of a study: ``python -m emm.figures`` draws each as SVG and PNG from the study's tables and galleries."""
+
+import argparse
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, NullLocator
+
+from emm.files import replacing
+from emm.settings import Figures
+from emm.stage import command
+from emm.study import answer
+from emm.tables import read
+
+# Okabe and Ito's colours: told apart by colour-blind readers and in grey print.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31", "#7A7A7A")
+STYLE = {
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "legend.frameon": False,
+    "svg.hashsalt": "emm",  # the same figure gives the same bytes
+    "svg.fonttype": "none",
+}
+
+Row = dict[str, Any]
+
+
+def number(text: str) -> float:
+    """A cell as a number; empty cells are NaN."""
+    return float(text) if text else math.nan
+
+
+def colour(index: int) -> str:
+    return COLOURS[index % len(COLOURS)]
+
+
+def size_axis(axes: Axes, sizes: Sequence[float]) -> None:
+    """A logarithmic axis of N with plain numbers at doublings of a round number."""
+    low, high = min(sizes), max(sizes)
+    first = next(b for b in (1, 2, 4, 5, 10, 20, 25, 50, 100, 125, 250, 500, 1000) if b * 2 > low or b == 1000)
+    ticks = [first * 2**i for i in range(20) if low / 1.5 <= first * 2**i <= high * 1.5]
+    axes.set_xscale("log", base=2)
+    axes.set_xlim(low / 1.3, high * 1.3)
+    axes.xaxis.set_major_locator(FixedLocator(ticks))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(lambda x, _: f"{x:,.0f}")
+    axes.set_xlabel("training images N")
+
+
+def final_rows(curves: Sequence[Row], arm: str) -> list[Row]:
+    """The rows of an arm's last snapshots: one a run."""
+    rows = [row for row in curves if row["arm"] == arm]
+    last = max((number(row["progress"]) for row in rows), default=1.0)
+    return [row for row in rows if number(row["progress"]) == last]
+
+
+def draw_curves(study: Row, emm: Sequence[Row], curves: Sequence[Row], style: Figures) -> Figure:
+    """Memorization ratio against N: every run, the fitted crossing of each arm, and the line that defines EMM."""
+    figure, axes = plt.subplots(figsize=(style.width, style.width * 0.58), layout="constrained")
+    level = 1 - float(emm[0]["epsilon"])
+    axes.axhline(100 * level, color="#444", lw=1, ls=(0, (4, 3)), zorder=1)
+    sizes: list[float] = []
+    for index, arm in enumerate(emm):
+        rows = final_rows(curves, arm["arm"])
+        n = np.array([number(row["n"]) for row in rows])
+        # Replicates of one size lie beside each other instead of on top, and so do arms.
+        shift = 2 ** (0.03 * (np.array([number(row["replicate"]) for row in rows]) - 2) / 2 + 0.015 * index)
+        ratio = 100 * np.array([number(row["ratio"]) for row in rows])
+        errors = 100 * np.array([[number(row["ratio_low"]), number(row["ratio_high"])] for row in rows]).T
+        confirm = np.array([row["role"] == "confirm" for row in rows])
+        sizes += list(n)
+        axes.errorbar(
+            n * shift, ratio, np.abs(errors - ratio), fmt="none", ecolor=colour(index), elinewidth=0.8, alpha=0.5
+        )
+        emm_text, _ = answer(arm)
+        axes.scatter(
+            (n * shift)[confirm], ratio[confirm], s=26, color=colour(index), label=f"{arm['arm']}: EMM {emm_text}", zorder=3
+        )
+        axes.scatter(
+            (n * shift)[~confirm], ratio[~confirm], s=26, facecolor="white", edgecolor=colour(index), zorder=3,
+            label=None if confirm.any() else f"{arm['arm']}: EMM {emm_text}",
+        )  # fmt: skip
+        if arm["emm"] and arm["slope"]:
+            centre, slope = math.log2(number(arm["emm"])), number(arm["slope"])
+            x = np.linspace(math.log2(min(n)) - 0.3, math.log2(max(n)) + 0.3, 200)
+            logits = math.log(level / (1 - level)) + slope * (x - centre)
+            axes.plot(2**x, 100 / (1 + np.exp(-logits)), color=colour(index), lw=1.2, alpha=0.8, zorder=2)
+    size_axis(axes, sizes or [10, 100])
+    axes.set_ylim(-3, 103)
+    axes.set_ylabel("memorized images (%)")
+    axes.annotate(f"{100 * level:g} %", (1.0, 100 * level), xycoords=("axes fraction", "data"), va="center", xytext=(4, 0),
+                  textcoords="offset points", color="#444")  # fmt: skip
+    axes.set_title(f"{study['title']}: where does memorization end?")
+    axes.legend(loc="lower left", title="filled: confirming runs, open: locating", alignment="left")
+    return figure
+
+
+def draw_emm(study: Row, emm: Sequence[Row], curves: Sequence[Row], style: Figures) -> Figure:
+    """EMM of each arm with its 95 % interval; arrows where only a limit is known."""
+    figure, axes = plt.subplots(figsize=(style.width, 0.9 + 0.42 * len(emm)), layout="constrained")
+    positions = list(range(len(emm)))[::-1]
+    sizes = [number(arm[c]) for arm in emm for c in ("emm", "emm_low", "emm_high") if arm[c]]
+    for index, (arm, y) in enumerate(zip(emm, positions, strict=True)):
+        text, interval = answer(arm)
+        low, high, middle = (number(arm[c]) for c in ("emm_low", "emm_high", "emm"))
+        end = low
+        if arm["status"] == "estimated":
+            end = middle if math.isnan(high) else high
+            axes.plot([low, high], [y, y], color=colour(index), lw=3, solid_capstyle="butt", alpha=0.45)
+            axes.plot(middle, y, "o", color=colour(index), ms=7)
+        elif arm["status"] in ("at_least", "below"):
+            end = low if arm["status"] == "at_least" else high
+            axes.plot(end, y, marker=(3, 0, -90 if arm["status"] == "at_least" else 90), color=colour(index), ms=10)
+        label = f"{text}  ({interval})" if interval not in ("", "none") else text
+        place = (end, y) if not math.isnan(end) else (float(np.median(sizes or [100])), y)
+        axes.annotate(label, place, xytext=(9, 0), textcoords="offset points", va="center")
+    axes.set_yticks(positions, [arm["arm"] for arm in emm])
+    axes.set_ylim(-0.6, len(emm) - 0.4)
+    size_axis(axes, sizes or [10, 100])
+    low, high = axes.get_xlim()
+    axes.set_xlim(low, high * 1.6)  # room for the last label
+    axes.set_xlabel(f"EMM: training images at which {100 * (1 - float(emm[0]['epsilon'])):g} % are memorized")
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="x", color="#eee")
+    axes.set_axisbelow(True)
+    axes.set_title(f"{study['title']}: effective model memorization")
+    return figure
+
+
+def draw_progress(study: Row, emm: Sequence[Row], curves: Sequence[Row], style: Figures) -> Figure:
+    """Ratio against training progress: a panel an arm, a line a run, dark for small N."""
+    columns = min(len(emm), 4)
+    count = math.ceil(len(emm) / columns)
+    figure, panels = plt.subplots(
+        count, columns, figsize=(style.width, 0.5 + 0.33 * style.width * count), sharex=True, sharey=True, squeeze=False,
+        layout="constrained",
+    )  # fmt: skip
+    sizes = [number(row["n"]) for row in curves]
+    scale = matplotlib.colors.LogNorm(min(sizes), max(sizes) * 1.3)
+    map_ = matplotlib.colormaps["viridis"]
+    level = 100 * (1 - float(emm[0]["epsilon"]))
+    for panel, arm in zip(panels.flat, emm, strict=False):
+        panel.axhline(level, color="#444", lw=1, ls=(0, (4, 3)))
+        rows = [row for row in curves if row["arm"] == arm["arm"]]
+        for run in sorted({(number(row["n"]), row["replicate"]) for row in rows}):
+            mine = [row for row in rows if (number(row["n"]), row["replicate"]) == run]
+            panel.plot(
+                [100 * number(row["progress"]) for row in mine],
+                [100 * number(row["ratio"]) for row in mine],
+                "o-", ms=3, lw=1.1, color=map_(scale(run[0])),
+            )  # fmt: skip
+        panel.set_title(arm["arm"], fontsize=9)
+        panel.set_ylim(-3, 103)
+    for panel in panels.flat[len(emm) :]:
+        panel.set_visible(False)
+    panels[0, 0].set_ylabel("memorized images (%)")
+    figure.supxlabel("share of the training budget (%)", fontsize=9)
+    bar = figure.colorbar(matplotlib.cm.ScalarMappable(scale, map_), ax=panels, label="training images N", aspect=25)
+    ticks = sorted({min(sizes), *np.geomspace(min(sizes), max(sizes), 4).round(-1), max(sizes)} - {0})
+    bar.ax.yaxis.set_major_locator(FixedLocator(ticks))
+    bar.ax.yaxis.set_minor_locator(NullLocator())
+    bar.ax.yaxis.set_major_formatter(lambda x, _: f"{x:,.0f}")
+    figure.suptitle(f"{study['title']}: when memorization sets in", fontsize=10, fontweight="bold", ha="left", x=0.01)
+    return figure
+
+
+def draw_gallery(study: Row, emm: Sequence[Row], galleries: Sequence[dict[str, np.ndarray]], style: Figures) -> Figure:
+    """Generated images above their nearest training images: an arm a row, best matches left, worst right."""
+    columns = style.gallery
+    figure, panels = plt.subplots(
+        len(emm), 2, figsize=(style.width, 0.7 + style.width / (2 * columns) * 2.5 * len(emm)), squeeze=False,
+        layout="constrained",
+    )  # fmt: skip
+    for row, (arm, gallery) in enumerate(zip(emm, galleries, strict=True)):
+        for column, kind in enumerate(("best", "worst")):
+            axes = panels[row, column]
+            axes.imshow(mosaic(gallery[f"{kind}_generated"][:columns], gallery[f"{kind}_train"][:columns]), vmin=0, vmax=255,
+                        cmap="gray", interpolation="nearest")  # fmt: skip
+            axes.set_xticks([])
+            axes.set_yticks([])
+            axes.spines[:].set_visible(False)
+            if row == 0:
+                axes.set_title(f"{'best' if kind == 'best' else 'worst'} matches", fontsize=9)
+        height = panels[row, 0].get_ylim()[0]
+        panels[row, 0].set_yticks([0.25 * height, 0.75 * height], ["generated", "nearest in\ntraining set"])
+        panels[row, 0].tick_params(axis="y", length=0, labelsize=7)
+        panels[row, 0].set_ylabel(arm["arm"], fontweight="bold")
+    figure.suptitle(f"{study['title']}: copies and non-copies near EMM", fontsize=10, fontweight="bold", ha="left", x=0.01)
+    return figure
+
+
+def mosaic(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
+    """Two rows of (m, C, H, W) images as one picture, (2H + 1, m(W + 1) - 1) or with a last axis of 3 colours."""
+    count, channels, height, width = top.shape
+    picture = np.full((2 * height + 1, count * (width + 1) - 1, channels), 255, np.uint8)
+    for row, images in enumerate((top, bottom)):
+        for column, image in enumerate(images):
+            y, x = row * (height + 1), column * (width + 1)
+            picture[y : y + height, x : x + width] = image.transpose(1, 2, 0)
+    return picture[..., 0] if channels == 1 else picture
+
+
+def save(figure: Figure, stem: Path, dpi: int) -> None:
+    """Write STEM.svg and STEM.png, the same bytes for the same figure."""
+    for kind, metadata in (("svg", {"Date": None}), ("png", {"Software": None})):
+        with replacing(stem.with_suffix(f".{kind}")) as temporary:
+            figure.savefig(temporary, format=kind, dpi=dpi, metadata=metadata)
+    plt.close(figure)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--study", required=True, help="description of the study as JSON")
+    parser.add_argument("--style", required=True, help="settings `figures` as JSON")
+    parser.add_argument("--emm", type=Path, required=True)
+    parser.add_argument("--curves", type=Path, required=True)
+    parser.add_argument("--galleries", type=Path, nargs="+", required=True, help="gallery.npz of every arm, in order")
+    parser.add_argument("--folder", type=Path, required=True)
+    args = parser.parse_args()
+    study, style = json.loads(args.study), Figures.model_validate(json.loads(args.style))
+    emm, curves = read(args.emm), read(args.curves)
+    galleries = []
+    for path in args.galleries:
+        with np.load(path, allow_pickle=False) as archive:
+            galleries.append({name: archive[name] for name in archive.files})
+    with plt.rc_context(STYLE):
+        for name, draw in (("curves", draw_curves), ("emm", draw_emm), ("progress", draw_progress)):
+            save(draw(study, emm, curves, style), args.folder / f"{name}.svg", style.dpi)
+        save(draw_gallery(study, emm, galleries, style), args.folder / "gallery.svg", style.dpi)
+
+
+if __name__ == "__main__":
+    command(main)

@@ -1,0 +1,80 @@
+"""Keys and paths: where each stage's results lie.
+
+A stage's folder is named by a hash of exactly the settings that determine its output.  Arms that share those
+settings therefore share runs, an edit reruns only what it changes, and going back to old settings finds old results.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from emm.settings import Run
+
+Stage = Literal["subset", "train", "sample", "score", "emm"]
+
+# Raise a stage's version when its code gives other results for the same settings: its runs are then made anew.
+VERSIONS: dict[Stage, int] = {"subset": 1, "train": 1, "sample": 1, "score": 1, "emm": 1}
+
+
+def stage_settings(stage: Stage, run: Run) -> dict[str, Any]:
+    """The settings that determine a stage's output, resolved: a (partial) mapping that `Run` reads back."""
+    resolved: dict[str, Any] = {"seed": run.seed, "data": run.data.model_dump()}
+    if stage == "subset":
+        return resolved
+    optimum = run.diffusion.denoiser == "optimum"
+    if optimum:  # no network, no training: only the images decide
+        resolved["diffusion"] = {"denoiser": "optimum"}
+    else:
+        network, diffusion, training = (s.model_dump() for s in (run.network, run.diffusion, run.training))
+        # One form for settings that mean the same, so that such arms share runs.
+        network["embedding"] = run.network.embedding or ("fourier" if run.network.architecture == "ncsnpp" else "positional")
+        if run.network.skips and all(run.network.skips):
+            network["skips"] = None
+        if run.diffusion.preconditioning != "edm":
+            diffusion = {k: v for k, v in diffusion.items() if k not in ("sigma_data", "p_mean", "p_std")}
+        if run.training.optimizer != "sgd":
+            del training["momentum"]
+        if not run.training.weight_decay:
+            del training["decoupled"]
+        resolved |= {"network": network, "diffusion": diffusion, "training": training}
+    if stage == "train":
+        return resolved
+    sampling = run.sampling.model_dump()
+    sampling["ema_decay"] = None if optimum else ema_decay(run)
+    resolved["sampling"] = sampling
+    if stage == "sample":
+        return resolved
+    resolved["scoring"] = run.scoring.model_dump(exclude={"snapshot"})
+    if stage == "score":
+        return resolved
+    return resolved | {"scoring": run.scoring.model_dump(), "search": run.search.model_dump()}
+
+
+def ema_decay(run: Run) -> float:
+    """The EMA decay that is sampled: `sampling.ema_decay`, by default the first that training tracks."""
+    return run.training.ema_decays[0] if run.sampling.ema_decay is None else run.sampling.ema_decay
+
+
+def key(stage: Stage, run: Run) -> str:
+    """Ten hexadecimal digits that name the settings of a stage."""
+    content = stage_settings(stage, run)
+    # Where files lie and whether they may be downloaded does not change the images.
+    content["data"] = {k: v for k, v in content["data"].items() if k not in ("root", "download")}
+    order: list[Stage] = ["subset", "train", "sample", "score", "emm"]
+    versions = [VERSIONS[s] for s in order[: order.index(stage) + 1]]
+    canonical = json.dumps([versions, content], sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:10]
+
+
+RUN_FOLDERS: dict[Stage, str] = {"subset": "subsets", "train": "runs", "sample": "samples", "score": "scores"}
+
+
+def run_folder(results: Path, stage: Stage, key: str | None = None, n: int | str = "{n}", replicate: int | str = "{r}") -> Path:
+    """results/<stage>/<key>/n<N>/r<replicate>; wildcards where a part is not given."""
+    return results / RUN_FOLDERS[stage] / (key or "{key}") / f"n{n}" / f"r{replicate}"
+
+
+def emm_folder(results: Path, key: str | None = None) -> Path:
+    """results/emm/<key>: the outcome of one search."""
+    return results / "emm" / (key or "{key}")

@@ -1,0 +1,89 @@
+"""The sample stage: ``python -m emm.sample`` generates images from every snapshot of a run, or from the optimum."""
+
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+
+from emm.device import select
+from emm.files import provenance, write_json, write_npz
+from emm.keys import ema_decay
+from emm.optimum import OptimalDenoiser
+from emm.preconditioning import to_unit
+from emm.sampling import Draws, draws, generate, noise_levels
+from emm.settings import Run
+from emm.stage import StageError, arguments, command, execution_options, read_settings, record_settings
+from emm.subset import Subset
+from emm.subset import load as load_subset
+from emm.training import build, forward_flops, snapshot_name
+
+
+def main() -> None:
+    parser = arguments(__doc__, "--subset", "--output", "--record")
+    parser.add_argument("--snapshots", type=Path, help="weights of the run; not needed by the optimum")
+    parser.add_argument("--batch", type=int, default=500, help="images generated at once")
+    execution_options(parser)
+    args = parser.parse_args()
+    started = time.time()
+    run = read_settings(args.settings)
+    subset = load_subset(args.subset)
+    device = select(args.device, args.threads)
+    labels = torch.from_numpy(np.unique(subset.labels)) if subset.label_count else None
+    drawn = draws(run.sampling.images, subset.images.shape[1:], labels, args.replicate)
+    if run.diffusion.denoiser == "optimum":
+        optimum = OptimalDenoiser(
+            to_unit(torch.from_numpy(subset.images)), None if labels is None else torch.from_numpy(subset.labels)
+        ).to(device)
+        images = [generate(optimum, drawn, noise_levels(run.sampling), args.batch, device)]
+        shares, seen = [1.0], [0]
+    elif args.snapshots is None:
+        raise StageError("--snapshots: is needed, because diffusion.denoiser = 'network'")
+    else:
+        images, shares, seen = from_snapshots(run, subset, args.snapshots, drawn, args.batch, device)
+    record_settings(args.output.parent, args.settings)
+    write_npz(
+        args.output,
+        images=torch.stack(images).numpy(),  # uint8 (snapshots, m, C, H, W)
+        labels=np.zeros(0, np.int64) if drawn.labels is None else drawn.labels.numpy(),  # int64 (m,); empty: none
+        seeds=drawn.seeds.numpy(),
+        shares=np.array(shares),  # of the training budget, one a snapshot
+        images_seen=np.array(seen, np.int64),
+    )
+    evaluations = (2 * run.sampling.steps - 1) * run.sampling.images * len(images)
+    forward = 0 if run.diffusion.denoiser == "optimum" else forward_flops(run, subset.images.shape[1:])
+    write_json(
+        args.record,
+        {"evaluations": evaluations, "flops": evaluations * forward, **provenance(args.key, started)},
+    )
+
+
+def from_snapshots(
+    run: Run, subset: Subset, path: Path, drawn: Draws, batch: int, device: torch.device
+) -> tuple[list[torch.Tensor], list[float], list[int]]:
+    """Images of every snapshot in a file, with its share of the budget and its images seen.
+
+    Raises:
+        StageError: the file is damaged or belongs to other settings.
+    """
+    denoiser = build(run, subset.images.shape[1:], subset.label_count).to(device).eval().requires_grad_(False)
+    levels = noise_levels(run.sampling, denoiser.kind.sigma_min, denoiser.kind.sigma_max)
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata()
+            decay = json.loads(metadata["ema_decays"]).index(ema_decay(run))
+            shares, seen = json.loads(metadata["shares"]), json.loads(metadata["images_seen"])
+            images = []
+            for index in range(len(shares)):
+                names = denoiser.network.state_dict()
+                denoiser.network.load_state_dict({n: file.get_tensor(snapshot_name(index, decay, n)) for n in names})
+                images.append(generate(denoiser, drawn, levels, batch, device))
+    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise StageError(f"{path}: is not a complete file of snapshots of this run ({error}); delete it") from None
+    return images, shares, seen
+
+
+if __name__ == "__main__":
+    command(main)

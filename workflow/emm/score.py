@@ -1,0 +1,114 @@
+"""The score stage: ``python -m emm.score`` finds each generated image's nearest training images and counts copies."""
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from emm.files import provenance, write_json, write_npz
+from emm.memorization import Neighbours, mean_distance, memorized, neighbours
+from emm.settings import Run
+from emm.stage import StageError, arguments, command, read_settings, record_settings
+from emm.statistics import wilson
+from emm.subset import load as load_subset
+
+GALLERY = 16  # best and worst matches kept of each run
+COST = ("images_trained", "flops", "seconds")
+
+
+def main() -> None:
+    parser = arguments(__doc__, "--subset", "--samples", "--score", "--neighbours", "--gallery")
+    parser.add_argument("--records", type=Path, nargs="+", required=True, help="records of the stages before, for the cost")
+    args = parser.parse_args()
+    started = time.time()
+    run = read_settings(args.settings)
+    subset = load_subset(args.subset)
+    try:
+        with np.load(args.samples, allow_pickle=False) as archive:
+            samples = {name: archive[name] for name in ("images", "shares", "images_seen")}
+    except (ValueError, KeyError, EOFError, OSError) as error:
+        raise StageError(f"{args.samples}: is not a complete file of generated images ({error}); delete it") from None
+    try:
+        found = [
+            neighbours(images, subset.images, subset.groups, run.scoring.neighbours) for images in samples["images"]
+        ]
+    except ValueError as error:
+        raise StageError(f"{args.subset}: {error}") from None
+    record_settings(args.score.parent, args.settings)
+    write_npz(
+        args.neighbours,
+        indices=np.stack([f.indices for f in found]).astype(np.int32),  # (snapshots, m, k)
+        squared=np.stack([f.squared for f in found]),
+        copies=np.stack([f.copies for f in found]).astype(np.int32),  # (snapshots, m)
+    )
+    write_npz(args.gallery, **gallery(samples["images"][-1], subset.images, found[-1]))
+    write_json(
+        args.score,
+        {
+            "n": args.n,
+            "replicate": args.replicate,
+            "threshold": run.scoring.threshold,
+            "snapshots": [
+                row | {"progress": float(share), "images_seen": int(seen)}
+                for row, share, seen in zip(
+                    rows(found, run, subset.images[0].size), samples["shares"], samples["images_seen"], strict=True
+                )
+            ],
+            "cost": cost(args.records),
+            **provenance(args.key, started),
+        },
+    )
+
+
+def cost(records: Sequence[Path]) -> dict[str, float]:
+    """What a run cost, summed over the records of its stages: images trained, FLOPs, seconds."""
+    read = [json.loads(path.read_text()) for path in records]
+    return {name: sum(record.get(name, 0) for record in read) for name in COST}
+
+
+def rows(found: list[Neighbours], run: Run, pixels: int) -> list[dict[str, Any]]:
+    """One row a snapshot: memorized images, their ratio with its Wilson interval (images only), mean nearest distance."""
+    result = []
+    for neighbour in found:
+        flags = memorized(neighbour, run.scoring.threshold, run.scoring.distinct)
+        count, images = int(flags.sum()), len(flags)
+        low, high = wilson(count, images)
+        result.append(
+            {
+                "memorized": count,
+                "images": images,
+                "ratio": count / images,
+                "ratio_low": low,
+                "ratio_high": high,
+                "mean_distance": mean_distance(neighbour, pixels),
+            }
+        )
+    return result
+
+
+def gallery(generated: np.ndarray, train: np.ndarray, found: Neighbours) -> dict[str, np.ndarray]:
+    """Generated images with the smallest and the largest d1/d2, and the training image nearest to each.
+
+    Among equal ratios (many exact copies), images of different nearest neighbours come first.
+    """
+    ratio = np.sqrt(found.squared[:, 0] / np.maximum(found.squared[:, 1], 1))
+    nearest = found.indices[:, 0]
+    repeated = np.ones(len(nearest), bool)
+    repeated[np.unique(nearest, return_index=True)[1]] = False
+    count = min(GALLERY, len(ratio))
+    best = np.lexsort((ratio, repeated))[:count]
+    best = best[np.argsort(ratio[best], kind="stable")]
+    worst = np.argsort(-ratio, kind="stable")[:count]
+    chosen = {"best": best, "worst": worst}
+    content = {}
+    for name, rows_of in chosen.items():
+        content |= {f"{name}_generated": generated[rows_of], f"{name}_train": train[nearest[rows_of]]}
+        content[f"{name}_ratio"] = ratio[rows_of]
+    return content
+
+
+if __name__ == "__main__":
+    command(main)

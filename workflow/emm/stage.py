@@ -1,0 +1,66 @@
+"""What the command lines of all stages share: arguments, one-line errors, the device."""
+
+import argparse
+import contextlib
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from emm.datasets import DataError
+from emm.files import write_text
+from emm.settings import Run, SettingsError
+
+
+class StageError(RuntimeError):
+    """A stage cannot do its work; the message is one line that names the file or key and what was expected."""
+
+
+def arguments(description: str, *options: str, run: bool = True) -> argparse.ArgumentParser:
+    """A parser with the settings and the place of one run (N, replicate), and a path for each of `options`."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--settings", required=True, help="settings of this stage as JSON")
+    parser.add_argument("--key", default="", help="settings key, for the record")
+    if run:
+        parser.add_argument("--n", type=int, required=True, help="number of training images")
+        parser.add_argument("--replicate", type=int, required=True, help="which fresh subset and training seed")
+    for option in options:
+        parser.add_argument(option, type=Path, required=True)
+    return parser
+
+
+def execution_options(parser: argparse.ArgumentParser) -> None:
+    """Options of stages that compute with torch; they change no result beyond rounding."""
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    parser.add_argument("--threads", type=int, default=1)
+
+
+def read_settings(text: str) -> Run:
+    """The `Run` of a stage's JSON.  Raises SettingsError where it is not one."""
+    try:
+        return Run.model_validate(json.loads(text))
+    except ValueError as error:
+        raise SettingsError("--settings: " + " ".join(str(error).split())) from None
+
+
+def record_settings(folder: Path, text: str) -> None:
+    """Write the stage's settings beside its output, as readable YAML."""
+    import yaml
+
+    write_text(folder / "settings.yaml", yaml.safe_dump(json.loads(text), sort_keys=False))
+
+
+@contextlib.contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Turn an expected failure into one line on stderr and exit status 1."""
+    try:
+        yield
+    except (SettingsError, DataError, StageError, OSError) as error:
+        print("error: " + " ".join(str(error).split()), file=sys.stderr, flush=True)
+        sys.exit(1)
+
+
+def command(main: Callable[[], None]) -> None:
+    """Run a stage's main function as a program."""
+    with one_line_errors():
+        main()

@@ -1,0 +1,278 @@
+"""Training subsets: which images, in which order, under which labels.
+
+The images of a data set are put into an order for each replicate, and a subset of size N is its first N entries:
+subsets of one replicate are nested, and arms that differ only in the model see the same images.
+
+As a stage: ``python -m emm.subset --settings JSON --n N --replicate R --output subset.npz``
+"""
+
+import argparse
+import hashlib
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from pydantic import ValidationError
+
+from emm import datasets
+from emm.datasets import DataError, Facts
+from emm.files import write_npz
+from emm.settings import Data, Run, SettingsError
+
+# Purposes of random draws.  Part of the results: never change a number.
+_ORDER, _LABELS = 1, 2
+
+
+@dataclass(frozen=True)
+class Subset:
+    """What one run is trained on, and h images beside it for the held-out loss."""
+
+    images: np.ndarray  # uint8 (N, C, H, W)
+    labels: np.ndarray  # int64 (N,), conditioning labels below label_count; all 0 where label_count is 0
+    label_count: int  # 0: unconditional
+    indices: np.ndarray  # int64 (N,), positions in the data set as stored
+    groups: np.ndarray  # int64 (N,), position of the first image of the subset with the same pixels
+    held_out: np.ndarray  # uint8 (h, C, H, W), 0 <= h <= data.held_out
+    held_out_labels: np.ndarray  # int64 (h,)
+
+
+def usable(facts: Facts, data: Data) -> tuple[int, int]:
+    """(multiple, available): sizes must be multiples of `multiple` and at most `available`, itself a multiple.
+
+    The number of classes and so many times the smallest class where classes are balanced; otherwise, and without
+    labels, 1 and the number of images.
+    """
+    if data.balanced and facts.class_counts is not None:
+        return len(facts.class_counts), len(facts.class_counts) * min(facts.class_counts)
+    return 1, facts.images
+
+
+def faults(run: Run, facts: Facts) -> list[str]:
+    """One line ``key = value: what is allowed`` for each setting that the data set makes impossible."""
+    found = _data_faults(run.data, facts)
+    return found if found else _network_faults(run, facts) + _search_faults(run, facts)
+
+
+def _data_faults(data: Data, facts: Facts) -> list[str]:
+    found = datasets.selection_faults(data, facts)
+    if data.labels == "true" and facts.class_counts is None:
+        found.append(f"data.labels = 'true': {data.source} has no labels; use none, unique or random-K")
+    return found
+
+
+def _network_faults(run: Run, facts: Facts) -> list[str]:
+    if run.diffusion.denoiser != "network":
+        return []
+    side, levels = facts.shape[1], len(run.network.multipliers)
+    if side % 2 ** (levels - 1):
+        rule = f"{levels} levels need a data.resolution divisible by {2 ** (levels - 1)}, which {side} is not"
+        return [f"network.multipliers = {run.network.multipliers}: {rule}"]
+    sides = [side >> level for level in range(levels)]
+    if absent := [side for side in run.network.attention if side not in sides]:
+        allowed = ", ".join(map(str, sides))
+        return [f"network.attention = {run.network.attention}: no level has resolution {absent[0]}; allowed: {allowed}"]
+    return []
+
+
+def _search_faults(run: Run, facts: Facts) -> list[str]:
+    """Faults of the sizes that the chosen rule uses."""
+    search = run.search
+    multiple, available = usable(facts, run.data)
+    found = []
+    if search.rule == "grid":
+        if any(n % multiple for n in search.grid):
+            found.append(f"search.grid = {search.grid}: sizes must be multiples of {multiple}, the number of classes")
+        if search.grid[-1] > available:
+            found.append(f"search.grid = {search.grid}: must be at most {_limit(run.data, facts)}")
+        return found
+    for key in ("n_min", "start", "n_max"):
+        if getattr(search, key) > available:
+            found.append(f"search.{key} = {getattr(search, key)}: must be at most {_limit(run.data, facts)}")
+    if not found and search.n_max // multiple * multiple < search.n_min:
+        found.append(
+            f"search.n_max = {search.n_max}: no multiple of {multiple}, the number of classes, lies between "
+            f"n_min = {search.n_min} and n_max"
+        )
+    return found
+
+
+def _limit(data: Data, facts: Facts) -> str:
+    multiple, available = usable(facts, data)
+    smallest = f" ({multiple} classes x {available // multiple} images of the smallest)" if multiple > 1 else ""
+    return f"{available}, the largest subset of {data.source}{smallest}"
+
+
+def order(images_count: int, labels: np.ndarray | None, data: Data, seed: int, replicate: int) -> np.ndarray:
+    """The order in which images enter subsets: int64, a permutation of 0 .. images_count - 1.
+
+    Balanced (with `labels` int64 (images_count,), 0 .. C-1): position k * C + c holds the k-th drawn image of class
+    c, until the smallest class is exhausted; the rest of the larger classes follows in the same way.  A class is
+    drawn by a permutation of its own, whatever other classes are used.  Otherwise: one permutation of all.
+    ``data.draw = first`` takes file order instead of permutations, which makes all replicates equal.
+    """
+    if labels is None or not data.balanced:
+        return _drawn(np.arange(images_count), data, seed, replicate, 0)
+    queues = []
+    for label in range(int(labels.max()) + 1):
+        stored = data.classes[label] if data.classes is not None else label
+        queues.append(_drawn(np.flatnonzero(labels == label), data, seed, replicate, stored + 1))
+    members = np.concatenate(queues)
+    rounds = np.concatenate([np.arange(len(queue)) for queue in queues])
+    return members[np.argsort(rounds, kind="stable")]  # by round, then by class
+
+
+def _drawn(members: np.ndarray, data: Data, seed: int, replicate: int, stratum: int) -> np.ndarray:
+    if data.draw == "first":
+        return members
+    return members[np.argsort(_raw(_ORDER, seed, replicate, stratum, len(members)), kind="stable")]
+
+
+def _raw(purpose: int, seed: int, replicate: int, stratum: int, count: int) -> np.ndarray:
+    """uint64 (count,) uniform random integers; the first ones do not depend on `count`.
+
+    The raw stream of a bit generator is the same in every version of NumPy, which its permutations need not be.
+    """
+    return np.random.Philox(np.random.SeedSequence([purpose, seed, replicate, stratum])).random_raw(count)
+
+
+def held_out_positions(available: int, images_count: int, n: int, count: int) -> np.ndarray:
+    """Positions in the order, at least `n`, of at most `count` held-out images: int64, descending.
+
+    They come from the end of the part from which subsets are drawn (the first `available`), so that they are as
+    balanced as the subsets and the same for every n up to available - count; where that part has too few left, the
+    rest of the order adds to them from its end.
+    """
+    candidates = np.concatenate([np.arange(available - 1, n - 1, -1), np.arange(images_count - 1, available - 1, -1)])
+    return candidates[:count]
+
+
+def label_count(data: Data, facts: Facts, n: int) -> int:
+    """Number of conditioning labels for a subset of `n` images: 0 (unconditional), classes, K, or n (unique)."""
+    if data.labels == "none":
+        return 0
+    if data.labels == "true":
+        return len(facts.class_counts or ())
+    return n if data.labels == "unique" else int(data.labels.removeprefix("random-"))
+
+
+def conditioning_labels(
+    data: Data, seed: int, replicate: int, indices: np.ndarray, labels: np.ndarray | None, n: int
+) -> np.ndarray:
+    """Conditioning labels, int64 (m,), of the images at stored positions `indices` (m,) with class labels `labels`.
+
+    none: 0.  true: `labels`.  random-K: drawn for each image of the data set as stored, so that an image keeps its
+    label in every subset of a replicate.  unique: position modulo the subset's size `n`, which for the subset itself
+    is 0 .. n-1; held-out images have no label of their own, so they borrow those of the subset in turn.
+    Raises SettingsError for true labels that do not exist.
+    """
+    if data.labels == "none":
+        return np.zeros(len(indices), np.int64)
+    if data.labels == "unique":
+        return np.arange(len(indices)) % n
+    if data.labels == "true":
+        if labels is None:
+            raise SettingsError(f"data.labels = 'true': {data.source} has no labels")
+        return labels
+    drawn = _raw(_LABELS, seed, replicate, 0, int(indices.max(initial=-1)) + 1)
+    return (drawn[indices] % np.uint64(int(data.labels.removeprefix("random-")))).astype(np.int64)
+
+
+def duplicate_groups(images: np.ndarray) -> np.ndarray:
+    """For each of n images the index of the first one with the same pixels: int64 (n,)."""
+    first: dict[bytes, int] = {}
+    digests = (hashlib.sha256(image.tobytes()).digest() for image in images)
+    return np.fromiter((first.setdefault(digest, i) for i, digest in enumerate(digests)), np.int64, len(images))
+
+
+def draw(run: Run, n: int, replicate: int) -> Subset:
+    """The subset of `n` images of a replicate (0, 1, ...).
+
+    Uses run.seed and run.data alone.  Raises SettingsError for a size or setting that the data set cannot satisfy,
+    DataError for data that are missing or damaged.
+    """
+    data = run.data
+    facts = datasets.describe(data)
+    if found := _data_faults(data, facts):
+        raise SettingsError("\n".join(found))
+    multiple, available = usable(facts, data)
+    if n < 1 or n % multiple:
+        raise SettingsError(f"n = {n}: must be a positive multiple of {multiple}")
+    if n > available:
+        raise SettingsError(f"n = {n}: must be at most {_limit(data, facts)}")
+    if replicate < 0:
+        raise SettingsError(f"replicate = {replicate}: must be at least 0")
+    stored = datasets.load(data)
+    ranked = order(len(stored.images), stored.labels, data, run.seed, replicate)
+
+    def labels(chosen: np.ndarray) -> np.ndarray:
+        known = None if stored.labels is None else stored.labels[chosen]
+        return conditioning_labels(data, run.seed, replicate, stored.indices[chosen], known, n)
+
+    inside, outside = ranked[:n], ranked[held_out_positions(available, len(ranked), n, data.held_out)]
+    images = stored.images[inside]
+    return Subset(
+        images=images,
+        labels=labels(inside),
+        label_count=label_count(data, facts, n),
+        indices=stored.indices[inside],
+        groups=duplicate_groups(images),
+        held_out=stored.images[outside],
+        held_out_labels=labels(outside),
+    )
+
+
+def save(path: Path, subset: Subset) -> None:
+    """Write a subset as .npz: atomic, and equal subsets give equal bytes."""
+    write_npz(path, **(vars(subset) | {"label_count": np.asarray(subset.label_count, np.int64)}))
+
+
+def load(path: Path) -> Subset:
+    """Read what `save` wrote.  Raises DataError, naming the file, when it is missing, damaged or another kind."""
+    arrays = datasets.read_arrays(path, list(Subset.__dataclass_fields__))
+    n, h = len(np.atleast_1d(arrays["images"])), len(np.atleast_1d(arrays["held_out"]))
+    image = arrays["images"].shape[1:]
+    expected = dict.fromkeys(arrays, (np.int64, (n,))) | {
+        "images": (np.uint8, (n, *image)),
+        "label_count": (np.int64, ()),
+        "held_out": (np.uint8, (h, *image)),
+        "held_out_labels": (np.int64, (h,)),
+    }
+    for name, array in arrays.items():
+        if (array.dtype, array.shape) != expected[name] or len(image) != 3:
+            raise DataError(
+                f"{path}: {name!r} is {array.dtype} {array.shape}, not of a subset; delete it and run again"
+            )
+    labels = int(arrays.pop("label_count"))
+    return Subset(label_count=labels, **arrays)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the stage; the exit status is 0, or 1 with one line on stderr and nothing written."""
+    parser = argparse.ArgumentParser(prog="emm.subset", description="Draw the training subset of one run.")
+    parser.add_argument("--settings", required=True, metavar="JSON", help="seed and data settings (a partial Run)")
+    parser.add_argument("--n", required=True, type=int, help="number of training images")
+    parser.add_argument("--replicate", required=True, type=int, help="0, 1, ...")
+    parser.add_argument("--output", required=True, type=Path, metavar="NPZ")
+    options = parser.parse_args(arguments)
+    try:
+        run = Run.model_validate(json.loads(options.settings))
+        save(options.output, draw(run, options.n, options.replicate))
+    except ValidationError as error:
+        lines = [f"{'.'.join(map(str, fault['loc']))} = {fault['input']!r}: {fault['msg']}" for fault in error.errors()]
+        return _failed("; ".join(lines))
+    except json.JSONDecodeError as error:
+        return _failed(f"--settings: not JSON ({error})")
+    except (DataError, SettingsError, OSError) as error:
+        return _failed(str(error))
+    return 0
+
+
+def _failed(message: str) -> int:
+    print("error:", "; ".join(message.splitlines()), file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

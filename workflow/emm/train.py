@@ -1,0 +1,113 @@
+"""The train stage: ``python -m emm.train`` trains one run and writes its snapshots, log and record."""
+
+import argparse
+import hashlib
+import json
+import signal
+import sys
+import threading
+import time
+
+from tqdm import tqdm
+
+from emm import state
+from emm.device import describe, select
+from emm.files import provenance, write_csv, write_json
+from emm.keys import VERSIONS
+from emm.stage import StageError, arguments, command, execution_options, read_settings, record_settings
+from emm.subset import load as load_subset
+from emm.training import LOG_COLUMNS, Interrupted, Trainer, TrainingError, collect_snapshots, forward_flops, start, train
+
+EXIT_INTERRUPTED = 143  # 128 + SIGTERM: what a scheduler expects of a process that ended because it was told to
+
+
+def main() -> None:
+    parser = arguments(__doc__, "--subset", "--snapshots", "--log", "--record", "--state")
+    execution_options(parser)
+    parser.add_argument("--state-seconds", type=float, default=30.0, help="between two saves of the training state")
+    parser.add_argument("--log-seconds", type=float, default=20.0, help="between two lines of progress")
+    args = parser.parse_args()
+    started = time.time()
+    run = read_settings(args.settings)
+    subset = load_subset(args.subset)
+    device = select(args.device, args.threads)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    try:
+        with state.held(args.state):
+            state.bind(args.state, _identity(args))
+            trainer = start(run, subset, args.n, args.replicate, device, args.state)
+            first_step, clock = trainer.step, time.monotonic()
+            with Progress(trainer, args.log_seconds) as progress:
+                for loss in train(trainer, args.state, args.state_seconds, stop):
+                    progress.show(loss)
+            forward = forward_flops(run, subset.images.shape[1:])
+            rate = (trainer.step - first_step) * run.training.batch_size / max(time.monotonic() - clock, 1e-9)
+            snapshots = [step * run.training.batch_size for step in trainer.budget.snapshots]
+            write_csv(args.log, LOG_COLUMNS, trainer.rows)
+            record_settings(args.record.parent, args.settings)
+            write_json(
+                args.record,
+                {
+                    "n": args.n,
+                    "replicate": args.replicate,
+                    "images_trained": trainer.budget.images,
+                    "flops": 3 * forward * trainer.budget.images,  # forward, and twice that for the gradients
+                    "forward_flops_per_image": forward,
+                    "parameters": sum(p.numel() for p in trainer.parameters),
+                    "images_per_second": round(rate, 1),
+                    "resumed_at_image": first_step * run.training.batch_size,
+                    "device": describe(device),
+                    **provenance(args.key, started - trainer.seconds_before),
+                },
+            )
+            metadata = {
+                "key": args.key,
+                "shares": json.dumps(run.training.snapshots),
+                "ema_decays": json.dumps(run.training.ema_decays),
+                "images_seen": json.dumps(snapshots),
+            }
+            collect_snapshots(args.state, len(snapshots), args.snapshots, metadata)
+            state.clear(args.state)
+    except Interrupted:
+        print("interrupted: state saved; the same command resumes", file=sys.stderr, flush=True)
+        sys.exit(EXIT_INTERRUPTED)
+    except (TrainingError, state.RunLocked) as error:
+        raise StageError(str(error)) from None
+
+
+def _identity(args: argparse.Namespace) -> str:
+    """What saved state must belong to: these settings on exactly this subset, under this version of the stage."""
+    subset = hashlib.sha256(args.subset.read_bytes()).hexdigest()
+    return json.dumps([VERSIONS["train"], json.loads(args.settings), args.n, args.replicate, subset], sort_keys=True)
+
+
+class Progress:
+    """A bar on a terminal; elsewhere a line now and then, so that logs stay short."""
+
+    def __init__(self, trainer: Trainer, log_seconds: float):
+        self.trainer, self.log_seconds = trainer, log_seconds
+        self.batch = trainer.run.training.batch_size
+        done = trainer.step * self.batch
+        self.last, self.begun, self.first = time.monotonic(), time.monotonic(), done
+        self.bar = tqdm(total=trainer.budget.images, initial=done, unit="img", disable=not sys.stderr.isatty())
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.close()
+
+    def show(self, loss: float) -> None:
+        self.bar.update(self.batch)
+        now = time.monotonic()
+        if self.bar.disable and now - self.last > self.log_seconds:
+            done, total = self.trainer.step * self.batch, self.trainer.budget.images
+            rate = (done - self.first) / (now - self.begun)
+            print(f"{done}/{total} images, {rate:.0f} images/s, {(total - done) / rate:.0f} s left, loss {loss:.4g}", flush=True)
+            self.last = now
+
+
+if __name__ == "__main__":
+    command(main)

@@ -1,0 +1,281 @@
+"""The score networks of the paper: DDPM++ and NCSN++ U-Nets.
+
+Architecture after Song et al., "Score-Based Generative Modeling through SDEs" (ICLR 2021), with the
+layer arrangement and initialization of Karras et al., "Elucidating the Design Space of Diffusion-Based
+Generative Models" (NeurIPS 2022, appendix F.3).  Shapes: B images, C channels, H x W pixels, E embedding width.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from emm.settings import Network
+
+RESIDUAL_SCALE = math.sqrt(0.5)  # keeps the variance of a sum of two unit-variance branches at one
+
+
+def _uniform(shape: tuple[int, ...], fan_in: int, fan_out: int, gain: float) -> nn.Parameter:
+    """Xavier uniform: U(-a, a) with a = gain sqrt(6 / (fan_in + fan_out))."""
+    bound = gain * math.sqrt(6 / (fan_in + fan_out))
+    return nn.Parameter(torch.empty(shape).uniform_(-bound, bound))
+
+
+def convolution(c_in: int, c_out: int, kernel: int = 3, gain: float = 1.0) -> nn.Conv2d:
+    """Convolution that keeps the resolution: Xavier weights times `gain`, zero bias."""
+    layer = nn.Conv2d(c_in, c_out, kernel, padding=kernel // 2)
+    layer.weight = _uniform(tuple(layer.weight.shape), c_in * kernel**2, c_out * kernel**2, gain)
+    nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+    return layer
+
+
+def linear(c_in: int, c_out: int) -> nn.Linear:
+    """Linear layer with Xavier weights and zero bias."""
+    layer = nn.Linear(c_in, c_out)
+    layer.weight = _uniform((c_out, c_in), c_in, c_out, 1.0)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def normalization(channels: int) -> nn.GroupNorm:
+    """Group normalization with at most 32 groups of at least 4 channels."""
+    most = min(32, max(channels // 4, 1))
+    groups = next(g for g in range(most, 0, -1) if channels % g == 0)
+    return nn.GroupNorm(groups, channels, eps=1e-6)
+
+
+OUTPUT_GAIN = 1e-5  # layers that end a residual branch start near zero, so that the block starts as identity
+ATTENTION_GAIN = math.sqrt(0.2)
+
+
+class Resample(nn.Module):
+    """Halves or doubles the resolution with a separable filter that preserves the mean."""
+
+    kernel: Tensor
+
+    def __init__(self, direction: str, taps: tuple[int, ...]):
+        super().__init__()
+        self.direction = direction
+        self.box = taps == (1, 1)
+        line = torch.tensor(taps, dtype=torch.float32) / sum(taps)
+        self.register_buffer("kernel", torch.outer(line, line)[None, None], persistent=False)
+        self.padding = (len(taps) - 1) // 2
+
+    def forward(self, x: Tensor) -> Tensor:  # (B, C, H, W) -> (B, C, H/2, W/2) or (B, C, 2H, 2W)
+        channels = x.shape[1]
+        if self.direction == "down":
+            if self.box:
+                return F.avg_pool2d(x, 2)
+            kernel = self.kernel.to(x.dtype).expand(channels, -1, -1, -1)
+            return F.conv2d(x, kernel, stride=2, padding=self.padding, groups=channels)
+        if self.box:
+            return F.interpolate(x, scale_factor=2.0, mode="nearest")
+        kernel = (4 * self.kernel).to(x.dtype).expand(channels, -1, -1, -1)  # 4: each output sees a quarter of the taps
+        return F.conv_transpose2d(x, kernel, stride=2, padding=self.padding, groups=channels)
+
+
+class Attention(nn.Module):
+    """Single-head self-attention over the pixels, with its own residual connection."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.norm = normalization(channels)
+        self.qkv = convolution(channels, 3 * channels, kernel=1, gain=ATTENTION_GAIN)
+        self.out = convolution(channels, channels, kernel=1, gain=OUTPUT_GAIN)
+
+    def forward(self, x: Tensor) -> Tensor:  # (B, C, H, W)
+        # The operator wants (B, heads, tokens, C): it attends over the third axis, so the transpose matters.
+        q, k, v = (part.flatten(2).transpose(1, 2).unsqueeze(1) for part in self.qkv(self.norm(x)).chunk(3, dim=1))
+        attended = F.scaled_dot_product_attention(q, k, v)  # softmax(q k^T / sqrt(C)) v
+        attended = attended.squeeze(1).transpose(1, 2).unflatten(2, x.shape[2:])  # a view, in channels-last order
+        return (x + self.out(attended)) * RESIDUAL_SCALE
+
+
+class Block(nn.Module):
+    """Residual block conditioned on the noise embedding, optionally resampling and attending."""
+
+    def __init__(
+        self, c_in: int, c_out: int, embedding: int, dropout: float, attention: bool, resample: Resample | None = None
+    ):
+        super().__init__()
+        self.dropout = dropout
+        self.norm0 = normalization(c_in)
+        self.conv0 = convolution(c_in, c_out)
+        self.shift = linear(embedding, c_out)
+        self.norm1 = normalization(c_out)
+        self.conv1 = convolution(c_out, c_out, gain=OUTPUT_GAIN)
+        self.resample = resample
+        self.project = convolution(c_in, c_out, kernel=1) if c_in != c_out or resample is not None else None
+        self.attention = Attention(c_out) if attention else None
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:  # (B, c_in, H, W), (B, E) -> (B, c_out, H', W')
+        h = F.silu(self.norm0(x))
+        if self.resample is not None:
+            h, x = self.resample(h), self.resample(x)
+        h = self.conv0(h) + self.shift(embedding)[:, :, None, None]
+        h = F.dropout(F.silu(self.norm1(h)), self.dropout, self.training)
+        x = x if self.project is None else self.project(x)
+        x = (x + self.conv1(h)) * RESIDUAL_SCALE
+        return x if self.attention is None else self.attention(x)
+
+
+class PyramidBranch(nn.Module):
+    """NCSN++'s residual encoder input: convolve and halve the running image pyramid (fused, as published)."""
+
+    def __init__(self, c_in: int, c_out: int, taps: tuple[int, ...]):
+        super().__init__()
+        self.conv = convolution(c_in, c_out)
+        self.resample = Resample("down", taps)
+        # Fused order: one border wide enough for both filters, then no border of the second one's own.
+        self.conv.padding = (1 + self.resample.padding,) * 2
+        self.resample.padding = 0
+
+    def forward(self, pyramid: Tensor) -> Tensor:  # (B, c_in, H, W) -> (B, c_out, H/2, W/2)
+        return self.resample(self.conv(pyramid))
+
+
+class PositionalEmbedding(nn.Module):
+    """Sines and cosines of the noise coordinate at frequencies from 1 down to 1/10000."""
+
+    frequencies: Tensor
+
+    def __init__(self, channels: int):
+        super().__init__()
+        exponent = torch.arange(channels // 2, dtype=torch.float32) / max(channels // 2 - 1, 1)
+        self.register_buffer("frequencies", (1 / 10_000) ** exponent, persistent=False)
+
+    def forward(self, noise: Tensor) -> Tensor:  # (B,) -> (B, channels)
+        angle = torch.outer(noise, self.frequencies.to(noise.dtype))
+        return torch.cat([angle.sin(), angle.cos()], dim=1)
+
+
+class FourierEmbedding(nn.Module):
+    """Sines and cosines at fixed random frequencies, normal with standard deviation 16 cycles."""
+
+    frequencies: Tensor
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.register_buffer("frequencies", torch.randn(channels // 2) * 16)  # part of the model: saved with it
+
+    def forward(self, noise: Tensor) -> Tensor:  # (B,) -> (B, channels)
+        angle = torch.outer(noise, 2 * math.pi * self.frequencies.to(noise.dtype))
+        return torch.cat([angle.sin(), angle.cos()], dim=1)
+
+
+class LabelEmbedding(nn.Module):
+    """A row per label, equal to a linear layer on one-hot vectors scaled by sqrt(labels).
+
+    The look-up costs O(B) whatever the number of labels, so that 50,000 unique labels need megabytes.
+    """
+
+    def __init__(self, labels: int, channels: int):
+        super().__init__()
+        self.scale = math.sqrt(labels)
+        self.weight = _uniform((labels, channels), labels, channels, 1.0)
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, labels: Tensor) -> Tensor:  # (B,) integers below `labels` -> (B, channels)
+        return F.embedding(labels, self.weight) * self.scale + self.bias
+
+
+class UNet(nn.Module):
+    """F(x; noise, label): the raw network inside a preconditioned denoiser.
+
+    Args:
+        settings: widths, depths, attention, embedding and skip mask.
+        resolution: H = W of the images, divisible by 2^(levels - 1).
+        image_channels: C of the images.
+        label_count: number of classes; 0 for an unconditional network.
+
+    A skip connection whose flag is 0 carries zeros of the same shape, as in the paper (figure 4), so that the
+    number of parameters does not change.
+    """
+
+    def __init__(self, settings: Network, resolution: int, image_channels: int, label_count: int = 0):
+        super().__init__()
+        ncsnpp = settings.architecture == "ncsnpp"
+        taps = (1, 3, 3, 1) if ncsnpp else (1, 1)
+        levels = len(settings.multipliers)
+        widths = [settings.channels * multiplier for multiplier in settings.multipliers]
+        attends = [resolution >> level in settings.attention for level in range(levels)]
+        self.skip_flags = tuple(settings.skips or [1] * (levels * (settings.blocks + 1)))
+
+        noise_channels = settings.channels * (2 if ncsnpp else 1)
+        embedding = 4 * settings.channels
+        fourier = (settings.embedding or ("fourier" if ncsnpp else "positional")) == "fourier"
+        self.noise_embedding = (FourierEmbedding if fourier else PositionalEmbedding)(noise_channels)
+        self.label_embedding = LabelEmbedding(label_count, noise_channels) if label_count else None
+        self.mlp0 = linear(noise_channels, embedding)
+        self.mlp1 = linear(embedding, embedding)
+
+        def block(c_in: int, c_out: int, attention: bool, resample: str | None = None) -> Block:
+            return Block(
+                c_in, c_out, embedding, settings.dropout, attention, Resample(resample, taps) if resample else None
+            )
+
+        self.stem = convolution(image_channels, settings.channels)
+        self.encoder = nn.ModuleList()  # one list of blocks a level
+        self.pyramid = nn.ModuleList()  # NCSN++ only: one branch for each level below the first
+        width, pyramid_width, skips = settings.channels, image_channels, [settings.channels]
+        for level in range(levels):
+            blocks = nn.ModuleList()
+            if level > 0:
+                blocks.append(block(width, width, False, "down"))
+                skips.append(width)
+                if ncsnpp:
+                    self.pyramid.append(PyramidBranch(pyramid_width, width, taps))
+                    pyramid_width = width
+            for _ in range(settings.blocks):
+                blocks.append(block(width, widths[level], attends[level]))
+                width = widths[level]
+                skips.append(width)
+            self.encoder.append(blocks)
+
+        self.decoder = nn.ModuleList()  # from the lowest resolution up
+        for level in reversed(range(levels)):
+            blocks = nn.ModuleList()
+            if level == levels - 1:
+                blocks.extend([block(width, width, True), block(width, width, False)])
+            else:
+                blocks.append(block(width, width, False, "up"))
+            for index in range(settings.blocks + 1):
+                last = index == settings.blocks  # only the last block of a level attends in the decoder
+                blocks.append(block(width + skips.pop(), widths[level], last and attends[level]))
+                width = widths[level]
+            self.decoder.append(blocks)
+        self.blocks_per_level = settings.blocks
+        self.out_norm = normalization(width)
+        self.out_conv = convolution(width, image_channels, gain=OUTPUT_GAIN)
+
+    def forward(self, x: Tensor, noise: Tensor, labels: Tensor | None = None) -> Tensor:
+        """(B, C, H, W) images, (B,) noise coordinates, (B,) labels or None -> (B, C, H, W)."""
+        embedding = self.noise_embedding(noise)
+        if self.label_embedding is not None:
+            if labels is None:
+                raise ValueError("a class-conditional network needs labels")
+            embedding = embedding + self.label_embedding(labels)
+        embedding = F.silu(self.mlp1(F.silu(self.mlp0(embedding))))
+
+        skips = self._encode(x, embedding)
+        x = skips[-1]
+        kept = [s if flag else torch.zeros_like(s) for s, flag in zip(skips, self.skip_flags, strict=True)]
+        for blocks in self.decoder:
+            first_skip = len(blocks) - self.blocks_per_level - 1  # type: ignore[arg-type]
+            for index, layer in enumerate(blocks):  # type: ignore[arg-type]
+                x = layer(torch.cat([x, kept.pop()], dim=1) if index >= first_skip else x, embedding)
+        return self.out_conv(F.silu(self.out_norm(x)))
+
+    def _encode(self, x: Tensor, embedding: Tensor) -> list[Tensor]:
+        """All encoder activations, in the order of the skip mask."""
+        pyramid = x
+        skips = [self.stem(x)]
+        for level, blocks in enumerate(self.encoder):
+            for index, layer in enumerate(blocks):  # type: ignore[arg-type]
+                h = layer(skips[-1], embedding)
+                if self.pyramid and level > 0 and index == 0:
+                    # The pyramid takes the sum with it to the next level (residual input, NCSN++).
+                    h = pyramid = (h + self.pyramid[level - 1](pyramid)) * RESIDUAL_SCALE
+                skips.append(h)
+        return skips

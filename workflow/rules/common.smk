@@ -1,0 +1,56 @@
+# The validated settings, the index of runs, and the paths that all rules share.  Nothing here computes.
+# Names start with emm_ or are unusual: a Snakefile shares its namespace with Snakemake's own, where DAG is taken.
+import sys
+from pathlib import Path
+
+from emm import dag as emm_dag
+from emm import keys as emm_keys
+from emm import settings as emm_settings
+from emm.datasets import DataError
+
+RESULTS = Path("results")
+FIGURES = ("curves", "emm", "progress", "gallery")
+TABLES = ("emm", "curves", "contrasts")
+
+try:
+    SETTINGS = emm_settings.read(config)
+    INDEX = emm_dag.index(SETTINGS, RESULTS)
+except (emm_settings.SettingsError, DataError) as error:
+    print("\n".join(f"config: {line}" for line in str(error).splitlines()), file=sys.stderr)
+    sys.exit(1)
+
+
+wildcard_constraints:
+    key=r"[0-9a-f]{10}",
+    n=r"\d+",
+    r=r"\d+",
+    study="|".join(study.name for study in SETTINGS.studies),
+
+
+def run_path(stage, name, key="{key}"):
+    """Path of a file in the folder of a run, with wildcards {n} and {r}."""
+    return str(emm_keys.run_folder(RESULTS, stage, key) / name)
+
+
+def study_files(study):
+    """Everything that one study ends in."""
+    folder = RESULTS / "studies" / study
+    tables = [folder / f"{name}.csv" for name in TABLES] + [folder / "emm.html"]
+    figures = [folder / f"{name}.{kind}" for name in FIGURES for kind in ("svg", "png")]
+    return [str(path) for path in tables + figures]
+
+
+def stage_json(stage):
+    """The settings of a stage as one JSON string, so that Snakemake sees every change of them."""
+    return lambda wildcards: INDEX.json(stage, wildcards.key)
+
+
+def earlier(stage, before, name):
+    """Input function: a file of an earlier stage of the same run."""
+
+    def path(wildcards):
+        return run_path(before, name, INDEX.upstream(stage, wildcards.key, before)).format(
+            n=wildcards.n, r=wildcards.r
+        )
+
+    return path

@@ -1,0 +1,34 @@
+import subprocess
+import sys
+import tempfile
+
+import yaml
+
+
+localrules:
+    report,
+
+
+# A Snakemake inside a rule, because the report is a result like any other: made when one of its parts changes, remade
+# when it is deleted.  It reads the finished jobs' records, takes no lock, and runs no job.
+rule report:
+    message:
+        "report"
+    input:
+        [study_files(name) for name in SETTINGS.selected],
+        "results/emm.csv",
+    output:
+        "results/report.html",
+    params:
+        config=yaml.safe_dump(dict(config)),
+    log:
+        "logs/report.log",
+    conda:
+        "../../envs/cpu.yaml"
+    shell:
+        "python -m emm.report --config {params.config:q} --output {output} {input} > {log} 2>&1"
+
+
+def print_summary():
+    """The answer at the end of a run: one line an arm, and where the rest is."""
+    subprocess.run([sys.executable, "-m", "emm.cli", "summary"], check=False)

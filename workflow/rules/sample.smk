@@ -1,0 +1,31 @@
+def weights(wildcards):
+    """Snapshots of the run; the theoretical optimum has none."""
+    if INDEX.is_optimum("sample", wildcards.key):
+        return []
+    return earlier("sample", "train", "snapshots.safetensors")(wildcards)
+
+
+rule sample:
+    message:
+        "sample from the run on {wildcards.n} images, replicate {wildcards.r}"
+    input:
+        subset=earlier("sample", "subset", "subset.npz"),
+        snapshots=weights,
+    output:
+        samples=run_path("sample", "samples.npz"),
+        record=run_path("sample", "sampling.json"),
+    params:
+        settings=stage_json("sample"),
+    threads: SETTINGS.execution.threads
+    resources:
+        device=SETTINGS.execution.device,
+        batch=SETTINGS.execution.sampling_batch,
+    log:
+        "logs/sample/{key}/n{n}-r{r}.log",
+    conda:
+        "../../envs/gpu.yaml"
+    shell:
+        "OMP_NUM_THREADS={threads} python -m emm.sample --settings {params.settings:q} --key {wildcards.key}"
+        " --n {wildcards.n} --replicate {wildcards.r} --subset {input.subset} --snapshots {input.snapshots}"
+        " --output {output.samples} --record {output.record} --batch {resources.batch}"
+        " --device {resources.device} --threads {threads} > {log} 2>&1"

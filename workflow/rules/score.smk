@@ -1,0 +1,31 @@
+def records(wildcards):
+    """Records of what the run cost so far."""
+    sampling = earlier("score", "sample", "sampling.json")(wildcards)
+    if INDEX.is_optimum("score", wildcards.key):
+        return [sampling]
+    return [earlier("score", "train", "training.json")(wildcards), sampling]
+
+
+# A checkpoint: whenever a score is finished, Snakemake asks every search again what it needs next (search.smk).
+checkpoint score:
+    message:
+        "score the run on {wildcards.n} images, replicate {wildcards.r}"
+    input:
+        subset=earlier("score", "subset", "subset.npz"),
+        samples=earlier("score", "sample", "samples.npz"),
+        records=records,
+    output:
+        score=run_path("score", "score.json"),
+        neighbours=run_path("score", "neighbours.npz"),
+        gallery=run_path("score", "gallery.npz"),
+    params:
+        settings=stage_json("score"),
+    log:
+        "logs/score/{key}/n{n}-r{r}.log",
+    conda:
+        "../../envs/gpu.yaml"
+    shell:
+        "OMP_NUM_THREADS={threads} python -m emm.score --settings {params.settings:q} --key {wildcards.key}"
+        " --n {wildcards.n} --replicate {wildcards.r} --subset {input.subset} --samples {input.samples}"
+        " --records {input.records} --score {output.score} --neighbours {output.neighbours}"
+        " --gallery {output.gallery} > {log} 2>&1"

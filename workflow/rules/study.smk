@@ -1,0 +1,113 @@
+import json
+
+from emm.study import description
+
+
+localrules:
+    study,
+    figures,
+    summary,
+
+
+def galleries(wildcards):
+    return [path.with_name("gallery.npz") for path in INDEX.emm_files(wildcards.study)]
+
+
+def description_json(wildcards):
+    return json.dumps(description(INDEX.study(wildcards.study)), sort_keys=True)
+
+
+STUDY = "results/studies/{study}"
+
+
+rule study:
+    message:
+        "tables of study {wildcards.study}"
+    input:
+        lambda wildcards: INDEX.emm_files(wildcards.study),
+    output:
+        emm=f"{STUDY}/emm.csv",
+        curves=report(
+            f"{STUDY}/curves.csv",
+            caption="../report/curves_table.rst",
+            category="Studies",
+            subcategory="{study}",
+            labels={"result": "every run", "as": "CSV"},
+        ),
+        contrasts=f"{STUDY}/contrasts.csv",
+        page=report(
+            f"{STUDY}/emm.html",
+            caption="../report/emm_table.rst",
+            category="Studies",
+            subcategory="{study}",
+            labels={"result": "EMM of each arm", "as": "table"},
+        ),
+    params:
+        study=description_json,
+    log:
+        "logs/study/{study}.log",
+    conda:
+        "../../envs/cpu.yaml"
+    shell:
+        "python -m emm.study --study {params.study:q} --records {input} --emm {output.emm} --curves {output.curves}"
+        " --contrasts {output.contrasts} --page {output.page} > {log} 2>&1"
+
+
+def figure(name, result, listed=report):
+    """The SVG and PNG of one figure, listed in the report under one row."""
+    return [
+        listed(
+            f"{STUDY}/{name}.{kind}",
+            caption=f"../report/{name}.rst",
+            category="Studies",
+            subcategory="{study}",
+            labels={"result": result, "as": kind.upper()},
+        )
+        for kind in ("svg", "png")
+    ]
+
+
+rule figures:
+    message:
+        "figures of study {wildcards.study}"
+    input:
+        emm=f"{STUDY}/emm.csv",
+        curves=f"{STUDY}/curves.csv",
+        galleries=galleries,
+    output:
+        figure("curves", "ratio against N"),
+        figure("emm", "EMM of each arm"),
+        figure("progress", "ratio against training progress"),
+        figure("gallery", "generated images and their nearest training images"),
+    params:
+        study=description_json,
+        style=SETTINGS.figures.model_dump_json(),
+        folder=STUDY,
+    log:
+        "logs/figures/{study}.log",
+    conda:
+        "../../envs/cpu.yaml"
+    shell:
+        "python -m emm.figures --study {params.study:q} --style {params.style:q} --emm {input.emm}"
+        " --curves {input.curves} --galleries {input.galleries} --folder {params.folder} > {log} 2>&1"
+
+
+rule summary:
+    message:
+        "table of all studies"
+    input:
+        [f"results/studies/{name}/emm.csv" for name in SETTINGS.selected],
+    output:
+        table="results/emm.csv",
+        page=report(
+            "results/emm.html",
+            caption="../report/emm_table.rst",
+            category="All studies",
+            labels={"result": "EMM of every arm", "as": "table"},
+        ),
+    log:
+        "logs/summary.log",
+    conda:
+        "../../envs/cpu.yaml"
+    shell:
+        "python -m emm.tables --studies {input} --table {output.table} --page {output.page} > {log} 2>&1"
