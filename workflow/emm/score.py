@@ -16,7 +16,7 @@ from emm.statistics import wilson
 from emm.subset import load as load_subset
 
 GALLERY = 16  # best and worst matches kept of each run
-COST = ("images_trained", "flops", "seconds")
+COST = ("images_trained", "evaluations", "seconds")
 
 
 def main() -> None:
@@ -50,6 +50,7 @@ def main() -> None:
         {
             "n": args.n,
             "replicate": args.replicate,
+            "image_shape": subset.images.shape[1:],
             "threshold": run.scoring.threshold,
             "snapshots": [
                 row | {"progress": float(share), "images_seen": int(seen)}
@@ -64,7 +65,7 @@ def main() -> None:
 
 
 def cost(records: Sequence[Path]) -> dict[str, float]:
-    """What a run cost, summed over the records of its stages: images trained, FLOPs, seconds."""
+    """What a run cost, summed over the records of its stages: images trained, network evaluations, seconds."""
     read = [json.loads(path.read_text()) for path in records]
     return {name: sum(record.get(name, 0) for record in read) for name in COST}
 

@@ -252,18 +252,23 @@ def _fit(search: "Search", points: Sequence[tuple[float, float]]) -> tuple[float
     """Where y crosses zero (x, within the bracket if there is one) and how steeply (logits an octave, positive).
 
     A line through the runs that are not saturated, its slope drawn towards search.slope and kept within a
-    factor of two of it: two runs close by say little about it.  Without such runs, the middle of the bracket.
+    factor of two of it: two runs close by say little about it.  A saturated run joins them if the line would
+    have it nearer than that.  Without runs that are not saturated, the middle of the bracket.
     """
     lower, upper = _bracket(points)
-    informative = [(x, y) for x, y in points if abs(y) < SATURATED]
     low, high = (-math.inf if lower is None else lower), (math.inf if upper is None else upper)
-    if not informative:
+    used = [(x, y) for x, y in points if abs(y) < SATURATED]
+    if not used:
         return (low + high) / 2, search.slope
-    x_mean, y_mean = _mean([x for x, _ in informative]), _mean([y for _, y in informative])
-    sxx = sum((x - x_mean) ** 2 for x, _ in informative)
-    fall = -sum((x - x_mean) * (y - y_mean) for x, y in informative)
-    slope = min(max((PRIOR * search.slope + fall) / (PRIOR + sxx), search.slope / 2), search.slope * 2)
-    return min(max(x_mean + y_mean / slope, low), high), slope
+    centre, slope = math.nan, search.slope
+    for _ in range(2):
+        x_mean, y_mean = _mean([x for x, _ in used]), _mean([y for _, y in used])
+        sxx = sum((x - x_mean) ** 2 for x, _ in used)
+        fall = -sum((x - x_mean) * (y - y_mean) for x, y in used)
+        slope = min(max((PRIOR * search.slope + fall) / (PRIOR + sxx), search.slope / 2), search.slope * 2)
+        centre = x_mean + y_mean / slope
+        used = [(x, y) for x, y in points if abs(y) < SATURATED or slope * (centre - x) / y < 1]
+    return min(max(centre, low), high), slope
 
 
 def _bracket(points: Sequence[tuple[float, float]]) -> tuple[float | None, float | None]:

@@ -214,7 +214,7 @@ class Search(Section):
     confirm: Annotated[Int, Field(ge=0, le=100)] = 4  # fresh replicates either side of the crossing
     parallel: Annotated[Int, Field(ge=1, le=64)] = 1  # locating runs asked for at once
     slope: PositiveFloat = 2.5  # expected fall of the logit per doubling of N, until the runs tell
-    spread: PositiveFloat = 0.8  # distance of the confirming sizes from the crossing, in logits
+    spread: PositiveFloat = 1.0  # distance of the confirming sizes from the crossing, in logits
     grid: list[Annotated[Int, Field(ge=2)]] = []  # sizes of rule grid
     replicates: PositiveInt = 1  # runs at each size of rule grid
 
@@ -357,6 +357,11 @@ def read(config: Mapping[str, Any]) -> Settings:
     return Settings(
         base=_validate(Run, base), execution=text.execution, figures=text.figures, studies=studies, selected=selected
     )
+
+
+def read_run(config: Mapping[str, Any]) -> Run:
+    """Validate the (possibly partial) settings of one run, as stages receive them.  Raises SettingsError."""
+    return _validate(Run, config)
 
 
 def lookup(run: Run, dotted: str) -> Any:

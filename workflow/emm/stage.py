@@ -1,22 +1,21 @@
 """What the command lines of all stages share: arguments, one-line errors, the device."""
 
 import argparse
-import contextlib
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from emm.datasets import DataError
 from emm.files import write_text
-from emm.settings import Run, SettingsError
+from emm.settings import Run, SettingsError, read_run
 
 
 class StageError(RuntimeError):
     """A stage cannot do its work; the message is one line that names the file or key and what was expected."""
 
 
-def arguments(description: str, *options: str, run: bool = True) -> argparse.ArgumentParser:
+def arguments(description: str | None, *options: str, run: bool = True) -> argparse.ArgumentParser:
     """A parser with the settings and the place of one run (N, replicate), and a path for each of `options`."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--settings", required=True, help="settings of this stage as JSON")
@@ -38,9 +37,9 @@ def execution_options(parser: argparse.ArgumentParser) -> None:
 def read_settings(text: str) -> Run:
     """The `Run` of a stage's JSON.  Raises SettingsError where it is not one."""
     try:
-        return Run.model_validate(json.loads(text))
-    except ValueError as error:
-        raise SettingsError("--settings: " + " ".join(str(error).split())) from None
+        return read_run(json.loads(text))
+    except json.JSONDecodeError as error:
+        raise SettingsError(f"--settings: is not JSON ({error})") from None
 
 
 def record_settings(folder: Path, text: str) -> None:
@@ -50,17 +49,10 @@ def record_settings(folder: Path, text: str) -> None:
     write_text(folder / "settings.yaml", yaml.safe_dump(json.loads(text), sort_keys=False))
 
 
-@contextlib.contextmanager
-def one_line_errors() -> Iterator[None]:
-    """Turn an expected failure into one line on stderr and exit status 1."""
-    try:
-        yield
-    except (SettingsError, DataError, StageError, OSError) as error:
-        print("error: " + " ".join(str(error).split()), file=sys.stderr, flush=True)
-        sys.exit(1)
-
-
 def command(main: Callable[[], None]) -> None:
-    """Run a stage's main function as a program."""
-    with one_line_errors():
+    """Run a stage's main function as a program: an expected failure is one line on stderr and exit status 1."""
+    try:
         main()
+    except (SettingsError, DataError, StageError, OSError) as error:
+        print("error: " + "; ".join(str(error).splitlines()), file=sys.stderr, flush=True)
+        sys.exit(1)

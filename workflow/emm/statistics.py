@@ -295,9 +295,7 @@ def _of_grid(search: "Search", counts: Mapping[RunId, Count], interpolated: floa
     return Estimate(low, low, high, "estimated", interpolated=interpolated, note=note)
 
 
-def contrast(
-    arm: tuple[float, float, float], baseline: tuple[float, float, float]
-) -> tuple[float, float, float]:
+def contrast(arm: tuple[float, float, float], baseline: tuple[float, float, float]) -> tuple[float, float, float]:
     """Ratio of two EMMs with its interval, from each one's (estimate, low, high) in images.
 
     The two intervals are combined on the log2 scale by their distances from the estimates (MOVER; Zou and Donner

@@ -3,23 +3,19 @@
 The images of a data set are put into an order for each replicate, and a subset of size N is its first N entries:
 subsets of one replicate are nested, and arms that differ only in the model see the same images.
 
-As a stage: ``python -m emm.subset --settings JSON --n N --replicate R --output subset.npz``
+``python -m emm.subset`` is the subset stage.
 """
 
-import argparse
 import hashlib
-import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from pydantic import ValidationError
-
 from emm import datasets
 from emm.datasets import DataError, Facts
 from emm.files import write_npz
 from emm.settings import Data, Run, SettingsError
+from emm.stage import arguments, command, read_settings, record_settings
 
 # Purposes of random draws.  Part of the results: never change a number.
 _ORDER, _LABELS = 1, 2
@@ -248,31 +244,13 @@ def load(path: Path) -> Subset:
     return Subset(label_count=labels, **arrays)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the stage; the exit status is 0, or 1 with one line on stderr and nothing written."""
-    parser = argparse.ArgumentParser(prog="emm.subset", description="Draw the training subset of one run.")
-    parser.add_argument("--settings", required=True, metavar="JSON", help="seed and data settings (a partial Run)")
-    parser.add_argument("--n", required=True, type=int, help="number of training images")
-    parser.add_argument("--replicate", required=True, type=int, help="0, 1, ...")
-    parser.add_argument("--output", required=True, type=Path, metavar="NPZ")
-    options = parser.parse_args(arguments)
-    try:
-        run = Run.model_validate(json.loads(options.settings))
-        save(options.output, draw(run, options.n, options.replicate))
-    except ValidationError as error:
-        lines = [f"{'.'.join(map(str, fault['loc']))} = {fault['input']!r}: {fault['msg']}" for fault in error.errors()]
-        return _failed("; ".join(lines))
-    except json.JSONDecodeError as error:
-        return _failed(f"--settings: not JSON ({error})")
-    except (DataError, SettingsError, OSError) as error:
-        return _failed(str(error))
-    return 0
-
-
-def _failed(message: str) -> int:
-    print("error:", "; ".join(message.splitlines()), file=sys.stderr)
-    return 1
+def main() -> None:
+    args = arguments(__doc__, "--output").parse_args()
+    run = read_settings(args.settings)
+    subset = draw(run, args.n, args.replicate)
+    record_settings(args.output.parent, args.settings)
+    save(args.output, subset)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command(main)

@@ -16,7 +16,7 @@ from emm.files import provenance, write_csv, write_json
 from emm.keys import VERSIONS
 from emm.stage import StageError, arguments, command, execution_options, read_settings, record_settings
 from emm.subset import load as load_subset
-from emm.training import LOG_COLUMNS, Interrupted, Trainer, TrainingError, collect_snapshots, forward_flops, start, train
+from emm.training import LOG_COLUMNS, Interrupted, Trainer, TrainingError, collect_snapshots, start, train
 
 EXIT_INTERRUPTED = 143  # 128 + SIGTERM: what a scheduler expects of a process that ended because it was told to
 
@@ -42,7 +42,6 @@ def main() -> None:
             with Progress(trainer, args.log_seconds) as progress:
                 for loss in train(trainer, args.state, args.state_seconds, stop):
                     progress.show(loss)
-            forward = forward_flops(run, subset.images.shape[1:])
             rate = (trainer.step - first_step) * run.training.batch_size / max(time.monotonic() - clock, 1e-9)
             snapshots = [step * run.training.batch_size for step in trainer.budget.snapshots]
             write_csv(args.log, LOG_COLUMNS, trainer.rows)
@@ -53,9 +52,7 @@ def main() -> None:
                     "n": args.n,
                     "replicate": args.replicate,
                     "images_trained": trainer.budget.images,
-                    "flops": 3 * forward * trainer.budget.images,  # forward, and twice that for the gradients
-                    "forward_flops_per_image": forward,
-                    "parameters": sum(p.numel() for p in trainer.parameters),
+                    "parameters": trainer.parameters.values.numel(),
                     "images_per_second": round(rate, 1),
                     "resumed_at_image": first_step * run.training.batch_size,
                     "device": describe(device),

@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from emm import state as training_state
 from emm.files import replacing
+from emm.optimizer import FlatParameters, Optimizer
 from emm.preconditioning import Denoiser, denoising_loss, preconditioning, to_unit
 from emm.schedules import ema_decay, learning_rate_factor
 from emm.seeds import derive
@@ -26,7 +27,7 @@ from emm.settings import Run, Span
 from emm.subset import Subset
 from emm.unet import UNet
 
-LOG_POINTS = 16  # rows of training.csv, evenly spaced over the budget
+LOG_POINTS = 10  # rows of training.csv, evenly spaced over the budget
 LOG_COLUMNS = ("images_seen", "progress", "learning_rate", "loss", "train_loss", "held_out_loss")
 
 
@@ -90,18 +91,6 @@ def batches(n: int, batch_size: int, seed: int, first_step: int, fixed: bool = F
         step += 1
 
 
-def optimizer(run: Run, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-    """Adam (0.9, 0.999, 1e-8) or SGD with momentum; weight decay inside the gradient unless `decoupled`."""
-    training = run.training
-    rate, decay = training.learning_rate, training.weight_decay
-    if training.optimizer == "sgd":
-        if training.decoupled and decay:
-            raise TrainingError("training.decoupled: SGD has no decoupled weight decay")
-        return torch.optim.SGD(parameters, rate, training.momentum, weight_decay=decay, fused=True)
-    kind = torch.optim.AdamW if training.decoupled else torch.optim.Adam
-    return kind(parameters, rate, betas=(0.9, 0.999), eps=1e-8, weight_decay=decay, fused=True)
-
-
 def build(run: Run, shape: tuple[int, ...], label_count: int) -> Denoiser:
     """An initialized denoiser for images of `shape` (C, H, W), its weights laid out channels last.
 
@@ -121,7 +110,6 @@ class Trainer:
     denoiser: Denoiser
     subset: Subset
     device: torch.device
-    averages: list[list[Tensor]] = field(init=False)  # for each EMA decay, in the order of the parameters
     step: int = 0
     loss_sum: float = 0.0
     loss_steps: int = 0
@@ -130,9 +118,9 @@ class Trainer:
 
     def __post_init__(self) -> None:
         self.budget = budget(self.run, self.n)
-        self.parameters = [p for p in self.denoiser.parameters()]
-        self.optimizer = optimizer(self.run, self.parameters)
-        self.averages = [[p.detach().clone() for p in self.parameters] for _ in self.run.training.ema_decays]
+        self.parameters = FlatParameters(self.denoiser.network)
+        self.optimizer = Optimizer(self.run.training, self.parameters)
+        self.averages = [self.parameters.values.clone() for _ in self.run.training.ema_decays]
         # The whole training set stays on the device as uint8 and is indexed there: no loader processes.
         self.images = torch.from_numpy(self.subset.images).to(self.device)
         self.labels = torch.from_numpy(self.subset.labels).to(self.device) if self.subset.label_count else None
@@ -152,15 +140,12 @@ class Trainer:
         noise = torch.randn_like(images)
         labels = None if self.labels is None else self.labels[index]
         loss = denoising_loss(self.denoiser, kind, images, draw, noise, labels).mean()
-        self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        for group in self.optimizer.param_groups:
-            group["lr"] = training.learning_rate * learning_rate_factor(seen, self.budget.lr_ramp)
-        self.optimizer.step()
+        self.optimizer.step(training.learning_rate * learning_rate_factor(seen, self.budget.lr_ramp))
         for average, final in zip(self.averages, training.ema_decays, strict=True):
             common = training.batch_size if training.ema_warmup == "common" else None
             decay = ema_decay(seen, self.budget.ema_ramp, final, common)
-            torch._foreach_lerp_(average, [p.detach() for p in self.parameters], 1 - decay)
+            average.lerp_(self.parameters.values, 1 - decay)
         self.step += 1
         value = loss.item()
         self.loss_sum, self.loss_steps = self.loss_sum + value, self.loss_steps + 1
@@ -173,16 +158,15 @@ class Trainer:
 
     def averaged(self, index: int) -> dict[str, Tensor]:
         """State dict of the network with the averaged weights of one EMA decay."""
-        network = self.denoiser.network
-        averages = dict(zip([name for name, _ in network.named_parameters()], self.averages[index], strict=True))
-        return {name: averages.get(name, value).detach().cpu().contiguous() for name, value in network.state_dict().items()}
+        network, averaged = self.denoiser.network, self.parameters.view(self.averages[index])
+        return {name: averaged.get(name, value).detach().cpu().contiguous() for name, value in network.state_dict().items()}
 
     def state(self) -> dict[str, Any]:
         return {
             "step": self.step,
-            "network": self.denoiser.network.state_dict(),
+            "parameters": self.parameters.values,
             "averages": self.averages,
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": self.optimizer.state,
             "loss": [self.loss_sum, self.loss_steps],
             "rows": self.rows,
             "seconds": self.seconds_before + time.monotonic() - self.clock,
@@ -192,11 +176,11 @@ class Trainer:
         self.step, self.rows = saved["step"], saved["rows"]
         self.loss_sum, self.loss_steps = saved["loss"]
         self.seconds_before = saved["seconds"]
-        self.denoiser.network.load_state_dict(saved["network"])
-        self.optimizer.load_state_dict(saved["optimizer"])
-        for average, values in zip(self.averages, saved["averages"], strict=True):
-            for tensor, value in zip(average, values, strict=True):
-                tensor.copy_(value)
+        self.parameters.values.copy_(saved["parameters"])
+        for name, value in saved["optimizer"].items():
+            self.optimizer.state[name].copy_(value)
+        for average, value in zip(self.averages, saved["averages"], strict=True):
+            average.copy_(value)
 
     @torch.no_grad()
     def evaluate(self) -> tuple[float, float | None]:
@@ -210,8 +194,8 @@ class Trainer:
         kind = self.denoiser.kind
         draw = (torch.rand if kind.draw == "uniform" else torch.randn)(count, generator=generator).to(self.device)
         noise = torch.randn(count, *self.subset.images.shape[1:], generator=generator).to(self.device)
-        current = [p.detach().clone() for p in self.parameters]
-        torch._foreach_copy_([p.detach() for p in self.parameters], self.averages[0])
+        current = self.parameters.values.clone()
+        self.parameters.values.copy_(self.averages[0])
         self.denoiser.eval()
 
         def loss(images: np.ndarray, labels: np.ndarray) -> float:
@@ -222,7 +206,7 @@ class Trainer:
         train = loss(self.subset.images, self.subset.labels)
         held_out = loss(self.subset.held_out, self.subset.held_out_labels) if len(self.subset.held_out) else None
         self.denoiser.train()
-        torch._foreach_copy_([p.detach() for p in self.parameters], current)
+        self.parameters.values.copy_(current)
         return train, held_out
 
     def log(self) -> dict[str, Any]:
