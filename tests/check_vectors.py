@@ -50,7 +50,13 @@ def published_names(network: UNet, resolution: int) -> dict[str, str]:
     return names
 
 
-WITHIN_BLOCK = {"affine": "shift", "skip": "project", "norm2": "attention.norm", "qkv": "attention.qkv", "proj": "attention.out"}
+WITHIN_BLOCK = {
+    "affine": "shift",
+    "skip": "project",
+    "norm2": "attention.norm",
+    "qkv": "attention.qkv",
+    "proj": "attention.out",
+}
 
 
 def convert(published: dict[str, np.ndarray], network: UNet, resolution: int) -> dict[str, torch.Tensor]:
@@ -80,7 +86,9 @@ def load(path: Path) -> tuple[Denoiser, dict[str, Any], dict[str, torch.Tensor]]
         published = {k.removeprefix("param/model."): archive[k] for k in archive.files if k.startswith("param/")}
         tensors = {k: torch.from_numpy(archive[k]) for k in ("x", "sigma", "labels", "denoised") if k in archive.files}
     sides = {int(match[1]) for name in published if (match := re.match(r"enc\.(\d+)x", name))}
-    first = {side: next(v for k, v in published.items() if k == f"enc.{side}x{side}_block0.conv1.weight") for side in sides}
+    first = {
+        side: next(v for k, v in published.items() if k == f"enc.{side}x{side}_block0.conv1.weight") for side in sides
+    }
     attention = meta.get("attention_resolutions", meta.get("attention_resolution"))
     settings = Network(
         architecture=meta["arch"],
@@ -104,7 +112,7 @@ def load(path: Path) -> tuple[Denoiser, dict[str, Any], dict[str, torch.Tensor]]
 @torch.no_grad()
 def error(path: Path) -> float:
     """Worst relative l2 error of the network's part of D(x; sigma) over the images of one file."""
-    denoiser, meta, tensors = load(path)
+    denoiser, _, tensors = load(path)
     labels = tensors.get("labels")
     if labels is not None and labels.dim() > 1:  # one-hot
         labels = labels.argmax(dim=1)

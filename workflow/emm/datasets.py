@@ -192,7 +192,7 @@ def _digits() -> tuple[np.ndarray, np.ndarray]:
 
         values, classes = load_digits(return_X_y=True)
         pixels, labels = np.asarray(values, np.int64), np.asarray(classes, np.int64)
-    except Exception as error:  # noqa: BLE001  (zlib.error, EOFError, ValueError, ... by the kind of damage)
+    except Exception as error:
         raise DataError(f"{path}: damaged ({_reason(error)}); install scikit-learn again") from None
     return ((pixels * 255 + 8) // 16).astype(np.uint8).reshape(-1, 1, 8, 8), labels
 
@@ -207,13 +207,13 @@ def _torchvision(data: Data, named: _Named) -> tuple[np.ndarray, np.ndarray]:
     path = _root(data) / named.files
     try:
         images, labels = _open_torchvision(_root(data), named, download=False)
-    except Exception as error:  # noqa: BLE001  (RuntimeError, AssertionError, ValueError, ... by data set)
+    except Exception as error:
         if not data.download:
             raise DataError(f"{path}: damaged ({_reason(error)}); delete it and set data.download: true") from None
         try:
             with _locked(_root(data)):  # jobs that start together must not write the same files
                 images, labels = _open_torchvision(_root(data), named, download=True)
-        except Exception as failure:  # noqa: BLE001
+        except Exception as failure:
             raise DataError(f"{path}: download failed ({_reason(failure)}); put there {named.note}") from None
     found = tuple(np.bincount(labels, minlength=len(named.counts)).tolist())
     if images.dtype != np.uint8 or images.shape[1:] != named.shape or found != named.counts:
@@ -268,7 +268,7 @@ def _archive(path: Path, required: Sequence[str]) -> Iterator[zipfile.ZipFile]:
         raise
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except Exception as error:  # noqa: BLE001  (BadZipFile, zlib.error, EOFError, ... by the kind of damage)
+    except Exception as error:
         raise DataError(f"{path}: damaged, or not an .npz file ({_reason(error)})") from None
 
 
@@ -306,9 +306,8 @@ def _npz_facts(path: Path) -> tuple[Shape, np.ndarray | None, int]:
             labels = np.lib.format.read_array(file, allow_pickle=False)
         # An upper bound on the classes keeps identity numbers and the like from becoming millions of empty classes.
         if labels.min() < 0 or labels.max() >= shape[0]:
-            raise DataError(
-                f"{path}: 'labels' must be 0 .. K-1 with K at most the {shape[0]} images, not {labels.min()} .. {labels.max()}"
-            )
+            found = f"{labels.min()} .. {labels.max()}"
+            raise DataError(f"{path}: 'labels' must be 0 .. K-1 with K at most the {shape[0]} images, not {found}")
         return form, labels.astype(np.int64), shape[0]
 
 
@@ -375,7 +374,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         raise DataError(f"{path}: {fault}") from None
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         raise DataError(f"{path}: has more than {Image.MAX_IMAGE_PIXELS} pixels") from None
-    except Exception as error:  # noqa: BLE001  (OSError, SyntaxError, struct.error, ... by format)
+    except Exception as error:
         raise DataError(f"{path}: damaged, or cannot be read ({_reason(error)})") from None
 
 

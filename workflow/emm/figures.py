@@ -13,6 +13,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
@@ -24,7 +26,7 @@ from emm.tables import read
 
 # Okabe and Ito's colours: told apart by colour-blind readers and in grey print.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31", "#7A7A7A")
-STYLE = {
+STYLE: Any = {
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -88,7 +90,12 @@ def draw_curves(study: Row, emm: Sequence[Row], curves: Sequence[Row], style: Fi
         )
         emm_text, _ = answer(arm)
         axes.scatter(
-            (n * shift)[confirm], ratio[confirm], s=26, color=colour(index), label=f"{arm['arm']}: EMM {emm_text}", zorder=3
+            (n * shift)[confirm],
+            ratio[confirm],
+            s=26,
+            color=colour(index),
+            label=f"{arm['arm']}: EMM {emm_text}",
+            zorder=3,
         )
         axes.scatter(
             (n * shift)[~confirm], ratio[~confirm], s=26, facecolor="white", edgecolor=colour(index), zorder=3,
@@ -102,8 +109,7 @@ def draw_curves(study: Row, emm: Sequence[Row], curves: Sequence[Row], style: Fi
     size_axis(axes, sizes or [10, 100])
     axes.set_ylim(-3, 103)
     axes.set_ylabel("memorized images (%)")
-    axes.annotate(f"{100 * level:g} %", (1.0, 100 * level), xycoords=("axes fraction", "data"), va="center", xytext=(4, 0),
-                  textcoords="offset points", color="#444")  # fmt: skip
+    axes.text(1.01, 100 * level, f"{100 * level:g} %", transform=axes.get_yaxis_transform(), va="center", color="#444")
     axes.set_title(f"{study['title']}: where does memorization end?")
     axes.legend(loc="lower left", title="filled: confirming runs, open: locating", alignment="left")
     return figure
@@ -145,12 +151,12 @@ def draw_progress(study: Row, emm: Sequence[Row], curves: Sequence[Row], style: 
     """Ratio against training progress: a panel an arm, a line a run, dark for small N."""
     columns = min(len(emm), 4)
     count = math.ceil(len(emm) / columns)
+    size = (style.width, 0.5 + 0.33 * style.width * count)
     figure, panels = plt.subplots(
-        count, columns, figsize=(style.width, 0.5 + 0.33 * style.width * count), sharex=True, sharey=True, squeeze=False,
-        layout="constrained",
-    )  # fmt: skip
+        count, columns, figsize=size, sharex=True, sharey=True, squeeze=False, layout="constrained"
+    )
     sizes = [number(row["n"]) for row in curves]
-    scale = matplotlib.colors.LogNorm(min(sizes), max(sizes) * 1.3)
+    scale = LogNorm(min(sizes), max(sizes) * 1.3)
     map_ = matplotlib.colormaps["viridis"]
     level = 100 * (1 - float(emm[0]["epsilon"]))
     for panel, arm in zip(panels.flat, emm, strict=False):
@@ -169,7 +175,7 @@ def draw_progress(study: Row, emm: Sequence[Row], curves: Sequence[Row], style: 
         panel.set_visible(False)
     panels[0, 0].set_ylabel("memorized images (%)")
     figure.supxlabel("share of the training budget (%)", fontsize=9)
-    bar = figure.colorbar(matplotlib.cm.ScalarMappable(scale, map_), ax=panels, label="training images N", aspect=25)
+    bar = figure.colorbar(ScalarMappable(scale, map_), ax=panels, label="training images N", aspect=25)
     ticks = sorted({min(sizes), *np.geomspace(min(sizes), max(sizes), 4).round(-1), max(sizes)} - {0})
     bar.ax.yaxis.set_major_locator(FixedLocator(ticks))
     bar.ax.yaxis.set_minor_locator(NullLocator())
@@ -188,8 +194,8 @@ def draw_gallery(study: Row, emm: Sequence[Row], galleries: Sequence[dict[str, n
     for row, (arm, gallery) in enumerate(zip(emm, galleries, strict=True)):
         for column, kind in enumerate(("best", "worst")):
             axes = panels[row, column]
-            axes.imshow(mosaic(gallery[f"{kind}_generated"][:columns], gallery[f"{kind}_train"][:columns]), vmin=0, vmax=255,
-                        cmap="gray", interpolation="nearest")  # fmt: skip
+            rows = (gallery[f"{kind}_{of}"][:columns] for of in ("generated", "train"))
+            axes.imshow(mosaic(*rows), vmin=0, vmax=255, cmap="gray", interpolation="nearest")
             axes.set_xticks([])
             axes.set_yticks([])
             axes.spines[:].set_visible(False)
@@ -199,7 +205,9 @@ def draw_gallery(study: Row, emm: Sequence[Row], galleries: Sequence[dict[str, n
         panels[row, 0].set_yticks([0.25 * height, 0.75 * height], ["generated", "nearest in\ntraining set"])
         panels[row, 0].tick_params(axis="y", length=0, labelsize=7)
         panels[row, 0].set_ylabel(arm["arm"], fontweight="bold")
-    figure.suptitle(f"{study['title']}: copies and non-copies near EMM", fontsize=10, fontweight="bold", ha="left", x=0.01)
+    figure.suptitle(
+        f"{study['title']}: copies and non-copies near EMM", fontsize=10, fontweight="bold", ha="left", x=0.01
+    )
     return figure
 
 

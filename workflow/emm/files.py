@@ -71,7 +71,10 @@ def _cell(value: Any) -> Any:
 
 def write_npz(path: Path, **arrays: np.ndarray) -> None:
     """Write arrays as .npz atomically; equal arrays give equal bytes (numpy's own writer stamps the time)."""
-    with replacing(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+    with (
+        replacing(path) as temporary,
+        zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
+    ):
         for name, array in arrays.items():
             member = zipfile.ZipInfo(f"{name}.npy")
             member.compress_type = zipfile.ZIP_DEFLATED
@@ -86,7 +89,8 @@ def provenance(key: str, started: float) -> dict[str, Any]:
         "seconds": round(time.time() - started, 3),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "commit": _commit(),
-        "versions": {"python": platform.python_version()} | {name: _version(name) for name in ("emm", "numpy", "torch")},
+        "versions": {"python": platform.python_version()}
+        | {name: _version(name) for name in ("emm", "numpy", "torch")},
         "hardware": hardware(),
     }
 

@@ -28,7 +28,9 @@ def stage_settings(stage: Stage, run: Run) -> dict[str, Any]:
     else:
         network, diffusion, training = (s.model_dump() for s in (run.network, run.diffusion, run.training))
         # One form for settings that mean the same, so that such arms share runs.
-        network["embedding"] = run.network.embedding or ("fourier" if run.network.architecture == "ncsnpp" else "positional")
+        network["embedding"] = run.network.embedding or (
+            "fourier" if run.network.architecture == "ncsnpp" else "positional"
+        )
         if run.network.skips and all(run.network.skips):
             network["skips"] = None
         if run.diffusion.preconditioning != "edm":
@@ -70,7 +72,9 @@ def key(stage: Stage, run: Run) -> str:
 RUN_FOLDERS: dict[Stage, str] = {"subset": "subsets", "train": "runs", "sample": "samples", "score": "scores"}
 
 
-def run_folder(results: Path, stage: Stage, key: str | None = None, n: int | str = "{n}", replicate: int | str = "{r}") -> Path:
+def run_folder(
+    results: Path, stage: Stage, key: str | None = None, n: int | str = "{n}", replicate: int | str = "{r}"
+) -> Path:
     """results/<stage>/<key>/n<N>/r<replicate>; wildcards where a part is not given."""
     return results / RUN_FOLDERS[stage] / (key or "{key}") / f"n{n}" / f"r{replicate}"
 

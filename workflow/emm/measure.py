@@ -1,6 +1,6 @@
 """The emm stage: ``python -m emm.measure`` turns an arm's finished search into its record.
 
-The record holds every run with its role; intervals are made by the study stage, which pools the scatter of runs over arms.
+The record holds every run with its role; the study stage makes intervals, as it pools the scatter of runs over arms.
 """
 
 import json

@@ -62,8 +62,9 @@ class Optimizer:
             values[0].mul_(1 - learning_rate * settings.weight_decay)
         coupled = 0.0 if settings.decoupled else settings.weight_decay
         if settings.optimizer == "sgd":
+            momentum_buffers: list[Tensor | None] = [*first]
             sgd(
-                values, gradients, first, weight_decay=coupled, momentum=settings.momentum, lr=learning_rate,
+                values, gradients, momentum_buffers, weight_decay=coupled, momentum=settings.momentum, lr=learning_rate,
                 dampening=0.0, nesterov=False, maximize=False, fused=True,
             )  # fmt: skip
         else:

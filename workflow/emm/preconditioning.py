@@ -28,9 +28,14 @@ class Coefficients:
 class Preconditioning(Protocol):
     """What a preconditioning fixes: coefficients, noise levels in training, loss weight, usable range."""
 
-    sigma_min: float
-    sigma_max: float
-    draw: str  # distribution that training_sigma expects: "uniform" on [0, 1) or "normal"
+    @property
+    def sigma_min(self) -> float: ...
+    @property
+    def sigma_max(self) -> float: ...
+    @property
+    def draw(self) -> str:
+        """Distribution that `training_sigma` expects: "uniform" on [0, 1) or "normal"."""
+        ...
 
     def coefficients(self, sigma: Tensor) -> Coefficients: ...
     def training_sigma(self, draw: Tensor) -> Tensor: ...
@@ -144,7 +149,12 @@ class Denoiser(nn.Module):
 
 
 def denoising_loss(
-    denoiser: nn.Module, kind: Preconditioning, images: Tensor, draw: Tensor, noise: Tensor, labels: Tensor | None = None
+    denoiser: nn.Module,
+    kind: Preconditioning,
+    images: Tensor,
+    draw: Tensor,
+    noise: Tensor,
+    labels: Tensor | None = None,
 ) -> Tensor:
     """Weighted denoising error of each image, summed over its pixels.
 

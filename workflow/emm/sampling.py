@@ -3,6 +3,7 @@
 Image i of a run depends on its own seed alone: neither the batch it is in nor the number of images matters.
 """
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -12,7 +13,7 @@ from torch import Tensor
 from emm.preconditioning import to_pixels
 from emm.settings import Sampling
 
-SEEDS_PER_REPLICATE = 1_000_000  # replicate r draws from seed r * 10^6 on; replicate 0 has the paper's seeds 0, 1, 2 ...
+SEEDS_PER_REPLICATE = 1_000_000  # replicate 0 has the paper's seeds 0, 1, 2 ..., replicate 1 those from 10^6 on
 
 Denoise = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
@@ -44,7 +45,7 @@ def heun(denoise: Denoise, latents: Tensor, levels: Tensor, labels: Tensor | Non
         return (x - denoise(x, sigma.expand(len(x)), labels).to(x.dtype)) / sigma
 
     x = latents * levels[0]
-    for sigma, following in zip(levels[:-1], levels[1:], strict=True):
+    for sigma, following in itertools.pairwise(levels):
         first = slope(x, sigma)
         euler = x + (following - sigma) * first
         if following > 0:  # the last step, to sigma = 0, is Euler's: the slope there is 0/0
@@ -72,7 +73,7 @@ def draws(count: int, shape: tuple[int, ...], labels_in_use: Tensor | None, repl
         generator.manual_seed(seed)
         latents[row] = torch.randn(shape, generator=generator, dtype=torch.float64)
         if labels is not None and labels_in_use is not None:
-            labels[row] = labels_in_use[torch.randint(len(labels_in_use), (1,), generator=generator).item()]
+            labels[row] = labels_in_use[torch.randint(len(labels_in_use), (), generator=generator)]
     return Draws(latents, labels, seeds)
 
 

@@ -21,7 +21,9 @@ COST = ("images_trained", "evaluations", "seconds")
 
 def main() -> None:
     parser = arguments(__doc__, "--subset", "--samples", "--score", "--neighbours", "--gallery")
-    parser.add_argument("--records", type=Path, nargs="+", required=True, help="records of the stages before, for the cost")
+    parser.add_argument(
+        "--records", type=Path, nargs="+", required=True, help="records of the stages before, for the cost"
+    )
     args = parser.parse_args()
     started = time.time()
     run = read_settings(args.settings)
@@ -71,7 +73,7 @@ def cost(records: Sequence[Path]) -> dict[str, float]:
 
 
 def rows(found: list[Neighbours], run: Run, pixels: int) -> list[dict[str, Any]]:
-    """One row a snapshot: memorized images, their ratio with its Wilson interval (images only), mean nearest distance."""
+    """One row a snapshot: memorized images, ratio with its Wilson interval (images only), mean nearest distance."""
     result = []
     for neighbour in found:
         flags = memorized(neighbour, run.scoring.threshold, run.scoring.distinct)

@@ -130,7 +130,7 @@ class Network(Section):
     """The U-Net (Song et al. 2021, in the form of Karras et al. 2022)."""
 
     architecture: Literal["ddpmpp", "ncsnpp"] = "ddpmpp"
-    channels: Annotated[Int, Field(ge=4, le=4096, multiple_of=2)] = 128  # width of the first level before its multiplier
+    channels: Annotated[Int, Field(ge=4, le=4096, multiple_of=2)] = 128  # width before multipliers
     multipliers: Annotated[list[PositiveInt], Field(min_length=1, max_length=8)] = [2, 2, 2]  # width of each level
     blocks: Annotated[Int, Field(ge=1, le=64)] = 2  # residual blocks a level in the encoder; one more in the decoder
     attention: list[PositiveInt] = [16]  # resolutions with self-attention
@@ -227,7 +227,7 @@ class Search(Section):
         if self.rule == "grid" and (not self.grid or self.grid != sorted(set(self.grid))):
             raise ValueError(f"grid = {self.grid}: rule grid needs increasing sizes, such as [500, 1000, 2000]")
         if self.rule == "bisection" and self.confirm in (1, 2, 3):
-            raise ValueError(f"confirm = {self.confirm}: must be 0 or at least 4 (two runs either side of the crossing)")
+            raise ValueError(f"confirm = {self.confirm}: must be 0 or at least 4 (two either side of the crossing)")
         return self
 
 
@@ -263,9 +263,9 @@ class Run(Section):
 
     @model_validator(mode="after")
     def _check(self) -> "Run":
-        decay = self.sampling.ema_decay
-        if decay is not None and decay not in self.training.ema_decays:
-            raise ValueError(f"sampling.ema_decay = {decay:g}: must be one of training.ema_decays = {self.training.ema_decays}")
+        decay, decays = self.sampling.ema_decay, self.training.ema_decays
+        if decay is not None and decay not in decays:
+            raise ValueError(f"sampling.ema_decay = {decay:g}: must be one of training.ema_decays = {decays}")
         levels = len(self.network.multipliers)
         if self.network.skips is not None and len(self.network.skips) != levels * (self.network.blocks + 1):
             raise ValueError(
@@ -347,7 +347,13 @@ def read(config: Mapping[str, Any]) -> Settings:
                 faults.append(f"{place}.factor: {error}")
         if len(arms) == len(study.arms):
             studies.append(
-                Study(name=study_name, title=study.title or study_name, source=study.source, factor=study.factor, arms=arms)
+                Study(
+                    name=study_name,
+                    title=study.title or study_name,
+                    source=study.source,
+                    factor=study.factor,
+                    arms=arms,
+                )
             )
     names = list(text.studies)
     selected = names if text.run == "all" else list(text.run)
@@ -406,7 +412,8 @@ def _validate(model: type, config: object) -> Any:
 def _line(model: type[BaseModel], fault: Mapping[str, Any]) -> str:
     """One fault as one line: key = value: what is allowed."""
     # Pydantic adds the tried member of a union to the location; a key never looks like these.
-    path = [str(p) for p in fault["loc"] if not re.fullmatch(r"(list|literal|dict|function-\w+|none|constrained-\w+)\[?.*", str(p))]
+    member = re.compile(r"(list|literal|dict|function-\w+|none|constrained-\w+)\[?.*")
+    path = [str(p) for p in fault["loc"] if not member.fullmatch(str(p))]
     key = ".".join(path) or "configuration"
     if fault["type"] == "extra_forbidden":
         fields = _fields(model, path[:-1])

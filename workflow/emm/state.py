@@ -64,7 +64,7 @@ def load(folder: Path) -> dict[str, Any] | None:
         return None
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # noqa: BLE001  torch raises many kinds for a damaged file; all mean the same here
+    except Exception as error:
         print(f"{path}: cannot be read ({type(error).__name__}); starting this run again", flush=True)
         return None
 

@@ -17,8 +17,9 @@ from emm.statistics import Estimate, RunVariance, contrast, estimate, fit_line, 
 from emm.tables import page
 
 EMM_COLUMNS = (
-    "study", "arm", "factor", "value", "emm", "emm_low", "emm_high", "status", "rule", "epsilon", "threshold", "snapshot",
-    "emm_isotonic", "emm_interpolated", "emm_best_snapshot", "slope", "run_sd", "df", "runs", "confirm_runs",
+    "study", "arm", "factor", "value", "emm", "emm_low", "emm_high", "status", "rule", "epsilon",
+    "threshold",
+    "snapshot", "emm_isotonic", "emm_interpolated", "emm_best_snapshot", "slope", "run_sd", "df", "runs", "confirm_runs",
     "images_trained", "flops", "seconds", "note",
 )  # fmt: skip
 CURVE_COLUMNS = (
@@ -153,7 +154,9 @@ def read_arms(study: Mapping[str, Any], records: Sequence[Path]) -> list[ArmResu
     arms = []
     for arm, path in zip(study["arms"], records, strict=True):
         record = json.loads(path.read_text())
-        arms.append(ArmResult(arm["name"], arm["value"], Search.model_validate(arm["search"]), record, trail_of(record)))
+        arms.append(
+            ArmResult(arm["name"], arm["value"], Search.model_validate(arm["search"]), record, trail_of(record))
+        )
     return arms
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
 from emm import datasets
 from emm.datasets import DataError, Facts
 from emm.files import write_npz

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from emm.files import replacing, write_text
+from emm.files import write_csv, write_text
 from emm.stage import StageError, command
 
 Row = Mapping[str, Any]
@@ -57,7 +57,8 @@ def page(title: str, rows: Sequence[Row], answer: Answer) -> str:
         body += "</tr>\n"
     rules = sorted({_rule(row) for row in rows})
     return (
-        f"<!DOCTYPE html>\n<html lang=en><meta charset=utf-8><title>{html.escape(title)}</title><style>{STYLE}</style>\n"
+        "<!DOCTYPE html>\n<html lang=en><meta charset=utf-8>"
+        f"<title>{html.escape(title)}</title><style>{STYLE}</style>\n"
         f"<table><caption>{html.escape(title)}</caption>\n<tr>{head}</tr>\n{body}</table>\n"
         + "".join(f"<p>{html.escape(rule)}</p>" for rule in rules)
         + "</html>\n"
@@ -101,10 +102,7 @@ def main() -> None:
     rows = [row for path in args.studies for row in read(path)]
     if any(tuple(row) != EMM_COLUMNS for row in rows):
         raise StageError("--studies: a table has other columns than this version writes; delete it")
-    with replacing(args.table) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, EMM_COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    write_csv(args.table, EMM_COLUMNS, rows)
     write_text(args.page, page("Effective model memorization", rows, answer))
 
 

@@ -102,7 +102,10 @@ class Progress:
         if self.bar.disable and now - self.last > self.log_seconds:
             done, total = self.trainer.step * self.batch, self.trainer.budget.images
             rate = (done - self.first) / (now - self.begun)
-            print(f"{done}/{total} images, {rate:.0f} images/s, {(total - done) / rate:.0f} s left, loss {loss:.4g}", flush=True)
+            print(
+                f"{done}/{total} images, {rate:.0f} images/s, {(total - done) / rate:.0f} s left, loss {loss:.4g}",
+                flush=True,
+            )
             self.last = now
 
 

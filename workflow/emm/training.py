@@ -52,7 +52,7 @@ class Budget:
 
 
 def budget(run: Run, n: int) -> Budget:
-    """The schedule of a run on `n` images.  Snapshots are shares of the budget, so their number is the same for all n."""
+    """The schedule of a run on `n` images.  Snapshots are shares of it, so their number does not depend on n."""
     training = run.training
     steps = max(1, math.ceil(Span.parse(training.duration).images(n) / training.batch_size))
     images = steps * training.batch_size
@@ -158,8 +158,9 @@ class Trainer:
 
     def averaged(self, index: int) -> dict[str, Tensor]:
         """State dict of the network with the averaged weights of one EMA decay."""
-        network, averaged = self.denoiser.network, self.parameters.view(self.averages[index])
-        return {name: averaged.get(name, value).detach().cpu().contiguous() for name, value in network.state_dict().items()}
+        averaged = self.parameters.view(self.averages[index])
+        state = self.denoiser.network.state_dict()
+        return {name: averaged.get(name, value).detach().cpu().contiguous() for name, value in state.items()}
 
     def state(self) -> dict[str, Any]:
         return {

@@ -1,0 +1,75 @@
+"""Schedules of learning rate and EMA decay against the table of the reference implementation."""
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from emm.schedules import ema_decay, learning_rate_factor
+
+VECTORS = Path(__file__).parents[1] / "vectors"
+
+with open(VECTORS / "schedules.csv", newline="") as _file:
+    ROWS = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(_file)]
+
+
+def place(row) -> tuple[float, float, int]:
+    """(images seen, ramp of 200 epochs in images, batch size)."""
+    return row["images_seen"], 200 * row["train_size"], int(row["batch"])
+
+
+def test_table_covers_the_ramp():
+    assert len(ROWS) == 108
+    assert {row["train_size"] for row in ROWS} == {100, 500, 1000, 2000, 16_000, 50_000}
+    assert {row["batch"] for row in ROWS} == {128, 512, 896}
+    shares = [row["images_seen"] / (200 * row["train_size"]) for row in ROWS]
+    assert min(shares) == 0
+    assert max(shares) > 1
+    assert any(0 < share < 1 for share in shares)
+
+
+def test_learning_rate_equals_reference():
+    for row in ROWS:
+        seen, ramp, _ = place(row)
+        assert abs(learning_rate_factor(seen, ramp) - row["lr_factor"]) < 1e-12, row
+
+
+def test_ema_mode1_equals_reference():
+    """Half-life of 10 epochs at the batch size, growing by its own warm-up."""
+    for row in ROWS:
+        seen, ramp, batch = place(row)
+        final = 0.5 ** (batch / (10 * row["train_size"]))
+        assert abs(ema_decay(seen, ramp, final) - row["ema_mode1"]) < 1e-12, row
+
+
+def test_ema_mode2_equals_reference():
+    """The paper's default: 512 images of a half-life of 500,000, whatever the batch size."""
+    for row in ROWS:
+        seen, ramp, _ = place(row)
+        assert abs(ema_decay(seen, ramp, 0.5 ** (512 / 500_000)) - row["ema_mode2"]) < 1e-12, row
+
+
+@pytest.mark.parametrize("final", ["0.99929", "0.9", "0.0"])
+def test_ema_mode4_equals_reference(final):
+    """The paper's EMA study: a given final decay under the warm-up common to all."""
+    for row in ROWS:
+        seen, ramp, batch = place(row)
+        assert abs(ema_decay(seen, ramp, float(final), batch) - row[f"ema_mode4_{final}"]) < 1e-12, row
+
+
+@pytest.mark.parametrize("batch", [None, 128])
+def test_decay_grows_to_its_final_value_and_stays(batch):
+    decays = [ema_decay(seen, 1000, 0.97, batch) for seen in range(0, 3000, 100)]
+    assert decays[0] == 0
+    assert decays == sorted(decays)
+    assert decays[10:] == [0.97] * 20
+
+
+def test_no_ramp_means_final_values_at_once():
+    assert learning_rate_factor(0, 0) == 1
+    assert ema_decay(0, 0, 0.9) == 0.9
+    assert ema_decay(0, 0, 0.9, 512) == 0.9
+
+
+def test_learning_rate_is_linear():
+    assert [learning_rate_factor(seen, 400) for seen in (0, 100, 200, 400, 4000)] == [0, 0.25, 0.5, 1, 1]

@@ -1,0 +1,327 @@
+"""The networks: reference vectors, the paper's sizes and costs, attention, skip masks, labels, memory layouts."""
+
+import importlib.util
+import math
+import runpy
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from emm.settings import Network, Run
+from emm.training import forward_flops
+from emm.unet import Attention, LabelEmbedding, Resample, UNet, normalization
+
+TESTS = Path(__file__).parents[1]
+PROGRAM = TESTS / "check_vectors.py"
+_spec = importlib.util.spec_from_file_location("check_vectors", PROGRAM)
+assert _spec is not None
+assert _spec.loader is not None
+check_vectors = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(check_vectors)
+
+NETWORK_VECTORS = sorted(path for path in (TESTS / "vectors").glob("*.npz") if check_vectors.is_network_vector(path))
+
+
+def small(**changes) -> Network:
+    settings = {"channels": 8, "multipliers": [1, 2], "blocks": 1, "attention": [4], "dropout": 0.0}
+    return Network(**{**settings, **changes})
+
+
+def awake(network: UNet, seed: int = 0) -> UNet:
+    """Weights far from the near-zero initialization of residual branches, so that every layer matters."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            spread = 1 / math.sqrt(parameter[0].numel()) if parameter.dim() > 1 else 0.3
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * spread)
+    return network
+
+
+def inputs(count: int = 3, channels: int = 1, side: int = 8, seed: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(count, channels, side, side, generator=generator), torch.randn(count, generator=generator)
+
+
+# Reference vectors
+
+
+def test_vectors_of_every_kind_are_there():
+    names = {path.stem for path in NETWORK_VECTORS}
+    assert names >= {"ddpmpp_vp", "ddpmpp_edm_class10", "ncsnpp_ve", "ddpmpp_vp_skip_100000000"}
+
+
+@pytest.mark.parametrize("path", NETWORK_VECTORS, ids=lambda path: path.stem)
+def test_network_equals_reference(path):
+    assert check_vectors.error(path) < 1e-4
+
+
+def check(folder: Path, monkeypatch) -> int:
+    """Exit status of ``python tests/check_vectors.py FOLDER``."""
+    monkeypatch.setattr(sys, "argv", [str(PROGRAM), str(folder)])
+    with pytest.raises(SystemExit) as stopped:
+        runpy.run_path(str(PROGRAM), run_name="__main__")
+    return stopped.value.code
+
+
+def test_program_accepts_reference(monkeypatch, capsys):
+    assert check(TESTS / "vectors", monkeypatch) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert len(printed) == len(NETWORK_VECTORS)
+    assert all(" ok " in line for line in printed)
+
+
+def test_program_refuses_perturbed_vector(tmp_path, monkeypatch, capsys):
+    for name in ("ddpmpp_vp.npz", "ncsnpp_ve.npz"):
+        shutil.copy(TESTS / "vectors" / name, tmp_path)
+    with np.load(tmp_path / "ncsnpp_ve.npz") as archive:
+        arrays = {name: archive[name] for name in archive.files}
+    arrays["denoised"] = arrays["denoised"] + np.float32(1e-3)
+    np.savez(tmp_path / "ncsnpp_ve.npz", **arrays)
+    assert check(tmp_path, monkeypatch) == 1
+    good, bad = capsys.readouterr().out.splitlines()
+    assert " ok " in good
+    assert "ddpmpp_vp.npz" in good
+    assert " BAD " in bad
+    assert "ncsnpp_ve.npz" in bad
+
+
+@pytest.mark.parametrize("kind", ["empty", "missing", "no networks"])
+def test_program_refuses_folder_without_vectors(tmp_path, monkeypatch, capsys, kind):
+    folder = tmp_path / "vectors"
+    if kind != "missing":
+        folder.mkdir()
+    if kind == "no networks":
+        shutil.copy(TESTS / "vectors" / "losses.npz", folder)
+    assert check(folder, monkeypatch) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith(f"error: {folder}: ")
+
+
+# The paper's sizes and costs
+
+
+def millions(labels: int = 0, side: int = 32, **network) -> float:
+    with torch.device("meta"):
+        return sum(p.numel() for p in UNet(Network(**network), side, 3, labels).parameters()) / 1e6
+
+
+@pytest.mark.parametrize(
+    ("expected", "digits", "arguments"),
+    [
+        (35.13, 2, {}),
+        (35.13, 2, {"side": 16, "attention": [8]}),
+        (35.13, 2, {"side": 8, "attention": [4]}),
+        (35.13, 2, {"embedding": "fourier"}),
+        (35.127, 3, {"labels": 10}),
+        (35.25, 2, {"labels": 1000}),
+        (35.79, 2, {"architecture": "ncsnpp"}),
+        (55.73, 2, {"blocks": 4}),
+        (62.13, 2, {"blocks": 4, "labels": 50_000}),
+        (79.0, 1, {"channels": 192}),
+        (140.4, 1, {"channels": 256}),
+        (219.3, 1, {"channels": 320}),
+        *(
+            (size, 1, {"blocks": blocks})
+            for blocks, size in enumerate([35.1, 45.4, 55.7, 66.0, 76.3, 86.6, 96.9, 107.3, 117.6, 127.9, 138.2], 2)
+        ),
+    ],
+)
+def test_parameters_equal_the_papers(expected, digits, arguments):
+    assert round(millions(**arguments), digits) == expected
+
+
+def test_labels_cost_128_parameters_each_and_a_bias():
+    assert millions(labels=10) - millions() == pytest.approx(128 * 11 / 1e6, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("expected", "digits", "side", "network"),
+    [
+        (25.4, 1, 32, {"attention": [16]}),
+        (6.3, 1, 16, {"attention": [8]}),
+        (1.6, 1, 8, {"attention": [4]}),
+        (57, 0, 32, {"channels": 192}),
+        (101, 0, 32, {"channels": 256}),
+        (158, 0, 32, {"channels": 320}),
+        (42, 0, 32, {"blocks": 4}),
+        (59, 0, 32, {"blocks": 6}),
+        (110, 0, 32, {"blocks": 12}),
+        (25.8, 1, 32, {"architecture": "ncsnpp"}),
+    ],
+)
+def test_forward_cost_equals_the_papers(expected, digits, side, network):
+    assert round(forward_flops(Run(network=Network(**network)), (3, side, side)) / 1e9, digits) == expected
+
+
+# Layers
+
+
+@pytest.mark.parametrize(("height", "width"), [(3, 5), (1, 7), (4, 4)])
+@torch.no_grad()
+def test_attention_equals_softmax_over_pixels(height, width):
+    """Tokens, channels, height and width all differ, so that a missing transpose changes the result."""
+    torch.manual_seed(0)
+    layer = Attention(12).double()
+    torch.nn.init.normal_(layer.out.weight, std=0.3)
+    torch.nn.init.normal_(layer.qkv.weight, std=0.5)
+    x = torch.randn(2, 12, height, width, dtype=torch.float64)
+    q, k, v = layer.qkv(layer.norm(x)).flatten(2).split(12, dim=1)  # (B, C, tokens)
+    expected = torch.empty_like(q)
+    for image in range(2):
+        for token in range(height * width):
+            logits = torch.stack([q[image, :, token] @ k[image, :, other] for other in range(height * width)])
+            expected[image, :, token] = v[image] @ (logits / math.sqrt(12)).softmax(0)
+    expected = (x + layer.out(expected.unflatten(2, (height, width)))) * math.sqrt(0.5)
+    assert (layer(x) - expected).abs().max() < 1e-10
+
+
+@pytest.mark.parametrize("taps", [(1, 1), (1, 3, 3, 1)])
+@pytest.mark.parametrize("direction", ["up", "down"])
+def test_resampling_keeps_constants_inside(taps, direction):
+    out = Resample(direction, taps)(torch.full((1, 2, 8, 8), 3.0))
+    assert out.shape[-1] == (16 if direction == "up" else 4)
+    assert (out[..., 1:-1, 1:-1] - 3).abs().max() < 1e-6  # the border of the wide filter sees zeros
+
+
+@pytest.mark.parametrize("channels", [4, 6, 8, 12, 36, 100, 128, 130, 384, 4096])
+def test_normalization_divides_channels(channels):
+    groups = normalization(channels).num_groups
+    assert channels % groups == 0
+    assert 1 <= groups <= 32
+    assert groups == 1 or channels // groups >= 4
+
+
+def test_label_embedding_is_a_scaled_linear_layer_on_one_hot():
+    torch.manual_seed(0)
+    layer = LabelEmbedding(7, 5)
+    torch.nn.init.normal_(layer.bias)
+    labels = torch.tensor([0, 6, 3, 3])
+    expected = (F.one_hot(labels, 7).float() * math.sqrt(7)) @ layer.weight + layer.bias
+    assert (layer(labels) - expected).abs().max() < 1e-6
+
+
+class Sizes(TorchDispatchMode):
+    """Elements of the largest tensor that an operator returns."""
+
+    largest = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor):
+            self.largest = max(self.largest, result.numel())
+        return result
+
+
+def test_many_labels_cost_one_row_each_and_no_one_hot():
+    network = UNet(small(), 8, 1, 50_000)
+    without = UNet(small(), 8, 1)
+    extra = sum(p.numel() for p in network.parameters()) - sum(p.numel() for p in without.parameters())
+    assert extra == 50_001 * 8
+    assert 4 * extra < 2e6  # bytes
+    x, noise = inputs(2)
+    with torch.no_grad(), Sizes() as sizes:
+        network(x, noise, torch.tensor([0, 49_999]))
+    assert 0 < sizes.largest < 50_000
+
+
+def test_label_changes_output():
+    network = awake(UNet(small(), 8, 1, 3))
+    x, noise = inputs(2)
+    first, second = (network(x, noise, torch.tensor(labels)) for labels in ([0, 1], [0, 2]))
+    assert torch.equal(first[0], second[0])
+    assert (first[1] - second[1]).abs().max() > 1e-3
+
+
+def test_missing_label_is_an_error():
+    with pytest.raises(ValueError, match="labels"):
+        UNet(small(), 8, 1, 3)(*inputs())
+
+
+@pytest.mark.parametrize("label", [3, -1])
+def test_label_out_of_range_is_an_error(label):
+    with pytest.raises(IndexError):
+        UNet(small(), 8, 1, 3)(*inputs(1), torch.tensor([label]))
+
+
+@pytest.mark.xfail(strict=True, reason="BUG: UNet.forward ignores labels given to an unconditional network")
+def test_surplus_label_is_an_error():
+    with pytest.raises(ValueError, match="labels"):
+        UNet(small(), 8, 1)(*inputs(), torch.tensor([0, 1, 2]))
+
+
+# Skip connections
+
+
+@pytest.mark.parametrize("architecture", ["ddpmpp", "ncsnpp"])
+def test_all_skips_kept_is_the_default(architecture):
+    kept = awake(UNet(small(architecture=architecture, skips=[1] * 4), 8, 1))
+    default = awake(UNet(small(architecture=architecture), 8, 1))
+    default.load_state_dict(kept.state_dict())
+    assert torch.equal(kept(*inputs()), default(*inputs()))
+
+
+@pytest.mark.parametrize("cut", range(4))
+def test_each_flag_cuts_its_own_skip(cut):
+    """Flags follow the encoder: the decoder's blocks that concatenate use them from the last to the first.
+
+    The columns of a block's projection that see the skip get no gradient where it is cut, and some where it is kept.
+    """
+    flags = [int(index != cut) for index in range(4)]
+    whole, network = awake(UNet(small(), 8, 1)), awake(UNet(small(skips=flags), 8, 1))
+    assert sum(p.numel() for p in whole.parameters()) == sum(p.numel() for p in network.parameters())
+    output = network(*inputs())
+    assert (output - whole(*inputs())).abs().max() > 1e-3
+    output.square().sum().backward()
+    joining = [network.decoder[0][2], network.decoder[0][3], network.decoder[1][1], network.decoder[1][2]]
+    widths = [16, 8, 8, 8]  # of the skips, as the decoder takes them
+    seen = [
+        float(block.project.weight.grad[:, -width:].abs().max()) for block, width in zip(joining, widths, strict=True)
+    ]
+    assert [gradient > 0 for gradient in reversed(seen)] == [bool(flag) for flag in flags]
+
+
+def test_no_skip_at_all_still_runs():
+    network = awake(UNet(small(skips=[0] * 4), 8, 1))
+    assert torch.isfinite(network(*inputs())).all()
+
+
+# Layouts, dropout
+
+
+@pytest.mark.parametrize("architecture", ["ddpmpp", "ncsnpp"])
+def test_memory_layout_does_not_change_the_output(architecture):
+    network = awake(UNet(small(architecture=architecture), 8, 3)).eval()
+    x, noise = inputs(4, 3)
+    with torch.no_grad():
+        plain = network(x, noise)
+        last = network.to(memory_format=torch.channels_last)(x.to(memory_format=torch.channels_last), noise)
+    assert (plain - last).abs().max() < 1e-5 * max(1, float(plain.abs().max()))
+
+
+def test_dropout_acts_in_training_only():
+    network = awake(UNet(small(dropout=0.5), 8, 1))
+    x, noise = inputs()
+    network.train()
+    assert not torch.equal(network(x, noise), network(x, noise))
+    network.eval()
+    assert torch.equal(network(x, noise), network(x, noise))
+    without = awake(UNet(small(dropout=0.0), 8, 1)).train()
+    assert torch.equal(network(x, noise), without(x, noise))
+
+
+@pytest.mark.parametrize("labels", [0, 4])
+def test_images_of_a_batch_do_not_see_each_other(labels):
+    network = awake(UNet(small(), 8, 1, labels)).eval()
+    x, noise = inputs(3)
+    given = torch.tensor([0, 3, 1]) if labels else None
+    together = network(x, noise, given)
+    for row in range(3):
+        alone = network(x[row : row + 1], noise[row : row + 1], None if given is None else given[row : row + 1])
+        assert (alone[0] - together[row]).abs().max() < 1e-5

@@ -1,0 +1,224 @@
+"""A tiny configuration of the real pipeline, run once, and copies of the finished project for every test.
+
+Jobs are few, because each one starts Python and imports torch.  What an edit would run is asked by `Project.plan`
+(a dry run); only what must be seen happening is run.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from emm import keys, settings
+
+ROOT = Path(__file__).parents[2]
+PARTS = ("Snakefile", "workflow", "profiles", "envs")
+MODULES = {"measure": "search", "tables": "summary"}  # where the stage's module is not named as its rule
+REMOVE = object()
+
+# Networks this small and short memorize nothing, so their search ends below the smallest size after one run.  The
+# optimum memorizes everything, so its search goes up to the largest.  The arms `none` and `network` are the same.
+CONFIG: dict[str, Any] = {
+    "seed": 0,
+    "data": {"source": "digits", "held_out": 16},
+    "network": {"channels": 8, "multipliers": [1, 1], "blocks": 1, "attention": []},
+    "diffusion": {"preconditioning": "edm"},
+    "training": {
+        "duration": "160 images",
+        "batch_size": 32,
+        "learning_rate": 1e-3,
+        "lr_ramp": "10 %",
+        "ema_decays": [0.9],
+        "ema_ramp": "10 %",
+        "snapshots": [0.5, 1.0],
+    },
+    "sampling": {"images": 12, "steps": 3},
+    "search": {"n_min": 10, "n_max": 20, "start": 10, "steps_per_octave": 1, "confirm": 0},
+    "execution": {"device": "cpu"},
+    "figures": {"dpi": 50},
+    "studies": {
+        "labels": {
+            "title": "Labels of the images",
+            "source": "Figure 5",
+            "factor": "data.labels",
+            "arms": {"none": {"data.labels": "none"}, "random": {"data.labels": "random-2"}},
+        },
+        "denoiser": {
+            "title": "Network and optimum",
+            "factor": "diffusion.denoiser",
+            "arms": {"network": {}, "optimum": {"diffusion.denoiser": "optimum"}},
+        },
+        "own": {
+            "title": "Own images",
+            "factor": "data.source",
+            "arms": {
+                "file": {
+                    "data.source": "npz:own.npz",
+                    "diffusion.denoiser": "optimum",
+                    "search.rule": "grid",
+                    "search.grid": [10],
+                }
+            },
+        },
+    },
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The jobs of a dry run: what each one makes (a run as KEY/nN/rR, an arm's key, or a study), by rule."""
+
+    jobs: Mapping[str, list[str]]
+    output: str
+
+    @property
+    def rules(self) -> set[str]:
+        return set(self.jobs)
+
+    def __getitem__(self, rule: str) -> list[str]:
+        return self.jobs.get(rule, [])
+
+
+@dataclass(frozen=True)
+class Project:
+    """A copy of the project in a folder of its own."""
+
+    folder: Path
+
+    def config(self) -> dict[str, Any]:
+        return yaml.safe_load((self.folder / "config.yaml").read_text())
+
+    def configure(self, config: Mapping[str, Any], name: str = "config.yaml") -> None:
+        (self.folder / name).write_text(yaml.safe_dump(dict(config), sort_keys=False))
+
+    def change(self, path: Sequence[str] | str, value: object) -> None:
+        """Change, add or (with `REMOVE`) remove one key of config.yaml: ``"search.epsilon"``, or a list of names."""
+        config = self.config()
+        node = config
+        *above, last = path.split(".") if isinstance(path, str) else path
+        for part in above:
+            node = node.setdefault(part, {})
+        node[last] = value
+        if value is REMOVE:
+            del node[last]
+        self.configure(config)
+
+    def snakemake(self, *arguments: object, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run Snakemake as a user would; its output, stderr included, is in ``stdout``."""
+        done = subprocess.run(self.command(*arguments), **self.process(), stdout=subprocess.PIPE, timeout=300)
+        assert not check or done.returncode == 0, done.stdout
+        return done
+
+    @staticmethod
+    def command(*arguments: object) -> list[str]:
+        return ["snakemake", *map(str, arguments)]
+
+    def process(self) -> dict[str, Any]:
+        """Keyword arguments of subprocess for a program inside the project."""
+        return {
+            "cwd": self.folder,
+            "env": {**os.environ, "OMP_NUM_THREADS": "1"},
+            "stderr": subprocess.STDOUT,
+            "text": True,
+        }
+
+    def plan(self, *arguments: object) -> Plan:
+        """What Snakemake would do, read from the shell commands that it would run."""
+        output = self.snakemake(*arguments, "--dry-run", "--printshellcmds", "--quiet", "host").stdout
+        jobs: dict[str, list[str]] = {}
+        for module, rest in re.findall(r"python -m emm\.(\w+) (.*)", output):
+            rule = MODULES.get(module, module)
+            run = re.search(r"--(?:output|record|score) results/\w+/(\w+/n\d+/r\d+)/", rest)
+            key = re.search(r"--key (\w+)|--(?:emm|folder) results/studies/([^/\s]+)", rest)
+            made = run[1] if run else (key[1] or key[2]) if key else rule
+            jobs.setdefault(rule, []).append(made)
+        table = re.search(r"Job stats:\njob +count\n[- ]+\n((?:\S+ +\d+\n)+)", output)
+        counts = Counter({name: int(n) for name, n in re.findall(r"(\S+) +(\d+)\n", table[1])} if table else {})
+        planned = {rule: n for rule, n in counts.items() if rule not in {"total", "all", *CONFIG["studies"]}}
+        assert planned == {rule: len(made) for rule, made in jobs.items()}, output  # nothing was read wrongly
+        return Plan(jobs, output)
+
+    def key(self, stage: keys.Stage, study: str, arm: str) -> str:
+        """The key of an arm of the present configuration."""
+        arms = next(one for one in settings.read(self.config()).studies if one.name == study).arms
+        return keys.key(stage, next(one for one in arms if one.name == arm).run)
+
+    def run_file(self, stage: keys.Stage, study: str, arm: str, name: str, n: int = 10) -> Path:
+        folder = keys.run_folder(self.folder / "results", stage, self.key(stage, study, arm), n, 0)
+        return folder / name
+
+    def emm_file(self, study: str, arm: str) -> Path:
+        return self.folder / "results" / "emm" / self.key("emm", study, arm) / "emm.json"
+
+    def times(self, folder: str = "results") -> dict[str, int]:
+        """Time of change (ns) of every file below a folder."""
+        root = self.folder / folder
+        return {str(path.relative_to(root)): path.stat().st_mtime_ns for path in root.rglob("*") if path.is_file()}
+
+
+def write_images(path: Path, first: int = 0) -> None:
+    """100 digits and their labels, from the `first` on, as a user's own .npz."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    chosen = slice(first, first + 100)
+    images = (digits.images[chosen] * 255 / 16).astype(np.uint8)
+    np.savez(path, images=images, labels=digits.target[chosen].astype(np.int64))
+
+
+def fresh(folder: Path) -> Project:
+    """The project as checked out, with the tiny configuration, without results."""
+    folder.mkdir(parents=True)
+    for part in PARTS:
+        source = ROOT / part
+        if source.is_dir():
+            shutil.copytree(source, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy2(source, folder / part)
+    write_images(folder / "own.npz")
+    project = Project(folder)
+    project.configure(CONFIG)
+    return project
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The project after its first complete run."""
+
+    project: Project
+    output: str
+    first_plan: Plan
+
+    def copied(self, folder: Path) -> Project:
+        shutil.copytree(self.project.folder, folder)  # keeps times, as `cp -a`; .snakemake holds relative paths
+        return Project(folder)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """One complete run of the tiny configuration.  Do not change it: take `copied`."""
+    project = fresh(tmp_path_factory.mktemp("finished") / "project")
+    first_plan = project.plan()
+    assert not (project.folder / "results").exists()
+    return Finished(project, project.snakemake().stdout, first_plan)
+
+
+@pytest.fixture
+def project(finished: Finished, tmp_path: Path) -> Project:
+    """A copy of the finished project, to edit."""
+    return finished.copied(tmp_path / "project")
+
+
+@pytest.fixture
+def empty(tmp_path: Path) -> Project:
+    """The project without results."""
+    return fresh(tmp_path / "project")

@@ -1,0 +1,236 @@
+"""The whole pipeline on a tiny configuration: what one run leaves behind, and the ways to ask for it."""
+
+import csv
+import json
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from emm.study import EMM_COLUMNS
+
+STUDIES = {"labels": ["none", "random"], "denoiser": ["network", "optimum"], "own": ["file"]}
+FIGURES = ("curves", "emm", "progress", "gallery")
+
+
+def table(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+# ---- before anything exists
+
+
+def test_a_dry_run_without_results_is_clean_and_writes_nothing(finished):
+    plan = finished.first_plan  # its exit status and that nothing appeared are checked by the fixture
+    assert plan.rules == {"subset", "train", "sample", "score", "search", "study", "figures", "summary", "report"}
+    assert "Traceback" not in plan.output
+    assert "marked for report" not in plan.output
+
+
+def test_arms_that_share_settings_share_runs(finished):
+    # labels/none is denoiser/network: four arms on digits, but two trainings, two subsets and three samples.
+    plan, project = finished.first_plan, finished.project
+    same = project.key("train", "labels", "none")
+    assert same == project.key("train", "denoiser", "network")
+    assert sorted(plan["train"]) == sorted(f"{key}/n10/r0" for key in (same, project.key("train", "labels", "random")))
+    assert len(plan["subset"]) == 3
+    assert len(plan["sample"]) == len(plan["score"]) == len(plan["search"]) == 4
+    done = [str(path.relative_to(project.folder / "results/runs")) for path in project.folder.glob("results/runs/*/*/*")]
+    assert sorted(done) == sorted(plan["train"])  # nor did a later round ask for more
+
+
+def test_a_study_is_a_target(empty):
+    plan = empty.plan("own")
+    assert {rule: len(jobs) for rule, jobs in plan.jobs.items()} == {
+        "subset": 1, "sample": 1, "score": 1, "search": 1, "study": 1, "figures": 1,
+    }  # fmt: skip
+    assert plan["study"] == plan["figures"] == ["own"]
+
+
+def test_run_selects_the_studies_of_the_default_target(empty):
+    empty.change("run", ["own"])
+    plan = empty.plan()
+    assert plan["study"] == ["own"]
+    assert {"summary", "report"} <= plan.rules
+    assert "train" not in plan.rules
+
+
+# ---- configuration on the command line
+
+
+def test_single_values_come_from_config_options(finished):
+    project = finished.project
+    assert finished.project.plan("--config", "search={epsilon: 0.2}").rules == {
+        "search", "study", "figures", "summary", "report",
+    }  # fmt: skip
+    plan = project.plan("own", "--config", "seed=3", "sampling={images: 24, steps: 4}")
+    assert plan["study"] == ["own"]
+    assert len(plan["subset"]) == len(plan["sample"]) == 1
+
+
+def test_booleans_inside_config_options_are_read(finished):
+    # Snakemake hands every value inside braces on as text.
+    plan = finished.project.plan("own", "--config", "scoring={distinct: false}")
+    assert plan.rules == {"score", "search", "study", "figures"}
+
+
+def test_overlays_are_merged_deeply(project):
+    project.configure({"scoring": {"distinct": False}, "studies": {"own": {"title": "Mine"}}}, "overlay.yaml")
+    plan = project.plan("own", "--configfile", "overlay.yaml")
+    assert plan.rules == {"score", "search", "study", "figures"}
+    assert "'Mine'" in plan.output or '"Mine"' in plan.output
+    assert "training.duration" not in plan.output  # the rest of the study is still there, and is no override
+
+
+def test_overlays_keep_the_order_of_studies_and_arms(project):
+    # The first arm is the baseline of the contrasts.
+    project.configure({"studies": {"labels": {"arms": {"unique": {"data.labels": "unique"}}}}}, "overlay.yaml")
+    plan = project.plan("--configfile", "overlay.yaml")
+    described = next(json.loads(text) for text in re.findall(r"--study '(.*?)'", plan.output) if '"unique"' in text)
+    assert [arm["name"] for arm in described["arms"]] == ["none", "random", "unique"]
+    studies = re.search(r"emm\.tables --studies (.*?) --table", plan.output)
+    assert studies is not None
+    assert re.findall(r"studies/(\w+)/", studies[1]) == list(STUDIES)
+
+
+# ---- what a run leaves behind
+
+
+def test_nothing_remains_of_states_and_temporary_files(finished):
+    folder = finished.project.folder
+    assert not (folder / "results/state").exists()
+    assert [path.name for path in folder.glob("results/**/.*")] == []
+    top = {path.name for path in folder.iterdir()}
+    assert top - {"Snakefile", "workflow", "profiles", "envs", "config.yaml", "own.npz"} == {"results", "logs", ".snakemake"}
+
+
+def test_searches_find_their_own_sizes(finished):
+    project = finished.project
+
+    def sizes(study, arm):
+        record = json.loads(project.emm_file(study, arm).read_text())
+        return record["status"], [run["n"] for run in record["runs"]], {run["role"] for run in record["runs"]}
+
+    assert sizes("labels", "none") == ("below", [10], {"locate"})
+    assert sizes("denoiser", "optimum") == ("above", [10, 20], {"locate"})
+    assert sizes("own", "file") == ("above", [10], {"grid"})
+
+
+def test_summary_table(finished):
+    results = finished.project.folder / "results"
+    with open(results / "emm.csv", newline="") as file:
+        assert tuple(next(csv.reader(file))) == EMM_COLUMNS
+    rows = table(results / "emm.csv")
+    assert [(row["study"], row["arm"]) for row in rows] == [(s, arm) for s, arms in STUDIES.items() for arm in arms]
+    by_arm = {row["arm"]: row for row in rows}
+    none, optimum, own = by_arm["none"], by_arm["optimum"], by_arm["file"]
+    assert (none["status"], none["emm"], none["emm_high"], none["value"]) == ("below", "", "10", "none")
+    assert (optimum["status"], optimum["emm_low"], optimum["value"]) == ("at_least", "20", "optimum")
+    assert (own["rule"], own["status"], own["value"]) == ("grid", "at_least", "npz:own.npz")
+    assert (none["epsilon"], float(none["threshold"])) == ("0.1", pytest.approx(1 / 3, abs=1e-6))
+    assert [by_arm[arm]["runs"] for arm in ("none", "optimum", "file")] == ["1", "2", "1"]
+    assert [by_arm[arm]["images_trained"] for arm in ("none", "optimum", "file")] == ["160", "0", "0"]
+    assert all(float(row["seconds"]) > 0 for row in rows)
+    assert {key: value for key, value in by_arm["network"].items() if key not in ("study", "arm", "factor", "value")} == {
+        key: value for key, value in none.items() if key not in ("study", "arm", "factor", "value")
+    }
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_tables_and_figures_of_every_study(finished, study):
+    folder = finished.project.folder / "results/studies" / study
+    names = {f"{figure}.{kind}" for figure in FIGURES for kind in ("svg", "png")}
+    assert {path.name for path in folder.iterdir()} == names | {"emm.csv", "curves.csv", "contrasts.csv", "emm.html"}
+    arms = STUDIES[study]
+    assert [row["arm"] for row in table(folder / "emm.csv")] == arms
+    assert [row["arm"] for row in table(folder / "contrasts.csv")] == arms[1:]
+    assert {row["baseline"] for row in table(folder / "contrasts.csv")} == set(arms[:1] if arms[1:] else [])
+    curves = table(folder / "curves.csv")
+    # A trained run has a row for each snapshot; the optimum has no training, so it has one.
+    runs = {"none": 2, "random": 2, "network": 2, "optimum": 2, "file": 1}
+    assert {arm: sum(row["arm"] == arm for row in curves) for arm in arms} == {arm: runs[arm] for arm in arms}
+    for kind, start in (("svg", b"<?xml"), ("png", b"\x89PNG")):
+        assert all((folder / f"{figure}.{kind}").read_bytes().startswith(start) for figure in FIGURES)
+
+
+def test_every_run_says_what_made_it(finished):
+    project = finished.project
+    for path in project.folder.glob("results/*/*/n*/r*"):
+        assert (path / "settings.yaml").read_text().startswith("data:"), path
+    score = json.loads(project.run_file("score", "labels", "random", "score.json").read_text())
+    assert score["key"] == project.key("score", "labels", "random")
+    assert {"versions", "commit", "hardware", "seconds"} <= score.keys()
+    assert score["cost"]["images_trained"] == 160
+    assert [row["images_seen"] for row in score["snapshots"]] == [96, 160]  # half of five batches is two or three
+    with np.load(project.run_file("sample", "labels", "random", "samples.npz")) as samples:
+        assert samples["images"].shape == (2, 12, 1, 8, 8)
+        assert samples["images"].dtype == np.uint8
+
+
+def test_the_answer_is_printed_at_the_end(finished):
+    tail = finished.output[finished.output.index("of") :]
+    for study, arms in STUDIES.items():
+        for arm in arms:
+            assert re.search(rf"^{study} +{arm} ", tail, re.M), tail
+    assert re.search(r"^denoiser +optimum +≥ 20 ", tail, re.M)
+    assert re.search(r"^labels +none +< 10 ", tail, re.M)
+    assert "results/report.html" in tail
+
+
+class Resources(HTMLParser):
+    """Addresses that a browser would load by itself when it opens the page."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def handle_starttag(self, tag, attrs):
+        attributes = dict(attrs)
+        if tag in ("script", "img", "iframe", "source", "video", "embed", "audio"):
+            self.found.append(attributes.get("src"))
+        if tag == "link":
+            self.found.append(attributes.get("href"))
+
+
+def test_report_is_self_contained_and_complete(finished):
+    page = (finished.project.folder / "results/report.html").read_text()
+    resources = Resources()
+    resources.feed(page)
+    assert [address for address in resources.found if address and not address.startswith("data:")] == []
+    assert not re.search(r"@import|url\(['\"]?https?:", page)
+    for study in STUDIES:
+        assert f'"{study}"' in page
+        for name in (*(f"{figure}.svg" for figure in FIGURES), "emm.html", "curves.csv"):
+            assert f"results/studies/{study}/{name}" in page
+    for caption in (
+        "Memorization ratio against the number of training images",  # curves.rst
+        "their nearest training images",  # gallery.rst
+        "Effective model memorization (EMM) is the largest number",  # workflow.rst
+    ):
+        assert caption in page
+    assert "results/emm.html" in page
+
+
+# ---- guards
+
+
+def test_an_unfinished_search_makes_no_record(finished, tmp_path):
+    project = finished.project
+    record = json.loads(project.emm_file("denoiser", "optimum").read_text())
+    plan = project.plan("denoiser", "--config", "search={epsilon: 0.2}")
+    text = next(text for text in re.findall(r"emm\.measure --settings '(.*?)'", plan.output) if '"optimum"' in text)
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "emm.measure", "--settings", text, "--sizes", json.dumps(record["sizes"])),
+            *("--results", tmp_path / "nothing", "--output", tmp_path / "emm.json", "--gallery", tmp_path / "g.npz"),
+        ],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert done.stderr == "error: the search is not finished: N = 10, replicate 0 has no score\n"
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,291 @@
+"""What an edit, a deleted file, a failure or a kill makes Snakemake do again: no more, and no less, than needed."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import time
+
+import psutil
+import pytest
+
+AFTER_SEARCH = {"search", "study", "figures", "summary", "report"}
+
+
+def without_provenance(path):
+    record = json.loads(path.read_text())
+    return {name: value for name, value in record.items() if name not in ("seconds", "finished", "commit", "versions", "hardware")}
+
+
+# ---- edits of the configuration, asked by dry runs
+
+
+def test_nothing_changed(project):
+    plan = project.plan()
+    assert plan.jobs == {}
+    assert "Nothing to be done" in plan.output
+
+
+def test_what_does_not_change_results_reruns_no_run(project):
+    project.change("execution", {"device": "cpu", "threads": 2, "state_seconds": 5, "log_seconds": 5, "sampling_batch": 6})
+    assert project.plan().rules <= {"report"}
+
+
+def test_epsilon_only_asks_the_searches_again(project):
+    project.change("search.epsilon", 0.2)
+    plan = project.plan()
+    assert plan.rules == AFTER_SEARCH
+    assert len(plan["search"]) == 4
+
+
+def test_threshold_only_scores_again(project):
+    project.change("scoring.threshold", 0.25)
+    plan = project.plan()
+    assert plan.rules == AFTER_SEARCH | {"score"}
+
+
+def test_more_images_sample_again_without_training(project):
+    project.change("sampling.images", 24)
+    assert project.plan().rules == AFTER_SEARCH | {"sample", "score"}
+
+
+def test_figure_style_only_draws_again(project):
+    project.change("figures.width", 8)
+    plan = project.plan()
+    assert plan.rules == {"figures", "report"}
+    assert len(plan["figures"]) == 3
+
+
+def test_a_title_makes_only_its_study_again(project):
+    project.change("studies.labels.title", "Labels")
+    plan = project.plan()
+    assert plan.rules <= {"study", "figures", "summary", "report"}
+    assert plan["study"] == plan["figures"] == ["labels"]
+
+
+def test_an_added_arm_runs_alone(project):
+    project.change(["studies", "labels", "arms", "unique"], {"data.labels": "unique"})
+    plan = project.plan()
+    for stage in ("subset", "train", "sample", "score"):
+        assert plan[stage] == [f"{project.key(stage, 'labels', 'unique')}/n10/r0"]
+    assert plan["search"] == [project.key("emm", "labels", "unique")]
+    assert plan["study"] == plan["figures"] == ["labels"]
+
+
+def test_an_added_arm_with_known_settings_runs_nothing(project):
+    project.change(["studies", "denoiser", "arms", "random"], {"data.labels": "random-2"})
+    assert project.plan().rules == AFTER_SEARCH - {"search"}
+
+
+def test_a_renamed_arm_runs_nothing(project):
+    config = project.config()
+    arms = config["studies"]["labels"]["arms"]
+    arms["arbitrary"] = arms.pop("random")
+    project.configure(config)
+    plan = project.plan()
+    assert plan.rules == {"study", "figures", "summary", "report"}
+    assert plan["study"] == ["labels"]
+
+
+def test_a_removed_arm_runs_nothing(project):
+    config = project.config()
+    del config["studies"]["labels"]["arms"]["random"]
+    project.configure(config)
+    plan = project.plan()
+    assert plan.rules == {"study", "figures", "summary", "report"}
+    assert plan["study"] == ["labels"]
+
+
+def test_a_removed_study_runs_nothing(project):
+    config = project.config()
+    del config["studies"]["own"]
+    project.configure(config)
+    assert project.plan().rules == {"summary", "report"}
+
+
+def test_arms_exchanged_are_noticed(project):
+    config = project.config()
+    arms = config["studies"]["labels"]["arms"]
+    config["studies"]["labels"]["arms"] = dict(reversed(arms.items()))
+    project.configure(config)
+    assert project.plan()["study"] == ["labels"]  # the first arm is the baseline of the contrasts
+
+
+# ---- files changed or deleted, asked by dry runs
+
+
+def test_a_changed_npz_file_is_noticed(project):
+    own = project.folder / "own.npz"
+    images = own.read_bytes()
+    own.write_bytes(images)
+    assert project.plan().jobs == {}  # newer, but the same
+    time.sleep(0.01)
+    import numpy as np
+
+    with np.load(own) as archive:
+        arrays = dict(archive)
+    arrays["images"] = arrays["images"][::-1]
+    arrays["labels"] = arrays["labels"][::-1]
+    np.savez(own, **arrays)
+    plan = project.plan()
+    for stage in ("subset", "sample", "score"):
+        assert plan[stage] == [f"{project.key(stage, 'own', 'file')}/n10/r0"]
+    assert plan["search"] == [project.key("emm", "own", "file")]
+    assert "train" not in plan.rules
+
+
+@pytest.mark.parametrize(
+    ("name", "rules"),
+    [
+        ("studies/labels/curves.svg", {"figures", "report"}),
+        ("studies/labels/emm.csv", {"study", "figures", "summary", "report"}),
+        ("studies/labels/contrasts.csv", {"study", "figures", "summary", "report"}),
+        ("emm.csv", {"summary", "report"}),
+        ("emm.html", {"summary", "report"}),
+        ("report.html", {"report"}),
+    ],
+)
+def test_a_deleted_end_product_is_made_again(project, name, rules):
+    (project.folder / "results" / name).unlink()
+    plan = project.plan()
+    assert plan.rules == rules
+    assert set(plan["study"]) | set(plan["figures"]) <= {"labels"}
+
+
+def test_a_deleted_score_is_made_from_its_samples(project):
+    project.run_file("score", "denoiser", "optimum", "score.json").unlink()
+    plan = project.plan()
+    assert plan["score"] == [f"{project.key('score', 'denoiser', 'optimum')}/n10/r0"]
+    assert plan.rules <= AFTER_SEARCH | {"score"}
+
+
+def test_deleted_intermediates_of_finished_runs_are_not_missed(project):
+    project.run_file("train", "labels", "random", "snapshots.safetensors").unlink()
+    project.run_file("sample", "labels", "random", "samples.npz").unlink()
+    assert project.plan().jobs == {}
+
+
+# ---- real reruns
+
+
+def test_a_threshold_and_back_replays_the_same_searches(project):
+    before = project.times()
+    kept = ("subsets", "runs", "samples")
+    original = project.emm_file("denoiser", "optimum")
+    record = without_provenance(original)
+    project.change("scoring.threshold", 0.25)
+    project.snakemake("denoiser")
+    assert json.loads(project.emm_file("denoiser", "optimum").read_text())["threshold"] == 0.25
+    project.change("scoring.threshold", 1 / 3)
+    plan = project.plan("denoiser")
+    assert plan.rules == {"study", "figures"}  # scores and searches of the old threshold are still there
+    # Their records were deleted: the search replayed on the old scores asks for the same sizes.
+    original.unlink()
+    (project.folder / "results/studies/denoiser/emm.csv").unlink()
+    project.snakemake("denoiser")
+    assert without_provenance(original) == record
+    after = project.times()
+    assert {name: t for name, t in after.items() if name.startswith(kept)} == {
+        name: t for name, t in before.items() if name.startswith(kept)
+    }
+
+
+@pytest.fixture(scope="module")
+def faulty(finished, tmp_path_factory):
+    """One arm trains longer than before; another one diverges.  The project, and Snakemake's exit status and output."""
+    project = finished.copied(tmp_path_factory.mktemp("faulty") / "project")
+    project.change(["studies", "labels", "arms", "random", "training.duration"], LONG)
+    project.change(["studies", "denoiser", "arms", "diverging"], {"training.learning_rate": 1e30})
+    plan = project.plan()
+    done = project.snakemake(check=False)
+    return project, plan, done
+
+
+LONG = "5120 images"
+
+
+def test_one_changed_value_runs_its_arm_alone(faulty):
+    project, plan, _ = faulty
+    keys = {stage: [f"{project.key(stage, *arm)}/n10/r0" for arm in (("labels", "random"), ("denoiser", "diverging"))]
+            for stage in ("train", "sample", "score")}  # fmt: skip
+    assert {stage: sorted(plan[stage]) for stage in keys} == {stage: sorted(runs) for stage, runs in keys.items()}
+    assert "subset" not in plan.rules
+
+
+def test_a_failed_training_does_not_stop_other_arms(faulty):
+    project, _, done = faulty
+    assert done.returncode == 1
+    assert project.emm_file("labels", "random").is_file()
+    assert not project.emm_file("denoiser", "diverging").exists()
+    assert not project.run_file("train", "denoiser", "diverging", "snapshots.safetensors").exists()
+    labels = (project.folder / "results/studies/labels/emm.csv").read_text()
+    assert ",5120," in labels  # images trained: the tables of the healthy study are new
+    assert "Traceback" not in done.stdout
+
+
+def test_the_message_of_a_failed_job_is_on_the_terminal(faulty):
+    _, _, done = faulty
+    assert "error: the loss became " in done.stdout
+    assert "training.learning_rate = 1e+30" in done.stdout
+
+
+def test_an_undone_edit_trains_nothing(faulty, finished, tmp_path):
+    import shutil
+
+    shutil.copytree(faulty[0].folder, tmp_path / "project")
+    project = type(faulty[0])(tmp_path / "project")
+    project.configure(finished.project.config())
+    plan = project.plan()
+    assert plan.rules == {"study", "figures", "summary", "report"}
+    assert plan["study"] == plan["figures"] == ["labels"]
+
+
+def kill(process):
+    """SIGKILL a process and everything that it started, at once, as a lost node does."""
+    everything = [process, *process.children(recursive=True)]
+    for one in everything:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            os.kill(one.pid, signal.SIGKILL)
+    psutil.wait_procs(everything, timeout=30)
+
+
+def test_killed_in_the_middle(project, faulty):
+    undisturbed = faulty[0]
+    project.change(["studies", "labels", "arms", "random", "training.duration"], LONG)
+    project.change("execution.state_seconds", 1)
+    target = project.run_file("score", "labels", "random", "score.json").relative_to(project.folder)
+    training = project.run_file("train", "labels", "random", "training.json")
+    state = project.folder / "results/state" / project.key("train", "labels", "random") / "n10-r0/state.pt"
+    before = project.times()
+
+    with open(project.folder / "killed.txt", "w") as output:
+        process = subprocess.Popen(project.command(target), **project.process(), stdout=output, start_new_session=True)
+        deadline = time.monotonic() + 120
+        while not state.exists():
+            assert process.poll() is None, "Snakemake ended before a training state was saved"
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        kill(psutil.Process(process.pid))
+        process.wait()
+    assert not training.exists()
+
+    locked = project.snakemake(target, check=False)
+    assert locked.returncode != 0
+    assert "--unlock" in locked.stdout
+    project.snakemake("--unlock")
+    done = project.snakemake(target)
+    resumed = json.loads(training.read_text())["resumed_at_image"]
+    assert 0 < resumed < 5120
+    assert not state.exists()
+    after = project.times()
+    assert {name: after[name] for name in before} == before  # finished runs were kept
+    assert "Finished jobid" in done.stdout
+
+    def outcome(one):
+        score = json.loads(one.run_file("score", "labels", "random", "score.json").read_text())
+        snapshots = one.run_file("train", "labels", "random", "snapshots.safetensors").read_bytes()
+        samples = one.run_file("sample", "labels", "random", "samples.npz").read_bytes()
+        return score["snapshots"], snapshots, samples
+
+    assert outcome(project) == outcome(undisturbed)
