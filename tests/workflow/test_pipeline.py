@@ -39,7 +39,9 @@ def test_arms_that_share_settings_share_runs(finished):
     assert sorted(plan["train"]) == sorted(f"{key}/n10/r0" for key in (same, project.key("train", "labels", "random")))
     assert len(plan["subset"]) == 3
     assert len(plan["sample"]) == len(plan["score"]) == len(plan["search"]) == 4
-    done = [str(path.relative_to(project.folder / "results/runs")) for path in project.folder.glob("results/runs/*/*/*")]
+    done = [
+        str(path.relative_to(project.folder / "results/runs")) for path in project.folder.glob("results/runs/*/*/*")
+    ]
     assert sorted(done) == sorted(plan["train"])  # nor did a later round ask for more
 
 
@@ -105,7 +107,11 @@ def test_nothing_remains_of_states_and_temporary_files(finished):
     assert not (folder / "results/state").exists()
     assert [path.name for path in folder.glob("results/**/.*")] == []
     top = {path.name for path in folder.iterdir()}
-    assert top - {"Snakefile", "workflow", "profiles", "envs", "config.yaml", "own.npz"} == {"results", "logs", ".snakemake"}
+    assert top - {"Snakefile", "workflow", "profiles", "envs", "config.yaml", "own.npz"} == {
+        "results",
+        "logs",
+        ".snakemake",
+    }
 
 
 def test_searches_find_their_own_sizes(finished):
@@ -135,9 +141,9 @@ def test_summary_table(finished):
     assert [by_arm[arm]["runs"] for arm in ("none", "optimum", "file")] == ["1", "2", "1"]
     assert [by_arm[arm]["images_trained"] for arm in ("none", "optimum", "file")] == ["160", "0", "0"]
     assert all(float(row["seconds"]) > 0 for row in rows)
-    assert {key: value for key, value in by_arm["network"].items() if key not in ("study", "arm", "factor", "value")} == {
-        key: value for key, value in none.items() if key not in ("study", "arm", "factor", "value")
-    }
+    assert {
+        key: value for key, value in by_arm["network"].items() if key not in ("study", "arm", "factor", "value")
+    } == {key: value for key, value in none.items() if key not in ("study", "arm", "factor", "value")}
 
 
 @pytest.mark.parametrize("study", STUDIES)

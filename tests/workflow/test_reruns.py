@@ -15,7 +15,11 @@ AFTER_SEARCH = {"search", "study", "figures", "summary", "report"}
 
 def without_provenance(path):
     record = json.loads(path.read_text())
-    return {name: value for name, value in record.items() if name not in ("seconds", "finished", "commit", "versions", "hardware")}
+    return {
+        name: value
+        for name, value in record.items()
+        if name not in ("seconds", "finished", "commit", "versions", "hardware")
+    }
 
 
 # ---- edits of the configuration, asked by dry runs
@@ -28,7 +32,9 @@ def test_nothing_changed(project):
 
 
 def test_what_does_not_change_results_reruns_no_run(project):
-    project.change("execution", {"device": "cpu", "threads": 2, "state_seconds": 5, "log_seconds": 5, "sampling_batch": 6})
+    project.change(
+        "execution", {"device": "cpu", "threads": 2, "state_seconds": 5, "log_seconds": 5, "sampling_batch": 6}
+    )
     assert project.plan().rules <= {"report"}
 
 

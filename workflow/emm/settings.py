@@ -16,6 +16,9 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+# Rules of the workflow, beside which studies are rules of their own.
+RULES = ("all", "subset", "train", "sample", "score", "search", "study", "figures", "summary", "report")
+
 
 class SettingsError(ValueError):
     """The configuration is wrong.  Each line of the message names one key, its value and what is allowed."""
@@ -332,7 +335,8 @@ def read(config: Mapping[str, Any]) -> Settings:
     base = {key: config[key] for key in Run.model_fields if key in config}
     for study_name, study in text.studies.items():
         place = f"studies.{study_name}"
-        faults += _name_faults(place, study_name)
+        if not study_name.isidentifier() or study_name in RULES:
+            faults.append(f"{place}: its name becomes a target: must be an identifier and none of {', '.join(RULES)}")
         arms = []
         for arm_name, overrides in study.arms.items():
             faults += _name_faults(f"{place}.arms.{arm_name}", arm_name)

@@ -17,10 +17,10 @@ from emm.statistics import Estimate, RunVariance, contrast, estimate, fit_line, 
 from emm.tables import page
 
 EMM_COLUMNS = (
-    "study", "arm", "factor", "value", "emm", "emm_low", "emm_high", "status", "rule", "epsilon",
-    "threshold",
-    "snapshot", "emm_isotonic", "emm_interpolated", "emm_best_snapshot", "slope", "run_sd", "df", "runs", "confirm_runs",
-    "images_trained", "flops", "seconds", "note",
+    "study", "arm", "factor", "value",
+    "emm", "emm_low", "emm_high", "status", "rule", "epsilon", "threshold", "snapshot",
+    "emm_isotonic", "emm_interpolated", "emm_best_snapshot", "slope", "run_sd", "df",
+    "runs", "confirm_runs", "images_trained", "flops", "seconds", "note",
 )  # fmt: skip
 CURVE_COLUMNS = (
     "study", "arm", "value", "n", "replicate", "role", "progress", "images_seen", "memorized", "images", "ratio",
