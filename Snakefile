@@ -40,9 +40,9 @@ for study in SETTINGS.studies:
     rule:
         name:
             study.name
-        localrule: True
         input:
             study_files(study.name),
+        localrule: True
 
 
 onsuccess:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -85,9 +86,7 @@ VARIANTS: dict[str, tuple[dict[str, dict[str, Any]], int]] = {
         {
             "network": {"architecture": "ncsnpp", "multipliers": [1, 1], "attention": [4]},
             "diffusion": {"preconditioning": "ve"},
-            "training": {
-                "weight_decay": 0.1, "decoupled": True, "ema_decays": [0.0, 0.99, 0.7], "ema_warmup": "common",
-            },
+            "training": {"weight_decay": 0.1, "decoupled": True, "ema_decays": [0.99], "ema_warmup": "common"},
         },
         0,
     ),
@@ -360,9 +359,21 @@ def test_seed_size_and_replicate_change_the_run(tmp_path):
 
 def test_training_lowers_the_loss(tmp_path):
     run = run_of(training={"duration": "800 images", "learning_rate": 1e-2}, network={"dropout": 0.0})
-    trainer = finish(run, subset_of(8), tmp_path)
+    flat = np.repeat(np.array([20, 90, 160, 230], np.uint8), 64).reshape(4, 1, 8, 8)  # easy: four plain grey images
+    trainer = finish(run, replace(subset_of(4), images=flat), tmp_path)
     losses = [row["train_loss"] for row in trainer.rows]
-    assert losses[-1] < 0.8 * losses[0]
+    assert losses[-1] < 0.7 * losses[0]
+
+
+@pytest.mark.xfail(strict=True, raises=RuntimeError, reason="BUG: Fourier frequencies are shared between decays")
+def test_several_averages_of_a_network_with_buffers(tmp_path):
+    """Fixed Fourier frequencies belong to the snapshot of every decay."""
+    run = run_of(network={"embedding": "fourier"}, training={"duration": "10 images", "ema_decays": [0.9, 0.5]})
+    trainer = finish(run, subset_of(), tmp_path)
+    tensors = load_file(tmp_path / "snapshot-2.safetensors")
+    frequencies = trainer.denoiser.network.state_dict()["noise_embedding.frequencies"]
+    for decay in range(2):
+        assert torch.equal(tensors[f"2/{decay}/noise_embedding.frequencies"], frequencies)
 
 
 def test_first_step_equals_a_plain_implementation(tmp_path):
@@ -574,7 +585,7 @@ def test_outputs_of_a_run(undisturbed):
     ]  # fmt: skip
     rows = place.columns()
     assert tuple(rows[0]) == LOG_COLUMNS
-    assert [int(row["images_seen"]) for row in rows] == list(range(900, 1501, 150))
+    assert [int(row["images_seen"]) for row in rows] == list(range(150, 1501, 150))
     assert all(np.isfinite([float(row[name]) for name in LOG_COLUMNS]).all() for row in rows)
     with safe_open(place.snapshots, "pt") as file:
         metadata = file.metadata()

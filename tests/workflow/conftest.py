@@ -33,7 +33,7 @@ CONFIG: dict[str, Any] = {
     "network": {"channels": 8, "multipliers": [1, 1], "blocks": 1, "attention": []},
     "diffusion": {"preconditioning": "edm"},
     "training": {
-        "duration": "160 images",
+        "duration": "192 images",
         "batch_size": 32,
         "learning_rate": 1e-3,
         "lr_ramp": "10 %",
@@ -126,7 +126,7 @@ class Project:
         """Keyword arguments of subprocess for a program inside the project."""
         return {
             "cwd": self.folder,
-            "env": {**os.environ, "OMP_NUM_THREADS": "1"},
+            "env": {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": ""},
             "stderr": subprocess.STDOUT,
             "text": True,
         }

@@ -139,7 +139,7 @@ def test_summary_table(finished):
     assert (own["rule"], own["status"], own["value"]) == ("grid", "at_least", "npz:own.npz")
     assert (none["epsilon"], float(none["threshold"])) == ("0.1", pytest.approx(1 / 3, abs=1e-6))
     assert [by_arm[arm]["runs"] for arm in ("none", "optimum", "file")] == ["1", "2", "1"]
-    assert [by_arm[arm]["images_trained"] for arm in ("none", "optimum", "file")] == ["160", "0", "0"]
+    assert [by_arm[arm]["images_trained"] for arm in ("none", "optimum", "file")] == ["192", "0", "0"]
     assert all(float(row["seconds"]) > 0 for row in rows)
     assert {
         key: value for key, value in by_arm["network"].items() if key not in ("study", "arm", "factor", "value")
@@ -170,8 +170,8 @@ def test_every_run_says_what_made_it(finished):
     score = json.loads(project.run_file("score", "labels", "random", "score.json").read_text())
     assert score["key"] == project.key("score", "labels", "random")
     assert {"versions", "commit", "hardware", "seconds"} <= score.keys()
-    assert score["cost"]["images_trained"] == 160
-    assert [row["images_seen"] for row in score["snapshots"]] == [96, 160]  # half of five batches is two or three
+    assert score["cost"]["images_trained"] == 192
+    assert [row["images_seen"] for row in score["snapshots"]] == [96, 192]
     with np.load(project.run_file("sample", "labels", "random", "samples.npz")) as samples:
         assert samples["images"].shape == (2, 12, 1, 8, 8)
         assert samples["images"].dtype == np.uint8

@@ -92,13 +92,25 @@ class Dag:
             raise ValueError(f"the search is not finished: N = {missing.n}, replicate {missing.replicate} has no score")
         return found
 
+    def arms(self, stage: Stage, key_of: str) -> str:
+        """The arms behind a key, for readers: "conditioning/unconditional, width/w16"."""
+        names = [
+            f"{study.name}/{arm.name}"
+            for study in self.settings.studies
+            for arm in study.arms
+            if key(stage, arm.run) == key_of
+        ]
+        return ", ".join(names)
+
     def is_optimum(self, stage: Stage, key_of: str) -> bool:
         return self.runs[stage, key_of].diffusion.denoiser == "optimum"
 
     def data_files(self, subset_key: str) -> list[str]:
         """The user's own files behind a subset, so that a change of them is noticed."""
-        source = self.runs["subset", subset_key].data.source
-        return [source.removeprefix("npz:")] if source.startswith("npz:") else []
+        kind, _, path = self.runs["subset", subset_key].data.source.partition(":")
+        if kind == "folder":  # a folder's time changes when files come or go; its classes are folders of their own
+            return [path, *(str(entry) for entry in sorted(Path(path).iterdir()) if entry.is_dir())]
+        return [path] if kind == "npz" else []
 
     def emm_files(self, study: str) -> list[Path]:
         return [emm_folder(self.results, key("emm", arm.run)) / "emm.json" for arm in self.study(study).arms]

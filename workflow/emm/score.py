@@ -24,6 +24,7 @@ def main() -> None:
     parser.add_argument(
         "--records", type=Path, nargs="+", required=True, help="records of the stages before, for the cost"
     )
+    parser.add_argument("--arms", default="", help="names of the arms that this run serves, for the last line")
     args = parser.parse_args()
     started = time.time()
     run = read_settings(args.settings)
@@ -64,6 +65,8 @@ def main() -> None:
             **provenance(args.key, started),
         },
     )
+    ratio = memorized(found[-1], run.scoring.threshold, run.scoring.distinct).mean()
+    print(f"{args.arms}: N = {args.n}, replicate {args.replicate}: {100 * ratio:.1f} % memorized")
 
 
 def cost(records: Sequence[Path]) -> dict[str, float]:

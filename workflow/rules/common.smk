@@ -1,5 +1,6 @@
 # The validated settings, the index of runs, and the paths that all rules share.  Nothing here computes.
 # Names start with emm_ or are unusual: a Snakefile shares its namespace with Snakemake's own, where DAG is taken.
+import os
 import sys
 from pathlib import Path
 
@@ -18,6 +19,12 @@ try:
 except (emm_settings.SettingsError, DataError) as error:
     print("\n".join(f"config: {line}" for line in str(error).splitlines()), file=sys.stderr)
     sys.exit(1)
+
+
+# Conda environments (--software-deployment-method conda) hold the packages that emm needs, not emm itself.
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    [str(Path(workflow.basedir) / "workflow"), os.environ.get("PYTHONPATH", "")]
+).rstrip(os.pathsep)
 
 
 wildcard_constraints:
@@ -49,8 +56,6 @@ def earlier(stage, before, name):
     """Input function: a file of an earlier stage of the same run."""
 
     def path(wildcards):
-        return run_path(before, name, INDEX.upstream(stage, wildcards.key, before)).format(
-            n=wildcards.n, r=wildcards.r
-        )
+        return run_path(before, name, INDEX.upstream(stage, wildcards.key, before)).format(n=wildcards.n, r=wildcards.r)
 
     return path

@@ -1,6 +1,5 @@
 import subprocess
 import sys
-import tempfile
 
 import yaml
 
@@ -12,19 +11,19 @@ localrules:
 # A Snakemake inside a rule, because the report is a result like any other: made when one of its parts changes, remade
 # when it is deleted.  It reads the finished jobs' records, takes no lock, and runs no job.
 rule report:
-    message:
-        "report"
     input:
         [study_files(name) for name in SETTINGS.selected],
         "results/emm.csv",
     output:
         "results/report.html",
-    params:
-        config=yaml.safe_dump(dict(config)),
     log:
         "logs/report.log",
     conda:
         "../../envs/cpu.yaml"
+    params:
+        config=yaml.safe_dump(dict(config)),
+    message:
+        "report"
     shell:
         "python -m emm.report --config {params.config:q} --output {output} {input} > {log} 2>&1"
 

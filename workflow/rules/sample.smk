@@ -6,24 +6,24 @@ def weights(wildcards):
 
 
 rule sample:
-    message:
-        "sample from the run on {wildcards.n} images, replicate {wildcards.r}"
     input:
         subset=earlier("sample", "subset", "subset.npz"),
         snapshots=weights,
     output:
         samples=run_path("sample", "samples.npz"),
         record=run_path("sample", "sampling.json"),
-    params:
-        settings=stage_json("sample"),
-    threads: SETTINGS.execution.threads
-    resources:
-        device=SETTINGS.execution.device,
-        batch=SETTINGS.execution.sampling_batch,
     log:
         "logs/sample/{key}/n{n}-r{r}.log",
     conda:
         "../../envs/gpu.yaml"
+    threads: SETTINGS.execution.threads
+    resources:
+        device=SETTINGS.execution.device,
+        batch=SETTINGS.execution.sampling_batch,
+    params:
+        settings=stage_json("sample"),
+    message:
+        "sample from the run on {wildcards.n} images, replicate {wildcards.r}"
     shell:
         "OMP_NUM_THREADS={threads} python -m emm.sample --settings {params.settings:q} --key {wildcards.key}"
         " --n {wildcards.n} --replicate {wildcards.r} --subset {input.subset} --snapshots {input.snapshots}"

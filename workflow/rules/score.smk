@@ -8,8 +8,6 @@ def records(wildcards):
 
 # A checkpoint: whenever a score is finished, Snakemake asks every search again what it needs next (search.smk).
 checkpoint score:
-    message:
-        "score the run on {wildcards.n} images, replicate {wildcards.r}"
     input:
         subset=earlier("score", "subset", "subset.npz"),
         samples=earlier("score", "sample", "samples.npz"),
@@ -18,14 +16,18 @@ checkpoint score:
         score=run_path("score", "score.json"),
         neighbours=run_path("score", "neighbours.npz"),
         gallery=run_path("score", "gallery.npz"),
-    params:
-        settings=stage_json("score"),
     log:
         "logs/score/{key}/n{n}-r{r}.log",
     conda:
         "../../envs/gpu.yaml"
+    resources:
+        arms=lambda wildcards: INDEX.arms("score", wildcards.key),
+    params:
+        settings=stage_json("score"),
+    message:
+        "score the run on {wildcards.n} images, replicate {wildcards.r}"
     shell:
         "OMP_NUM_THREADS={threads} python -m emm.score --settings {params.settings:q} --key {wildcards.key}"
         " --n {wildcards.n} --replicate {wildcards.r} --subset {input.subset} --samples {input.samples}"
         " --records {input.records} --score {output.score} --neighbours {output.neighbours}"
-        " --gallery {output.gallery} > {log} 2>&1"
+        " --gallery {output.gallery} --arms {resources.arms:q} > {log} 2>&1 && tail -n 1 {log}"

@@ -9,20 +9,20 @@ localrules:
 
 
 rule search:
-    message:
-        "EMM of arm {wildcards.key}"
     input:
         lambda wildcards: INDEX.trail(wildcards.key),
     output:
         record="results/emm/{key}/emm.json",
         gallery="results/emm/{key}/gallery.npz",
-    params:
-        settings=stage_json("emm"),
-        sizes=lambda wildcards: json.dumps(INDEX.sizes[wildcards.key]),
     log:
         "logs/search/{key}.log",
     conda:
         "../../envs/cpu.yaml"
+    params:
+        settings=stage_json("emm"),
+        sizes=lambda wildcards: json.dumps(INDEX.sizes[wildcards.key]),
+    message:
+        "EMM of arm {wildcards.key}"
     shell:
         "python -m emm.measure --settings {params.settings:q} --key {wildcards.key} --sizes {params.sizes:q}"
         " --results results --output {output.record} --gallery {output.gallery} > {log} 2>&1"

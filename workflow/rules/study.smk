@@ -21,8 +21,6 @@ STUDY = "results/studies/{study}"
 
 
 rule study:
-    message:
-        "tables of study {wildcards.study}"
     input:
         lambda wildcards: INDEX.emm_files(wildcards.study),
     output:
@@ -42,12 +40,14 @@ rule study:
             subcategory="{study}",
             labels={"result": "EMM of each arm", "as": "table"},
         ),
-    params:
-        study=description_json,
     log:
         "logs/study/{study}.log",
     conda:
         "../../envs/cpu.yaml"
+    params:
+        study=description_json,
+    message:
+        "tables of study {wildcards.study}"
     shell:
         "python -m emm.study --study {params.study:q} --records {input} --emm {output.emm} --curves {output.curves}"
         " --contrasts {output.contrasts} --page {output.page} > {log} 2>&1"
@@ -68,8 +68,6 @@ def figure(name, result, listed=report):
 
 
 rule figures:
-    message:
-        "figures of study {wildcards.study}"
     input:
         emm=f"{STUDY}/emm.csv",
         curves=f"{STUDY}/curves.csv",
@@ -79,22 +77,22 @@ rule figures:
         figure("emm", "EMM of each arm"),
         figure("progress", "ratio against training progress"),
         figure("gallery", "generated images and their nearest training images"),
-    params:
-        study=description_json,
-        style=SETTINGS.figures.model_dump_json(),
-        folder=STUDY,
     log:
         "logs/figures/{study}.log",
     conda:
         "../../envs/cpu.yaml"
+    params:
+        study=description_json,
+        style=SETTINGS.figures.model_dump_json(),
+        folder=STUDY,
+    message:
+        "figures of study {wildcards.study}"
     shell:
         "python -m emm.figures --study {params.study:q} --style {params.style:q} --emm {input.emm}"
         " --curves {input.curves} --galleries {input.galleries} --folder {params.folder} > {log} 2>&1"
 
 
 rule summary:
-    message:
-        "table of all studies"
     input:
         [f"results/studies/{name}/emm.csv" for name in SETTINGS.selected],
     output:
@@ -109,5 +107,7 @@ rule summary:
         "logs/summary.log",
     conda:
         "../../envs/cpu.yaml"
+    message:
+        "table of all studies"
     shell:
         "python -m emm.tables --studies {input} --table {output.table} --page {output.page} > {log} 2>&1"

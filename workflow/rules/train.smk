@@ -1,28 +1,27 @@
 rule train:
-    message:
-        "train on {wildcards.n} images, replicate {wildcards.r}"
     input:
         subset=earlier("train", "subset", "subset.npz"),
     output:
         snapshots=run_path("train", "snapshots.safetensors"),
         log=run_path("train", "training.csv"),
         record=run_path("train", "training.json"),
-    params:
-        settings=stage_json("train"),
-        # Not an output: Snakemake deletes outputs of failed jobs, and this is what a killed training resumes from.
-        state="results/state/{key}/n{n}-r{r}",
-    threads: SETTINGS.execution.threads
-    resources:
-        device=SETTINGS.execution.device,
-        state_seconds=SETTINGS.execution.state_seconds,
-        log_seconds=SETTINGS.execution.log_seconds,
-    retries: 0
     log:
         "logs/train/{key}/n{n}-r{r}.log",
     benchmark:
         "logs/train/{key}/n{n}-r{r}.tsv"
     conda:
         "../../envs/gpu.yaml"
+    threads: SETTINGS.execution.threads
+    resources:
+        device=SETTINGS.execution.device,
+        state_seconds=SETTINGS.execution.state_seconds,
+        log_seconds=SETTINGS.execution.log_seconds,
+    params:
+        settings=stage_json("train"),
+        # Not an output: Snakemake deletes outputs of failed jobs, and this is what a killed training resumes from.
+        state="results/state/{key}/n{n}-r{r}",
+    message:
+        "train on {wildcards.n} images, replicate {wildcards.r}"
     shell:
         "OMP_NUM_THREADS={threads} python -m emm.train --settings {params.settings:q} --key {wildcards.key}"
         " --n {wildcards.n} --replicate {wildcards.r} --subset {input.subset} --snapshots {output.snapshots}"

@@ -1,0 +1,144 @@
+"""Files: atomic, reproducible, and refusing what they cannot hold."""
+
+import json
+import os
+import time
+
+import numpy as np
+import pytest
+
+from emm.files import provenance, replacing, write_csv, write_json, write_npz, write_text
+
+
+def names(folder) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_replacing_makes_the_file_and_its_folder(tmp_path):
+    path = tmp_path / "a" / "b.txt"
+    with replacing(path) as temporary:
+        assert temporary.parent == path.parent
+        assert temporary.suffix == ".txt"
+        temporary.write_text("new")
+        assert not path.exists()
+    assert path.read_text() == "new"
+    assert names(path.parent) == ["b.txt"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize("old", [None, "old"])
+def test_an_exception_keeps_the_old_file_and_leaves_nothing(tmp_path, error, old):
+    path = tmp_path / "b.txt"
+    if old:
+        path.write_text(old)
+    with pytest.raises(error), replacing(path) as temporary:
+        temporary.write_text("half")
+        raise error
+    assert (path.read_text() if path.exists() else None) == old
+    assert names(tmp_path) == (["b.txt"] if old else [])
+
+
+def test_a_full_disk_keeps_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "b.txt"
+    path.write_text("old")
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        write_text(path, "new")
+    assert path.read_text() == "old"
+    assert names(tmp_path) == ["b.txt"]
+
+
+def test_files_are_readable_as_the_umask_allows(tmp_path):
+    old = os.umask(0o027)
+    try:
+        write_text(tmp_path / "a", "x")
+        assert os.umask(0o027) == 0o027
+    finally:
+        os.umask(old)
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o640
+
+
+def test_two_writers_do_not_meet(tmp_path):
+    path = tmp_path / "a"
+    with replacing(path) as one:
+        one.write_text("one")
+        with replacing(path) as two:
+            assert one != two
+            two.write_text("two")
+        assert path.read_text() == "two"
+    assert path.read_text() == "one"
+    assert names(tmp_path) == ["a"]
+
+
+def test_text_is_utf8(tmp_path):
+    write_text(tmp_path / "a", "σ ≥ 1\n")
+    assert (tmp_path / "a").read_bytes() == "σ ≥ 1\n".encode()
+
+
+ARRAYS = {
+    "images": np.arange(24, dtype=np.uint8).reshape(2, 3, 4),
+    "number": np.asarray(3, np.int64),
+    "empty": np.zeros((0, 2), np.float32),
+    "turned": np.arange(6.0).reshape(2, 3).T,
+}
+
+
+def test_npz_reads_back_and_its_bytes_repeat(tmp_path, monkeypatch):
+    write_npz(tmp_path / "a.npz", **ARRAYS)
+    monkeypatch.setattr(time, "localtime", lambda *_: time.gmtime(1e9))
+    monkeypatch.setattr(time, "time", lambda: 1e9)
+    write_npz(tmp_path / "b.npz", **{name: array.copy(order="F") for name, array in ARRAYS.items()})
+    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+    with np.load(tmp_path / "a.npz", allow_pickle=False) as archive:
+        assert archive.files == list(ARRAYS)
+        for name, array in ARRAYS.items():
+            assert archive[name].dtype == array.dtype
+            assert np.array_equal(archive[name], array)
+
+
+def test_npz_refuses_objects(tmp_path):
+    path = tmp_path / "a.npz"
+    write_npz(path, **ARRAYS)
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match="allow_pickle"):
+        write_npz(path, good=np.arange(3), bad=np.array([{}], object))
+    assert path.read_bytes() == before
+    assert names(tmp_path) == ["a.npz"]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), [1.0, float("-inf")], {"x": float("nan")}])
+def test_json_refuses_what_it_cannot_hold(tmp_path, value):
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(tmp_path / "a.json", {"value": value})
+    assert names(tmp_path) == []
+
+
+def test_json_reads_back(tmp_path):
+    content = {"b": [1, 2.5, None], "a": {"text": "σ", "flag": True}}
+    write_json(tmp_path / "a.json", content)
+    assert json.loads((tmp_path / "a.json").read_text()) == content
+    assert list(json.loads((tmp_path / "a.json").read_text())) == ["b", "a"]
+
+
+def test_csv_has_columns_in_order_and_empty_cells(tmp_path):
+    rows = [{"n": 10, "ratio": 1 / 3, "note": 'a, "b"'}, {"note": None, "n": 2, "ratio": 1e-9, "more": 1}]
+    write_csv(tmp_path / "a.csv", ["n", "ratio", "note"], rows)
+    text = (tmp_path / "a.csv").read_bytes()
+    assert text == b'n,ratio,note\n10,0.333333,"a, ""b"""\n2,1e-09,\n'
+    with pytest.raises(KeyError):
+        write_csv(tmp_path / "a.csv", ["n", "missing"], rows)
+    assert (tmp_path / "a.csv").read_bytes() == text
+
+
+def test_provenance_says_what_made_a_result():
+    found = provenance("abc", time.time() - 2)
+    assert found["key"] == "abc"
+    assert 2 <= found["seconds"] < 60
+    assert found["versions"]["emm"]
+    assert found["versions"]["torch"]
+    assert "cores" in found["hardware"]
+    json.dumps(found, allow_nan=False)

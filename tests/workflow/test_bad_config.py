@@ -1,0 +1,188 @@
+"""A wrong configuration is told before anything starts: one line for one fault, with the key, its value and what is
+allowed."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from emm import dag, settings
+
+NONE = ("studies", "labels", "arms", "none")
+FILE = ("studies", "own", "arms", "file")
+IN_NONE, IN_FILE = "studies.labels.arms.none: ", "studies.own.arms.file: "
+
+# What is changed, to what, and how the one line begins and what it contains.
+THROUGH_SNAKEMAKE = [
+    ("search.epsilon", 1.5, "search.epsilon = 1.5: ", "less than 1"),
+    ((*NONE, "data.label"), "none", f"{IN_NONE}data.label: ", "did you mean 'labels'"),
+    ((*NONE, "search.n_max"), 1750, f"{IN_NONE}search.n_max = 1750: ", "at most 1740"),
+    ((*NONE, "network.skips"), [1, 0], f"{IN_NONE}network.skips = [1, 0]: ", "4 flags"),
+    ((*FILE, "data.source"), "npz:gone.npz", f"{IN_FILE}data.source = 'npz:gone.npz': gone.npz: ", "No such file"),
+    ((*FILE, "data.source"), "svhn", f"{IN_FILE}data.source = 'svhn': data/train_32x32.mat: ", "data.download: true"),
+    ("run", ["label"], "run = 'label': ", "did you mean 'labels'"),
+]
+
+
+def assert_nothing_written(project):
+    assert not (project.folder / "results").exists()
+    assert not (project.folder / "logs").exists()
+
+
+@pytest.mark.parametrize(("path", "value", "start", "part"), THROUGH_SNAKEMAKE)
+def test_snakemake_stops_with_one_line(empty, path, value, start, part):
+    empty.change(path, value)
+    done = empty.snakemake(check=False)
+    assert done.returncode != 0
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("config: ")]
+    assert line.startswith(f"config: {start}")
+    assert part in line
+    assert "Traceback" not in done.stdout
+    assert_nothing_written(empty)
+
+
+def test_values_of_the_command_line_are_checked_too(empty):
+    done = empty.snakemake("--config", "sampling={step: 5}", "search={epsilon: 2}", check=False)
+    assert done.returncode != 0
+    assert sorted(line for line in done.stdout.splitlines() if line.startswith("config: ")) == [
+        "config: sampling.step: is not a key of sampling; did you mean 'steps'?",
+        "config: search.epsilon = '2': must be less than 1",
+    ]
+    assert_nothing_written(empty)
+
+
+ONE_LINE = [
+    # sizes and the data
+    ((*FILE, "search.grid"), [10, 15], f"{IN_FILE}search.grid = [10, 15]: ", "multiples of 10, the number of classes"),
+    ((*FILE, "search.grid"), [10, 90], f"{IN_FILE}search.grid = [10, 90]: ", "at most 80"),
+    ((*FILE, "search.grid"), [], f"{IN_FILE}search.grid = []: ", "increasing sizes"),
+    ((*FILE, "search.grid"), [20, 10], f"{IN_FILE}search.grid = [20, 10]: ", "increasing sizes"),
+    ("search.n_min", 30, "search.n_min = 30: ", "below n_max = 20"),
+    ("search.start", 5, "search.start = 5: ", "between n_min = 10 and n_max = 20"),
+    ("search.n_max", "many", "search.n_max = 'many': ", "integer"),
+    ((*FILE, "data.classes"), [0, 10], f"{IN_FILE}data.classes = [0, 10]: ", "0 to 9"),
+    ((*NONE, "data.classes"), [3, 3], f"{IN_NONE}data.classes = [3, 3]: ", "none twice"),
+    ((*NONE, "data.resolution"), 16, f"{IN_NONE}data.resolution = 16: ", "at most 8"),
+    ((*FILE, "data.source"), "npz:text.npz", f"{IN_FILE}data.source = 'npz:text.npz': text.npz: ", "not an .npz"),
+    ((*FILE, "data.source"), "npz:floats.npz", f"{IN_FILE}data.source = 'npz:floats.npz': floats.npz: ", "uint8"),
+    ((*FILE, "data.source"), "folder:images", f"{IN_FILE}data.source = 'folder:images': images: ", "No such file"),
+    ((*FILE, "data.source"), "cifra10", f"{IN_FILE}data.source = 'cifra10': ", "did you mean 'cifar10'"),
+    ((*FILE, "data.labels"), "random-0", f"{IN_FILE}data.labels = 'random-0': ", "K >= 1"),
+    # the network
+    ((*NONE, "network.attention"), [16], f"{IN_NONE}network.attention = [16]: ", "allowed: 8, 4"),
+    ((*NONE, "network.multipliers"), [1] * 5, f"{IN_NONE}network.multipliers = [1, 1, 1, 1, 1]: ", "divisible by 16"),
+    ("network.channels", 9, "network.channels = 9: ", "multiple of 2"),
+    ("network.architecture", "ddpm++", "network.architecture = 'ddpm++': ", "did you mean 'ddpmpp'"),
+    # training, sampling, scoring
+    ("training.duration", "40 epoch", "training.duration = '40 epoch': ", "200 epochs"),
+    ("training.duration", "40 %", "training.duration = '40 %': ", "images or epochs"),
+    ("training.learning_rate", float("nan"), "training.learning_rate = nan: ", "finite"),
+    ("training.snapshots", [0.5], "training.snapshots = [0.5]: ", "end with 1.0"),
+    ("sampling.ema_decay", 0.5, "sampling.ema_decay = 0.5: ", "training.ema_decays = [0.9]"),
+    ("sampling.sigma_min", 100, "sampling.sigma_min = 100: ", "below sigma_max = 80"),
+    ("scoring.threshold", 1.0, "scoring.threshold = 1.0: ", "less than 1"),
+    ("scoring.neighbours", 1, "scoring.neighbours = 1: ", "2"),
+    # the search
+    ("search.epsilon", 0, "search.epsilon = 0: ", "greater than 0"),
+    ("search.epsilon", 1, "search.epsilon = 1: ", "less than 1"),
+    ("search.epsilon", "a tenth", "search.epsilon = 'a tenth': ", "number"),
+    ("search.confirm", 2, "search.confirm = 2: ", "at least 4"),
+    # names
+    ("sampler", {"steps": 5}, "sampler: ", "did you mean 'sampling'"),
+    ("sampling.image", 5, "sampling.image: ", "did you mean 'images'"),
+    ("execution.device", "gpu", "execution.device = 'gpu': ", "'cuda'"),
+    ((*NONE, "dta.labels"), "none", f"{IN_NONE}dta.labels: ", "did you mean 'data'"),
+    ((*NONE, "execution.threads"), 2, f"{IN_NONE}execution.threads: ", "not a section"),
+    ((*NONE, "data"), "none", f"{IN_NONE}data = 'none': ", ""),
+    (("studies", "own", "factor"), "data.sources", "studies.own.factor: data.sources: ", "did you mean 'source'"),
+    (("studies", "own", "arms", "a b"), {}, "studies.own.arms.a b: ", "letters"),
+    (("studies", "train"), {"arms": {"a": {}}}, "studies.train: ", "none of"),
+    (("studies", "own", "arms"), {}, "studies.own.arms = {}: ", "at least 1"),
+    ("studies", None, "studies = None: ", ""),
+    ("seed", -1, "seed = -1: ", "0"),
+]
+
+
+@pytest.fixture
+def place(empty, monkeypatch):
+    """The project without results, as the working folder, with some unusable files."""
+    monkeypatch.chdir(empty.folder)
+    (empty.folder / "text.npz").write_text("images")
+    np.savez(empty.folder / "floats.npz", images=np.zeros((50, 8, 8)))
+    varied = np.arange(50, dtype=np.uint8)[:, None, None] + np.zeros((8, 8), np.uint8)
+    np.savez(empty.folder / "unlabelled.npz", images=varied)
+    return empty
+
+
+def faults(project):
+    """The lines with which a configuration is refused."""
+    with pytest.raises(settings.SettingsError) as caught:
+        dag.index(settings.read(project.config()), project.folder / "results")
+    return str(caught.value).splitlines()
+
+
+@pytest.mark.parametrize(("path", "value", "start", "part"), ONE_LINE)
+def test_one_fault_is_one_line(place, path, value, start, part):
+    place.change(path, value)
+    (line,) = faults(place)
+    assert line.startswith(start)
+    assert part in line
+
+
+def test_the_configuration_of_the_other_tests_is_right(place):
+    dag.index(settings.read(place.config()), place.folder / "results")
+
+
+def test_true_labels_need_labels(place):
+    place.change((*FILE, "data.source"), "npz:unlabelled.npz")
+    place.change((*FILE, "data.labels"), "true")
+    (line,) = faults(place)
+    assert line.startswith(f"{IN_FILE}data.labels = 'true': ")
+    assert "npz:unlabelled.npz has no labels" in line
+
+
+def test_missing_data_matter_only_to_selected_studies(place):
+    place.change((*FILE, "data.source"), "cifar10")
+    place.change("run", ["labels", "denoiser"])
+    dag.index(settings.read(place.config()), place.folder / "results")
+
+
+def test_two_faults_are_two_lines(place):
+    place.change("search.epsilon", 2)
+    place.change("scoring.threshold", 2)
+    assert sorted(line.split(" = ")[0] for line in faults(place)) == ["scoring.threshold", "search.epsilon"]
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [("search.n_max", 100_000), ("network.attention", [16]), ("network.multipliers", [1] * 5)],
+)
+def test_a_fault_of_the_base_settings_is_told_once(place, path, value):
+    place.change(path, value)
+    (line,) = faults(place)
+    assert f"{path} = {value}: " in line
+
+
+@pytest.mark.parametrize("value", ["label", [], ["labels", "label"]])
+def test_run_names_studies(place, value):
+    place.change("run", value)
+    (line,) = faults(place)
+    assert line.startswith("run = ")
+
+
+def test_emm_check_says_the_same_without_snakemake(place):
+    command = [sys.executable, "-m", "emm.cli", "check", "config.yaml"]
+    good = subprocess.run(command, capture_output=True, text=True)
+    assert (good.returncode, good.stderr) == (0, "")
+    assert "labels: none, random" in good.stdout
+    overlay = place.folder / "overlay.yaml"
+    overlay.write_text("search: {epsilon: 1.5}\n")
+    bad = subprocess.run([*command, "overlay.yaml"], capture_output=True, text=True)
+    assert bad.returncode == 1
+    assert bad.stderr == "error: search.epsilon = 1.5: must be less than 1\n"
+    overlay.write_text("search: {epsilon: [\n")
+    broken = subprocess.run([*command, "overlay.yaml"], capture_output=True, text=True)
+    assert broken.returncode == 1
+    assert broken.stderr.startswith("error: overlay.yaml: is not YAML")
+    assert broken.stderr.count("\n") == 1
