@@ -31,7 +31,9 @@ localrules:
 rule all:
     default_target: True
     input:
+        [study_files(name) for name in SETTINGS.selected],
         "results/emm.csv",
+        "results/emm.html",
         "results/report.html",
 
 

@@ -25,15 +25,20 @@ def test_replacing_makes_the_file_and_its_folder(tmp_path):
     assert names(path.parent) == ["b.txt"]
 
 
+def write_half(path, error):
+    with replacing(path) as temporary:
+        temporary.write_text("half")
+        raise error
+
+
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
 @pytest.mark.parametrize("old", [None, "old"])
 def test_an_exception_keeps_the_old_file_and_leaves_nothing(tmp_path, error, old):
     path = tmp_path / "b.txt"
     if old:
         path.write_text(old)
-    with pytest.raises(error), replacing(path) as temporary:
-        temporary.write_text("half")
-        raise error
+    with pytest.raises(error):
+        write_half(path, error)
     assert (path.read_text() if path.exists() else None) == old
     assert names(tmp_path) == (["b.txt"] if old else [])
 

@@ -1,5 +1,6 @@
 """Sampler, seeds and the sample stage (test_optimum.py holds the reference vectors)."""
 
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -112,7 +113,7 @@ def sampler_error(steps: int) -> float:
 def test_sampler_converges_at_second_order():
     """Doubling the steps divides the error by about 4 (the last step's own error, sigma_min^2 / 2, is 5e-9)."""
     errors = [sampler_error(steps) for steps in (20, 40, 80, 160)]
-    for coarse, fine in zip(errors[:-1], errors[1:], strict=True):
+    for coarse, fine in itertools.pairwise(errors):
         assert 3.4 < coarse / fine < 4.8
     assert errors[-1] < 1e-3
 
@@ -131,7 +132,7 @@ def test_sampler_calls_the_denoiser_twice_a_step_but_once_in_the_last():
     images = heun(denoise, torch.ones(3, 1, 2, 2, dtype=torch.float64), levels, labels)
     assert images.dtype == torch.float64
     assert len(calls) == 9
-    assert [sigma for sigma, _ in calls] == pytest.approx([levels[i] for i in (0, 1, 1, 2, 2, 3, 3, 4, 4)])
+    assert [sigma for sigma, _ in calls] == levels[[0, 1, 1, 2, 2, 3, 3, 4, 4]].tolist()
     assert all(given is labels for _, given in calls)
 
 
@@ -227,9 +228,9 @@ class Place:
         weights = []
         for index in range(2):
             trainer.advance()
-            trainer.averages[1].mul_(0.9)  # so that decays differ visibly
+            trainer.averages[-1].mul_(0.9)  # so that decays differ visibly
             _keep_snapshot(self.folder, trainer, index)
-            weights += [trainer.averaged(decay) for decay in range(2)]
+            weights += [trainer.averaged(decay) for decay in range(len(trainer.averages))]
         training = self.run.training
         metadata = {
             "key": key("train", self.run),
@@ -241,7 +242,8 @@ class Place:
         return weights
 
     def call(self, monkeypatch, batch: int = 4, snapshots: bool = True, replicate: int = 0) -> int:
-        arguments = ["--settings", json.dumps(self.content), "--key", "abc", "--n", str(N), "--replicate", str(replicate)]
+        arguments = ["--settings", json.dumps(self.content), "--key", "abc"]
+        arguments += ["--n", str(N), "--replicate", str(replicate)]
         arguments += ["--subset", str(self.subset), "--output", str(self.output), "--record", str(self.record)]
         arguments += ["--batch", str(batch), "--device", "cpu"]
         arguments += ["--snapshots", str(self.snapshots)] if snapshots else []
@@ -350,25 +352,25 @@ def test_damaged_snapshots_are_one_line(tmp_path, monkeypatch, capsys, damage):
     assert not place.output.exists()
 
 
+DEEP = {"network": {"blocks": 2}}
+UNCHECKED = pytest.mark.xfail(strict=True, reason="BUG: superfluous tensors in a file of snapshots go unnoticed")
+
+
 @pytest.mark.parametrize(
-    "changes",
+    ("trained", "sampled", "labels"),
     [
-        {"network": {"channels": 12}},
-        {"network": {"blocks": 2}},
-        {"network": {"embedding": "fourier"}, "training": {"ema_decays": [0.5]}},
-        {"training": {"ema_decays": [0.8]}},
-        pytest.param(
-            {"network": {"blocks": 1}, "smaller": {}},
-            marks=pytest.mark.xfail(strict=True, reason="BUG: weights of a deeper network are taken for a shallower one's"),
-        ),
+        pytest.param({}, {"network": {"channels": 12}}, (0, 0), id="wider"),
+        pytest.param({}, DEEP, (0, 0), id="deeper"),
+        pytest.param(DEEP, {}, (0, 0), id="shallower", marks=UNCHECKED),
+        pytest.param({}, {"training": {"ema_decays": [0.8]}}, (0, 0), id="other decay"),
+        pytest.param({}, {}, (0, 3), id="labels"),
+        pytest.param({}, {}, (3, 0), id="no labels", marks=UNCHECKED),
     ],
-    ids=["wider", "deeper", "fourier", "other decay", "shallower"],
 )
-def test_snapshots_of_other_settings_are_one_line(tmp_path, monkeypatch, capsys, changes):
-    shallower = changes.pop("smaller", None) is not None
-    place = Place(tmp_path, **({"network": {"blocks": 2}} if shallower else {}))
+def test_snapshots_of_other_settings_are_one_line(tmp_path, monkeypatch, capsys, trained, sampled, labels):
+    place = Place(tmp_path, labels[0], **trained)
     place.write_snapshots()
-    other = Place(tmp_path, **changes)
+    other = Place(tmp_path, labels[1], **sampled)
     assert other.call(monkeypatch) == 1
     assert str(place.snapshots) in one_error(capsys)
     assert not place.output.exists()

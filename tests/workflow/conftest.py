@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,12 +19,11 @@ import numpy as np
 import pytest
 import yaml
 
-from emm import keys, settings
+from emm import datasets, keys, settings
 
 ROOT = Path(__file__).parents[2]
 PARTS = ("Snakefile", "workflow", "profiles", "envs")
 MODULES = {"measure": "search", "tables": "summary"}  # where the stage's module is not named as its rule
-REMOVE = object()
 
 # Networks this small and short memorize nothing, so their search ends below the smallest size after one run.  The
 # optimum memorizes everything, so its search goes up to the largest.  The arms `none` and `network` are the same.
@@ -101,15 +101,13 @@ class Project:
         (self.folder / name).write_text(yaml.safe_dump(dict(config), sort_keys=False))
 
     def change(self, path: Sequence[str] | str, value: object) -> None:
-        """Change, add or (with `REMOVE`) remove one key of config.yaml: ``"search.epsilon"``, or a list of names."""
+        """Change or add one key of config.yaml, given as ``"search.epsilon"`` or as a list of names."""
         config = self.config()
         node = config
         *above, last = path.split(".") if isinstance(path, str) else path
         for part in above:
             node = node.setdefault(part, {})
         node[last] = value
-        if value is REMOVE:
-            del node[last]
         self.configure(config)
 
     def snakemake(self, *arguments: object, check: bool = True) -> subprocess.CompletedProcess[str]:
@@ -124,9 +122,10 @@ class Project:
 
     def process(self) -> dict[str, Any]:
         """Keyword arguments of subprocess for a program inside the project."""
+        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
         return {
             "cwd": self.folder,
-            "env": {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": ""},
+            "env": {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": ""},
             "stderr": subprocess.STDOUT,
             "text": True,
         }
@@ -136,11 +135,13 @@ class Project:
         output = self.snakemake(*arguments, "--dry-run", "--printshellcmds", "--quiet", "host").stdout
         jobs: dict[str, list[str]] = {}
         for module, rest in re.findall(r"python -m emm\.(\w+) (.*)", output):
-            rule = MODULES.get(module, module)
-            run = re.search(r"--(?:output|record|score) results/\w+/(\w+/n\d+/r\d+)/", rest)
-            key = re.search(r"--key (\w+)|--(?:emm|folder) results/studies/([^/\s]+)", rest)
-            made = run[1] if run else (key[1] or key[2]) if key else rule
-            jobs.setdefault(rule, []).append(made)
+            rule = MODULES.get(str(module), str(module))
+            found = (
+                re.search(r"--(?:output|record|score) results/\w+/(\w+/n\d+/r\d+)/", rest)
+                or re.search(r"--key (\w+)", rest)
+                or re.search(r"--(?:emm|folder) results/studies/([^/\s]+)", rest)
+            )
+            jobs.setdefault(rule, []).append(found[1] if found else rule)
         table = re.search(r"Job stats:\njob +count\n[- ]+\n((?:\S+ +\d+\n)+)", output)
         counts = Counter({name: int(n) for name, n in re.findall(r"(\S+) +(\d+)\n", table[1])} if table else {})
         planned = {rule: n for rule, n in counts.items() if rule not in {"total", "all", *CONFIG["studies"]}}
@@ -167,12 +168,10 @@ class Project:
 
 def write_images(path: Path, first: int = 0) -> None:
     """100 digits and their labels, from the `first` on, as a user's own .npz."""
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
+    digits = datasets.load(settings.Data(source="digits"))
+    assert digits.labels is not None
     chosen = slice(first, first + 100)
-    images = (digits.images[chosen] * 255 / 16).astype(np.uint8)
-    np.savez(path, images=images, labels=digits.target[chosen].astype(np.int64))
+    np.savez(path, images=digits.images[chosen], labels=digits.labels[chosen])
 
 
 def fresh(folder: Path) -> Project:

@@ -80,6 +80,13 @@ def test_booleans_inside_config_options_are_read(finished):
     assert plan.rules == {"score", "search", "study", "figures"}
 
 
+def test_fractions_of_a_second_reach_the_training(empty):
+    # Snakemake cuts numbers among resources to integers.
+    plan = empty.plan("labels", "--config", "execution={state_seconds: 0.5}")
+    assert len(plan["train"]) == 2
+    assert plan.output.count("--state-seconds 0.5 ") == 2
+
+
 def test_overlays_are_merged_deeply(project):
     project.configure({"scoring": {"distinct": False}, "studies": {"own": {"title": "Mine"}}}, "overlay.yaml")
     plan = project.plan("own", "--configfile", "overlay.yaml")

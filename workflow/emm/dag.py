@@ -130,7 +130,7 @@ def index(settings: Settings, results: Path) -> Dag:
     """
     dag = Dag(settings, results)
     facts: dict[str, datasets.Facts] = {}
-    faults: list[str] = []
+    faults: dict[str, list[str]] = {}  # the arms of each fault: one in the base settings meets many
     for study in settings.studies:
         for arm in study.arms:
             place = f"studies.{study.name}.arms.{arm.name}"
@@ -139,17 +139,19 @@ def index(settings: Settings, results: Path) -> Dag:
                 if data not in facts:
                     facts[data] = datasets.describe(arm.run.data)
             except (DataError, OSError) as error:
-                faults.append(f"{place}: data.source = {arm.run.data.source!r}: {error}")
+                faults.setdefault(f"data.source = {arm.run.data.source!r}: {error}", []).append(place)
                 continue
             found = subset.faults(arm.run, facts[data])
             if study.name in settings.selected and (missing := datasets.absent(arm.run.data)):
                 found.append(f"data.source = {arm.run.data.source!r}: {missing}")
-            faults += [f"{place}: {line}" for line in found]
+            for line in found:
+                faults.setdefault(line, []).append(place)
             if not found:
                 emm_key = key("emm", arm.run)
                 dag.sizes[emm_key] = ladder(arm.run.search, *subset.usable(facts[data], arm.run.data))
                 stages: list[Stage] = ["subset", "train", "sample", "score", "emm"]
                 dag.runs.update({(stage, key(stage, arm.run)): arm.run for stage in stages})
     if faults:
-        raise SettingsError("\n".join(dict.fromkeys(faults)))
+        more = {line: f" and {len(places) - 1} more" if places[1:] else "" for line, places in faults.items()}
+        raise SettingsError("\n".join(f"{places[0]}{more[line]}: {line}" for line, places in faults.items()))
     return dag

@@ -188,7 +188,7 @@ def draw_gallery(study: Row, emm: Sequence[Row], galleries: Sequence[dict[str, n
     """Generated images above their nearest training images: an arm a row, best matches left, worst right."""
     columns = style.gallery
     figure, panels = plt.subplots(
-        len(emm), 2, figsize=(style.width, 0.7 + style.width / (2 * columns) * 2.5 * len(emm)), squeeze=False,
+        len(emm), 2, figsize=(style.width, 0.7 + style.width / (2 * columns) * 2.2 * len(emm)), squeeze=False,
         layout="constrained",
     )  # fmt: skip
     for row, (arm, gallery) in enumerate(zip(emm, galleries, strict=True)):

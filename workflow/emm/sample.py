@@ -23,7 +23,7 @@ from emm.training import build, snapshot_name
 
 def main() -> None:
     parser = arguments(__doc__, "--subset", "--output", "--record")
-    parser.add_argument("--snapshots", type=Path, help="weights of the run; not needed by the optimum")
+    parser.add_argument("--snapshots", type=Path, nargs="?", help="weights of the run; not needed by the optimum")
     parser.add_argument("--batch", type=int, default=500, help="images generated at once")
     execution_options(parser)
     args = parser.parse_args()
@@ -68,9 +68,9 @@ def from_snapshots(
     levels = noise_levels(run.sampling, denoiser.kind.sigma_min, denoiser.kind.sigma_max)
     try:
         with safe_open(path, "pt") as file:
-            metadata = file.metadata()
-            decay = json.loads(metadata["ema_decays"]).index(ema_decay(run))
-            shares, seen = json.loads(metadata["shares"]), json.loads(metadata["images_seen"])
+            description = json.loads(file.metadata()["run"])
+            decay = description["ema_decays"].index(ema_decay(run))
+            shares, seen = description["shares"], description["images_seen"]
             images = []
             for index in range(len(shares)):
                 names = denoiser.network.state_dict()

@@ -37,6 +37,11 @@ def _number(value: object) -> object:
     return value
 
 
+def _boolean(value: object) -> object:
+    """Read booleans that arrive as text from ``--config``."""
+    return {"true": True, "false": False}.get(value.lower(), value) if isinstance(value, str) else value
+
+
 def _finite(value: float) -> float:
     if not math.isfinite(value):
         raise ValueError("must be a finite number")
@@ -45,6 +50,7 @@ def _finite(value: float) -> float:
 
 Int = Annotated[int, BeforeValidator(_number)]
 Float = Annotated[float, BeforeValidator(_number), AfterValidator(_finite)]
+Bool = Annotated[bool, BeforeValidator(_boolean)]
 PositiveInt = Annotated[Int, Field(ge=1)]
 PositiveFloat = Annotated[Float, Field(gt=0)]
 Share = Annotated[Float, Field(gt=0, le=1)]
@@ -120,10 +126,10 @@ class Data(Section):
 
     source: Annotated[str, AfterValidator(_source)] = "cifar10"
     root: str = "data"  # where torchvision's data sets lie
-    download: bool = False  # whether torchvision may fetch a missing data set
+    download: Bool = False  # whether torchvision may fetch a missing data set
     resolution: PositiveInt | None = None  # downscale to this side (pixels); none: as stored
     classes: list[Annotated[Int, Field(ge=0)]] | None = None  # keep only these classes; none: all
-    balanced: bool = True  # as many images of every class
+    balanced: Bool = True  # as many images of every class
     draw: Literal["random", "first"] = "random"  # per replicate, or the paper's first n of each class
     labels: Annotated[str, BeforeValidator(_labels_text), AfterValidator(_labels)] = "none"
     held_out: Annotated[Int, Field(ge=0)] = 256  # images outside the subset for the held-out loss
@@ -162,7 +168,7 @@ class Training(Section):
     lr_ramp: SpanText = "200 epochs"  # linear from 0
     momentum: Annotated[Float, Field(ge=0, lt=1)] = 0.9  # of sgd
     weight_decay: Annotated[Float, Field(ge=0)] = 0.0
-    decoupled: bool = False  # weight decay outside the gradient (AdamW) instead of L2 in it
+    decoupled: Bool = False  # weight decay outside the gradient (AdamW) instead of L2 in it
     ema_decays: Annotated[list[Decay], Field(min_length=1)] = [0.99929]  # per step, all tracked in one run
     ema_ramp: SpanText = "200 epochs"
     ema_warmup: Literal["own", "common"] = "own"  # how a decay grows during the ramp; see schedules.ema_decay
@@ -199,7 +205,7 @@ class Scoring(Section):
     """The memorization criterion: nearest distance below `threshold` times the second nearest."""
 
     threshold: Annotated[Float, Field(gt=0, lt=1)] = 1 / 3
-    distinct: bool = True  # exact duplicates of a training image count as one neighbour
+    distinct: Bool = True  # exact duplicates of a training image count as one neighbour
     neighbours: Annotated[Int, Field(ge=2, le=1024)] = 10  # stored for each generated image
     snapshot: Literal["last", "best"] = "last"  # which one enters the search; `best` is the paper's rule
 
@@ -312,13 +318,17 @@ class _StudyText(Section):
     arms: Annotated[dict[str, dict[str, Any] | None], Field(min_length=1)]
 
 
+def _names(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
 class _ConfigText(Run):
     """The file as it is written: `Run` at the top level, and what is not an arm's beside it."""
 
     execution: Execution = Execution()
     figures: Figures = Figures()
     studies: Annotated[dict[str, _StudyText], Field(min_length=1)]
-    run: Literal["all"] | list[str] = "all"
+    run: Annotated[list[str], BeforeValidator(_names), Field(min_length=1)] = ["all"]
 
 
 def read(config: Mapping[str, Any]) -> Settings:
@@ -332,7 +342,7 @@ def read(config: Mapping[str, Any]) -> Settings:
     text = _validate(_ConfigText, config)
     faults: list[str] = []
     studies = []
-    base = {key: config[key] for key in Run.model_fields if key in config}
+    base = {key: config[key] for key in Run.model_fields if config.get(key) is not None}
     for study_name, study in text.studies.items():
         place = f"studies.{study_name}"
         if not study_name.isidentifier() or study_name in RULES:
@@ -360,13 +370,21 @@ def read(config: Mapping[str, Any]) -> Settings:
                 )
             )
     names = list(text.studies)
-    selected = names if text.run == "all" else list(text.run)
+    selected = names if text.run == ["all"] else list(text.run)
     faults += [f"run = {name!r}: {_expected(name, names, 'a study')}" for name in selected if name not in names]
     if faults:
         raise SettingsError("\n".join(faults))
     return Settings(
         base=_validate(Run, base), execution=text.execution, figures=text.figures, studies=studies, selected=selected
     )
+
+
+def ordered(config: Any, like: Any) -> Any:
+    """`config` with its keys in the order of `like`, new ones last: Snakemake puts the keys of overlays first."""
+    if not isinstance(config, Mapping) or not isinstance(like, Mapping):
+        return config
+    keys = [key for key in like if key in config] + [key for key in config if key not in like]
+    return {key: ordered(config[key], like.get(key)) for key in keys}
 
 
 def read_run(config: Mapping[str, Any]) -> Run:
@@ -382,6 +400,8 @@ def lookup(run: Run, dotted: str) -> Any:
         fields = list(type(node).model_fields) if isinstance(node, BaseModel) else []
         if part not in fields:
             prefix = ".".join(parts[:depth])
+            if not fields:
+                raise SettingsError(f"{dotted}: {prefix} is a value and has no keys")
             raise SettingsError(f"{dotted}: {_expected(part, fields, f'a key of {prefix}' if prefix else 'a section')}")
         node = getattr(node, part)
     return node
@@ -407,10 +427,17 @@ def _override(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str
 def _validate(model: type, config: object) -> Any:
     if not isinstance(config, Mapping):
         raise SettingsError(f"configuration = {config!r}: must be a mapping of settings")
+    # A section whose lines are all commented out is null in YAML; it has its defaults.
+    given = {key: {} if value is None and _is_section(model, key) else value for key, value in config.items()}
     try:
-        return model.model_validate(dict(config))
+        return model.model_validate(given)
     except ValidationError as error:
         raise SettingsError("\n".join(_line(model, fault) for fault in error.errors())) from None
+
+
+def _is_section(model: type[BaseModel], key: str) -> bool:
+    annotation = model.model_fields[key].annotation if key in model.model_fields else None
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
 def _line(model: type[BaseModel], fault: Mapping[str, Any]) -> str:

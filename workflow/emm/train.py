@@ -59,13 +59,13 @@ def main() -> None:
                     **provenance(args.key, started - trainer.seconds_before),
                 },
             )
-            metadata = {
+            description = {
                 "key": args.key,
-                "shares": json.dumps(run.training.snapshots),
-                "ema_decays": json.dumps(run.training.ema_decays),
-                "images_seen": json.dumps(snapshots),
+                "shares": run.training.snapshots,
+                "ema_decays": run.training.ema_decays,
+                "images_seen": snapshots,
             }
-            collect_snapshots(args.state, len(snapshots), args.snapshots, metadata)
+            collect_snapshots(args.state, args.snapshots, description)
             state.clear(args.state)
     except Interrupted:
         print("interrupted: state saved; the same command resumes", file=sys.stderr, flush=True)

@@ -4,6 +4,7 @@ Every random number of step s comes from a generator seeded by (run, s), so the 
 their averages and the optimizer.  The clock is images seen.
 """
 
+import json
 import math
 import threading
 import time
@@ -278,13 +279,16 @@ def _keep_snapshot(folder: Path, trainer: Trainer, index: int) -> None:
         save_file(tensors, temporary)
 
 
-def collect_snapshots(folder: Path, count: int, output: Path, metadata: dict[str, str]) -> None:
-    """Join the snapshots of a finished run into one file."""
+def collect_snapshots(folder: Path, output: Path, description: dict[str, Any]) -> None:
+    """Join the snapshots of a finished run into one file.
+
+    The description is one JSON text: the library writes several entries of metadata in an order that varies.
+    """
     tensors: dict[str, Tensor] = {}
-    for index in range(count):
+    for index in range(len(description["shares"])):
         tensors |= load_file(folder / f"snapshot-{index}.safetensors")
     with replacing(output) as temporary:
-        save_file(tensors, temporary, metadata)
+        save_file(tensors, temporary, {"run": json.dumps(description)})
 
 
 def forward_flops(run: Run, shape: tuple[int, ...]) -> int:

@@ -4,6 +4,7 @@ import os
 import sys
 from pathlib import Path
 
+import yaml
 from emm import dag as emm_dag
 from emm import keys as emm_keys
 from emm import settings as emm_settings
@@ -14,7 +15,7 @@ FIGURES = ("curves", "emm", "progress", "gallery")
 TABLES = ("emm", "curves", "contrasts")
 
 try:
-    SETTINGS = emm_settings.read(config)
+    SETTINGS = emm_settings.read(emm_settings.ordered(config, yaml.safe_load(Path("config.yaml").read_text())))
     INDEX = emm_dag.index(SETTINGS, RESULTS)
 except (emm_settings.SettingsError, DataError) as error:
     print("\n".join(f"config: {line}" for line in str(error).splitlines()), file=sys.stderr)

@@ -21,7 +21,7 @@ rule report:
     conda:
         "../../envs/cpu.yaml"
     params:
-        config=yaml.safe_dump(dict(config)),
+        config=yaml.safe_dump(dict(config), sort_keys=False),
     message:
         "report"
     shell:

@@ -14,8 +14,8 @@ rule train:
     threads: SETTINGS.execution.threads
     resources:
         device=SETTINGS.execution.device,
-        state_seconds=SETTINGS.execution.state_seconds,
-        log_seconds=SETTINGS.execution.log_seconds,
+        state_seconds=str(SETTINGS.execution.state_seconds),
+        log_seconds=str(SETTINGS.execution.log_seconds),
     params:
         settings=stage_json("train"),
         # Not an output: Snakemake deletes outputs of failed jobs, and this is what a killed training resumes from.

@@ -1,0 +1,223 @@
+"""Keys: frozen for known settings, shared by settings that mean the same, changed by exactly what they depend on."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from emm.keys import VERSIONS, ema_decay, emm_folder, key, run_folder, stage_settings
+from emm.settings import Run, read_run
+
+STAGES = list(VERSIONS)
+
+
+def keys(content: dict[str, Any]) -> dict[str, str]:
+    run = read_run(content)
+    return {stage: key(stage, run) for stage in STAGES}
+
+
+def changed(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    """The stages whose key differs."""
+    one, two = keys(before), keys(after)
+    return [stage for stage in STAGES if one[stage] != two[stage]]
+
+
+def merged(one: dict[str, Any], two: dict[str, Any]) -> dict[str, Any]:
+    result = {section: dict(values) if isinstance(values, dict) else values for section, values in one.items()}
+    for section, values in two.items():
+        result[section] = result.get(section, {}) | values if isinstance(values, dict) else values
+    return result
+
+
+# Frozen: a change here makes everybody's results anew.  Only a deliberate one is right.
+
+FROZEN: list[tuple[dict[str, Any], list[str]]] = [
+    ({}, ["dc9a6758ab", "85d9846620", "0f35e9a0f1", "10487daa9d", "f23d73c5af"]),
+    (
+        {"diffusion": {"preconditioning": "edm"}, "training": {"optimizer": "sgd", "weight_decay": 0.1}},
+        ["dc9a6758ab", "9683d4e240", "4a139ec5de", "f25d27f51d", "09f6e2fa7a"],
+    ),
+    (
+        {"diffusion": {"denoiser": "optimum"}, "data": {"source": "digits", "labels": "unique"}},
+        ["0c67097511", "2cebbd673a", "eaaba05886", "493d225275", "19118e9bcd"],
+    ),
+]
+
+
+@pytest.mark.parametrize(("content", "expected"), FROZEN)
+def test_frozen_keys(content, expected):
+    assert list(keys(content).values()) == expected
+
+
+def test_stages_have_keys_of_their_own():
+    assert len(set(keys({}).values())) == len(STAGES)
+
+
+# Every setting, with another value, the settings beside which it matters, and the first stage whose key it changes
+
+LEAVES: dict[str, tuple[Any, dict[str, Any], str | None]] = {
+    "seed": (1, {}, "subset"),
+    "data.source": ("digits", {}, "subset"),
+    "data.root": ("elsewhere", {}, None),
+    "data.download": (True, {}, None),
+    "data.resolution": (16, {}, "subset"),
+    "data.classes": ([0, 1], {}, "subset"),
+    "data.balanced": (False, {}, "subset"),
+    "data.draw": ("first", {}, "subset"),
+    "data.labels": ("unique", {}, "subset"),
+    "data.held_out": (3, {}, "subset"),
+    "network.architecture": ("ncsnpp", {}, "train"),
+    "network.channels": (64, {}, "train"),
+    "network.multipliers": ([1, 2, 2], {}, "train"),
+    "network.blocks": (3, {}, "train"),
+    "network.attention": ([8], {}, "train"),
+    "network.embedding": ("fourier", {}, "train"),
+    "network.skips": ([0] * 9, {}, "train"),
+    "network.dropout": (0.2, {}, "train"),
+    "diffusion.denoiser": ("optimum", {}, "train"),
+    "diffusion.preconditioning": ("ve", {}, "train"),
+    "diffusion.sigma_data": (0.4, {"diffusion": {"preconditioning": "edm"}}, "train"),
+    "diffusion.p_mean": (-1.0, {"diffusion": {"preconditioning": "edm"}}, "train"),
+    "diffusion.p_std": (1.0, {"diffusion": {"preconditioning": "edm"}}, "train"),
+    "training.duration": ("10 epochs", {}, "train"),
+    "training.batch_size": (128, {}, "train"),
+    "training.optimizer": ("sgd", {}, "train"),
+    "training.learning_rate": (1e-3, {}, "train"),
+    "training.lr_ramp": ("1 %", {}, "train"),
+    "training.momentum": (0.5, {"training": {"optimizer": "sgd"}}, "train"),
+    "training.weight_decay": (0.1, {}, "train"),
+    "training.decoupled": (True, {"training": {"weight_decay": 0.1}}, "train"),
+    "training.ema_decays": ([0.99929, 0.9], {}, "train"),
+    "training.ema_ramp": ("1 %", {}, "train"),
+    "training.ema_warmup": ("common", {}, "train"),
+    "training.order": ("fixed", {}, "train"),
+    "training.snapshots": ([1.0], {}, "train"),
+    "sampling.images": (100, {}, "sample"),
+    "sampling.steps": (9, {}, "sample"),
+    "sampling.sigma_min": (0.01, {}, "sample"),
+    "sampling.sigma_max": (50.0, {}, "sample"),
+    "sampling.rho": (5.0, {}, "sample"),
+    "sampling.ema_decay": (0.9, {"training": {"ema_decays": [0.99929, 0.9]}}, "sample"),
+    "scoring.threshold": (0.5, {}, "score"),
+    "scoring.distinct": (False, {}, "score"),
+    "scoring.neighbours": (5, {}, "score"),
+    "scoring.snapshot": ("best", {}, "emm"),
+    "search.rule": ("grid", {"search": {"grid": [10, 20]}}, "emm"),
+    "search.epsilon": (0.2, {}, "emm"),
+    "search.n_min": (50, {}, "emm"),
+    "search.n_max": (20_000, {}, "emm"),
+    "search.start": (500, {}, "emm"),
+    "search.steps_per_octave": (4, {}, "emm"),
+    "search.locate": (5, {}, "emm"),
+    "search.confirm": (6, {}, "emm"),
+    "search.parallel": (2, {}, "emm"),
+    "search.slope": (2.0, {}, "emm"),
+    "search.spread": (2.0, {}, "emm"),
+    "search.grid": ([100, 200], {}, "emm"),
+    "search.replicates": (3, {}, "emm"),
+}
+
+
+def setting(dotted: str, value: Any) -> dict[str, Any]:
+    section, _, name = dotted.partition(".")
+    return {section: {name: value}} if name else {section: value}
+
+
+def test_table_names_every_setting():
+    """A new setting must say here which keys it changes."""
+    defaults = Run().model_dump()
+    leaves = {f"{s}.{name}" for s, values in defaults.items() if isinstance(values, dict) for name in values} | {"seed"}
+    assert set(LEAVES) == leaves
+
+
+@pytest.mark.parametrize("dotted", LEAVES)
+def test_a_setting_changes_the_keys_from_its_stage_on(dotted):
+    value, beside, first = LEAVES[dotted]
+    expected = STAGES[STAGES.index(first) :] if first else []  # type: ignore[arg-type]
+    assert changed(beside, merged(beside, setting(dotted, value))) == expected
+
+
+@pytest.mark.parametrize(
+    ("dotted", "beside"),
+    [
+        ("training.momentum", {}),
+        ("training.decoupled", {}),
+        ("diffusion.sigma_data", {}),
+        ("diffusion.p_mean", {"diffusion": {"preconditioning": "ve"}}),
+        *(
+            (name, {"diffusion": {"denoiser": "optimum"}})
+            for name in LEAVES
+            if name.split(".")[0] in ("network", "training") or name == "diffusion.preconditioning"
+        ),
+    ],
+)
+def test_settings_without_effect_change_no_key(dotted, beside):
+    """Of Adam, of no weight decay, of VP, of the closed-form optimum."""
+    assert changed(beside, merged(beside, setting(dotted, LEAVES[dotted][0]))) == []
+
+
+@pytest.mark.parametrize(
+    ("one", "two"),
+    [
+        ({}, {"network": {"embedding": "positional"}}),
+        ({"network": {"architecture": "ncsnpp"}}, {"network": {"architecture": "ncsnpp", "embedding": "fourier"}}),
+        ({}, {"network": {"skips": [1] * 9}}),
+        ({}, {"network": {"skips": [True] * 9}}),
+        ({}, {"sampling": {"ema_decay": 0.99929}}),
+        ({"training": {"weight_decay": 0}}, {"training": {"weight_decay": "0.0"}}),
+        ({"training": {"learning_rate": 2e-4}}, {"training": {"learning_rate": "0.2e-3"}}),
+        ({"scoring": {"threshold": "1/3"}}, {}),
+        ({"data": {"labels": True}}, {"data": {"labels": "true"}}),
+        ({"sampling": {"sigma_max": 80}}, {}),
+        (
+            {"diffusion": {"denoiser": "optimum"}, "sampling": {"ema_decay": 0.99929}},
+            {"diffusion": {"denoiser": "optimum", "preconditioning": "edm"}},
+        ),
+    ],
+)
+def test_settings_that_mean_the_same_share_keys(one, two):
+    assert changed(one, two) == []
+
+
+def test_sampled_decay_decides_from_sampling_on():
+    both = {"training": {"ema_decays": [0.9, 0.5]}}
+    assert ema_decay(read_run(both)) == 0.9
+    assert changed(both, merged(both, {"sampling": {"ema_decay": 0.9}})) == []
+    assert changed(both, merged(both, {"sampling": {"ema_decay": 0.5}})) == ["sample", "score", "emm"]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_raising_a_version_changes_the_keys_from_there_on(stage, monkeypatch):
+    before = keys({})
+    monkeypatch.setitem(VERSIONS, stage, VERSIONS[stage] + 1)
+    after = keys({})
+    assert [s for s in STAGES if before[s] != after[s]] == STAGES[STAGES.index(stage) :]
+
+
+@pytest.mark.parametrize("content", [content for content, _ in FROZEN])
+@pytest.mark.parametrize("stage", STAGES)
+def test_stages_read_back_the_settings_that_they_are_given(stage, content):
+    """Through JSON, as on the command line: a stage sees the same values and would compute the same key."""
+    run = read_run(content)
+    back = read_run(json.loads(json.dumps(stage_settings(stage, run))))
+    assert key(stage, back) == key(stage, run)
+    assert back.data == run.data
+    assert back.seed == run.seed
+
+
+def test_stages_get_nothing_that_they_must_not_use():
+    assert set(stage_settings("subset", Run())) == {"seed", "data"}
+    assert set(stage_settings("train", Run())) == {"seed", "data", "network", "diffusion", "training"}
+    assert set(stage_settings("sample", Run())) == {"seed", "data", "network", "diffusion", "training", "sampling"}
+    optimum = read_run({"diffusion": {"denoiser": "optimum"}})
+    assert set(stage_settings("score", optimum)) == {"seed", "data", "diffusion", "sampling", "scoring"}
+    assert "snapshot" not in stage_settings("score", Run())["scoring"]
+
+
+def test_folders():
+    root = Path("results")
+    assert run_folder(root, "train", "abc", 100, 2) == root / "runs" / "abc" / "n100" / "r2"
+    assert run_folder(root, "score") == root / "scores" / "{key}" / "n{n}" / "r{r}"
+    assert emm_folder(root, "abc") == root / "emm" / "abc"
+    assert emm_folder(root) == root / "emm" / "{key}"
