@@ -1,8 +1,7 @@
 # Measure how many training images a diffusion model memorizes, and what changes that number.
 #
-#   snakemake                 every study of the configuration, tables, figures and report
-#   snakemake <study>         one study, such as `snakemake conditioning`
-#   snakemake optimum         see README.md for the other targets
+#   snakemake                 the studies that `run` selects, with tables, figures and report
+#   snakemake <study>         one study of the configuration, such as `snakemake optimum`
 from snakemake.utils import min_version
 
 min_version("9.27")

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from emm.preconditioning import EDM, VE, VP, Denoiser, denoising_loss, preconditioning, to_pixels, to_unit
 from emm.settings import Diffusion, Network
@@ -20,6 +21,14 @@ SIGMAS = torch.tensor([0.002, 0.02, 0.1, 0.5, 1.0, 7.0, 80.0, 150.0], dtype=torc
 def reference() -> dict[str, torch.Tensor]:
     with np.load(VECTORS / "losses.npz") as archive:
         return {name: torch.from_numpy(archive[name]).double() for name in archive.files}
+
+
+class StandIn(nn.Module):
+    """A function in the place of a denoiser."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.forward = function
 
 
 def relative(ours: torch.Tensor, expected: torch.Tensor) -> float:
@@ -39,7 +48,7 @@ def test_training_noise_and_loss_equal_reference(reference, name):
         seen["noisy"] = x
         return x / 2
 
-    loss = denoising_loss(half, kind, images, draw, noise)
+    loss = denoising_loss(StandIn(half), kind, images, draw, noise)
     assert loss.dtype == torch.float64
     assert (seen["noisy"] - reference[f"{name}/noisy"]).abs().max() < 1e-10 * reference[f"{name}/noisy"].abs().max()
     assert relative(loss, reference[f"{name}/loss_per_image"].flatten()) < 1e-10
@@ -54,7 +63,7 @@ def test_loss_hands_labels_and_noise_levels_to_the_denoiser():
 
     labels = torch.tensor([4, 2])
     images = torch.ones(2, 1, 2, 2)
-    loss = denoising_loss(denoise, VE(), images, torch.tensor([0.0, 1.0]), torch.zeros(2, 1, 2, 2), labels)
+    loss = denoising_loss(StandIn(denoise), VE(), images, torch.tensor([0.0, 1.0]), torch.zeros(2, 1, 2, 2), labels)
     assert seen[0].tolist() == pytest.approx([0.02, 100.0], rel=1e-6)
     assert seen[1] is labels
     assert loss.tolist() == pytest.approx([4 / 0.02**2, 4 / 100**2], rel=1e-5)  # |y|^2 = 4 pixels, weight 1 / sigma^2

@@ -157,7 +157,7 @@ def test_updating_the_flat_tensor_updates_the_module():
     x = torch.randn(5, 3)
     for network in (module, module, copy, copy):  # gradients add up, as everywhere in torch
         network(x).square().sum().backward()
-    gradients = torch.cat([p.grad.flatten() for p in copy.parameters()])
+    gradients = torch.cat([p.grad.flatten() for p in copy.parameters() if p.grad is not None])
     assert (flat.gradients - gradients).abs().max() < 1e-6 * gradients.abs().max()
 
 
@@ -369,7 +369,6 @@ def test_training_lowers_the_loss(tmp_path):
     assert losses[-1] < 0.7 * losses[0]
 
 
-@pytest.mark.xfail(strict=True, raises=RuntimeError, reason="BUG: Fourier frequencies are shared between decays")
 def test_several_averages_of_a_network_with_buffers(tmp_path):
     """Fixed Fourier frequencies belong to the snapshot of every decay."""
     run = run_of(network={"embedding": "fourier"}, training={"duration": "10 images", "ema_decays": [0.9, 0.5]})
@@ -431,7 +430,7 @@ def test_evaluation_uses_the_first_average(tmp_path):
 def test_snapshots_hold_the_averages(tmp_path):
     run = run_of()
     trainer = finish(run, subset_of(), tmp_path)
-    collect_snapshots(tmp_path, 3, tmp_path / "out.safetensors", {"note": "x"})
+    collect_snapshots(tmp_path, tmp_path / "out.safetensors", {"shares": run.training.snapshots})
     network = build(run, (1, 8, 8), 0).network
     tensors = load_file(tmp_path / "out.safetensors")
     assert len(tensors) == 3 * 2 * len(network.state_dict())
@@ -505,7 +504,7 @@ def test_clearing_removes_empty_parents_only(tmp_path):
 class Place:
     """The files of one run in a folder, and the command line that makes them."""
 
-    def __init__(self, folder: Path, subset: Subset, state_seconds: float = 30, **changes: dict[str, Any]):
+    def __init__(self, folder: Path, subset: Subset, state_seconds: float = 30, /, **changes: dict[str, Any]):
         self.state_seconds = state_seconds
         self.folder, self.state = folder, folder / "state" / "key" / "n24-r0"
         self.snapshots, self.log = folder / "out" / "snapshots.safetensors", folder / "out" / "training.csv"
@@ -533,9 +532,6 @@ class Place:
     def resumed_at(self) -> int:
         return json.loads(self.record.read_text())["resumed_at_image"]
 
-    def tensors(self) -> dict[str, torch.Tensor]:
-        return load_file(self.snapshots)
-
     def columns(self) -> list[dict[str, str]]:
         with open(self.log, newline="") as file:
             return list(csv.DictReader(file))
@@ -560,6 +556,7 @@ def program(monkeypatch):
     return call
 
 
+SHORT = {"training": {"duration": "40 images"}}
 LONG = {"training": {"duration": "1200 images", "learning_rate": 1e-3}}  # 120 steps: at least a second
 
 
@@ -589,12 +586,12 @@ def test_outputs_of_a_run(undisturbed):
     assert [int(row["images_seen"]) for row in rows] == list(range(120, 1201, 120))
     assert all(np.isfinite([float(row[name]) for name in LOG_COLUMNS]).all() for row in rows)
     with safe_open(place.snapshots, "pt") as file:
-        metadata = file.metadata()
+        description = json.loads(file.metadata()["run"])
         names = list(file.keys())
-    assert metadata["key"] == "abc"
-    assert json.loads(metadata["shares"]) == [0.3, 0.5, 1.0]
-    assert json.loads(metadata["ema_decays"]) == [0.9, 0.5]
-    assert json.loads(metadata["images_seen"]) == [360, 600, 1200]
+    assert description["key"] == "abc"
+    assert description["shares"] == [0.3, 0.5, 1.0]
+    assert description["ema_decays"] == [0.9, 0.5]
+    assert description["images_seen"] == [360, 600, 1200]
     network = build(read_run(json.loads(place.settings)), (1, 8, 8), 0).network
     assert sorted(names) == sorted(f"{s}/{d}/{n}" for s in range(3) for d in range(2) for n in network.state_dict())
     record = json.loads(place.record.read_text())
@@ -637,8 +634,8 @@ def test_sigkill_and_resume(undisturbed, tmp_path, program, capsys):
     assert not place.outputs()
     assert program(place) == 0
     assert 0 < place.resumed_at() < 1200
-    assert same(place.tensors(), undisturbed.tensors())
-    assert place.columns() == undisturbed.columns()
+    assert place.snapshots.read_bytes() == undisturbed.snapshots.read_bytes()
+    assert place.log.read_bytes() == undisturbed.log.read_bytes()
     assert not place.state.exists()
 
 
@@ -655,8 +652,8 @@ def test_sigterm_and_resume(undisturbed, tmp_path, program):
     assert saved is not None
     assert program(place) == 0
     assert place.resumed_at() == 10 * saved["step"]
-    assert same(place.tensors(), undisturbed.tensors())
-    assert place.columns() == undisturbed.columns()
+    assert place.snapshots.read_bytes() == undisturbed.snapshots.read_bytes()
+    assert place.log.read_bytes() == undisturbed.log.read_bytes()
     record = json.loads(place.record.read_text())
     assert record["seconds"] > saved["seconds"]  # the time of the process before counts
 
@@ -681,7 +678,7 @@ def move_state(source: Place, target: Place) -> None:
 
 
 def test_resuming_own_state(tmp_path, program):
-    place = Place(tmp_path, subset_of())
+    place = Place(tmp_path, subset_of(), **SHORT)
     half_way(place, program)
     assert program(place) == 0
     assert place.resumed_at() == 10
@@ -690,20 +687,20 @@ def test_resuming_own_state(tmp_path, program):
 @pytest.mark.parametrize("kind", ["settings", "subset"])
 def test_state_of_another_run_is_discarded(tmp_path, program, kind):
     folders = [tmp_path / name for name in ("other", "place", "clean")]
-    changed = {"training": {"learning_rate": 1e-3}} if kind == "settings" else {}
+    changed = {"training": {"duration": "40 images", "learning_rate": 1e-3}} if kind == "settings" else SHORT
     subset = subset_of(labels=3) if kind == "subset" else subset_of()
     other = Place(folders[0], subset_of(), **changed)
-    place, clean = (Place(folder, subset) for folder in folders[1:])
+    place, clean = (Place(folder, subset, **SHORT) for folder in folders[1:])
     half_way(other, program)
     move_state(other, place)
     assert program(place) == 0
     assert place.resumed_at() == 0
     assert program(clean) == 0
-    assert same(place.tensors(), clean.tensors())
+    assert place.snapshots.read_bytes() == clean.snapshots.read_bytes()
 
 
 def test_truncated_state_starts_again(tmp_path, program, capsys):
-    place, clean = Place(tmp_path / "place", subset_of()), Place(tmp_path / "clean", subset_of())
+    place, clean = (Place(tmp_path / name, subset_of(), **SHORT) for name in ("place", "clean"))
     half_way(place, program)
     path = place.state / "state.pt"
     path.write_bytes(path.read_bytes()[:-100])
@@ -711,7 +708,7 @@ def test_truncated_state_starts_again(tmp_path, program, capsys):
     assert "cannot be read" in capsys.readouterr().out
     assert place.resumed_at() == 0
     assert program(clean) == 0
-    assert same(place.tensors(), clean.tensors())
+    assert place.snapshots.read_bytes() == clean.snapshots.read_bytes()
 
 
 def one_error(capsys) -> str:
@@ -730,7 +727,6 @@ def test_infinite_loss_is_one_line_and_no_output(tmp_path, program, capsys):
     assert not place.outputs()
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: weights that overflow on the last step are published as snapshots")
 def test_overflow_on_the_last_step_is_an_error(tmp_path, program, capsys):
     """The loss of a step is computed before its update: the last update is never looked at."""
     training = {"optimizer": "sgd", "learning_rate": 1e38, "lr_ramp": "0 images", "duration": "10 images"}

@@ -3,6 +3,8 @@
 import argparse
 import json
 import sys
+import zipfile
+import zlib
 from pathlib import Path
 
 from emm.files import write_text
@@ -70,7 +72,7 @@ def rescore(args: argparse.Namespace) -> None:
     try:
         with np.load(args.neighbours, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in ("indices", "squared", "copies")}
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise StageError(f"{args.neighbours}: is not a neighbours.npz of a scored run ({error})") from None
     print("threshold  " + "  ".join(f"snapshot {i}" for i in range(len(arrays["squared"]))))
     for threshold in args.threshold:

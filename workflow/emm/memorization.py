@@ -45,25 +45,41 @@ def neighbours(generated: np.ndarray, train: np.ndarray, groups: np.ndarray, k: 
     query = generated.reshape(len(generated), -1)
     k = min(k, len(distinct))
     wanted = min(k + SLACK, len(distinct))
-    candidates = _candidates(query, base, wanted)
-    squared = _squared_distances(query, base, candidates)
-    order = np.lexsort((candidates, squared), axis=1)[:, :k]  # ties by position: the same answer on every machine
-    candidates, squared = np.take_along_axis(candidates, order, 1), np.take_along_axis(squared, order, 1)
+    candidates, beyond = _candidates(query, base, wanted)
+    candidates, squared = _nearest(query, base, candidates, k)
+    for row in np.flatnonzero(squared[:, -1] >= beyond):  # an image that is no candidate may be as near: compare all
+        every = np.arange(len(base))[None]
+        candidates[row], squared[row] = (found[0] for found in _nearest(query[row : row + 1], base, every, k))
     return Neighbours(distinct[candidates], squared, counts[candidates[:, 0]])
 
 
-def _candidates(query: np.ndarray, base: np.ndarray, wanted: int) -> np.ndarray:
-    """(m, wanted) positions in `base` near each query by float32 distance, in no promised order."""
+def _nearest(query: np.ndarray, base: np.ndarray, candidates: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """(m, k) nearest of the candidates and their exact squared distances; ties by position: the same everywhere."""
+    squared = _squared_distances(query, base, candidates)
+    order = np.lexsort((candidates, squared), axis=1)[:, :k]
+    return np.take_along_axis(candidates, order, 1), np.take_along_axis(squared, order, 1)
+
+
+def _candidates(query: np.ndarray, base: np.ndarray, wanted: int) -> tuple[np.ndarray, np.ndarray]:
+    """Images near each query by float32 distance.
+
+    Returns:
+        (m, wanted) positions in `base`, in no promised order; and (m,) a squared distance below which no other
+        image lies, rounding allowed for.
+    """
     if wanted == len(base):
-        return np.broadcast_to(np.arange(wanted), (len(query), wanted)).copy()
+        return np.broadcast_to(np.arange(wanted), (len(query), wanted)).copy(), np.full(len(query), np.inf)
     import faiss  # slow to import, and not needed for the smallest sets
 
     mean = base.mean(axis=0, dtype=np.float64).astype(np.float32)  # centring shrinks the squares that cancel
     index = faiss.IndexFlatL2(base.shape[1])
     if hasattr(faiss, "get_num_gpus") and faiss.get_num_gpus() > 0:
         index = faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, index)
-    index.add(np.ascontiguousarray(base - mean))
-    return index.search(np.ascontiguousarray(query - mean), wanted)[1]
+    centred, asked = np.ascontiguousarray(base - mean), np.ascontiguousarray(query - mean)
+    index.add(centred)
+    found, candidates = index.search(asked, wanted)
+    largest = (asked**2).sum(axis=1) + (centred**2).sum(axis=1).max()  # what cancels in |q|^2 + |b|^2 - 2 q b
+    return candidates, found[:, -1] - 32 * np.finfo(np.float32).eps * largest
 
 
 def _squared_distances(query: np.ndarray, base: np.ndarray, candidates: np.ndarray) -> np.ndarray:
@@ -84,9 +100,9 @@ def memorized(found: Neighbours, threshold: float = 1 / 3, distinct: bool = True
         distinct: False is the paper's rule, under which an exact duplicate of the nearest image is the second nearest:
             a copy of a duplicated image then never counts (0/0 included).
     """
-    ratio = Fraction(threshold).limit_denominator(10_000)
-    first, second = found.squared[:, 0], found.squared[:, 1]
-    flags = first * ratio.denominator**2 < second * ratio.numerator**2
+    ratio = Fraction(threshold).limit_denominator(1_000_000)
+    first, second = found.squared[:, :2].T.astype(object)  # Python's integers: no overflow
+    flags = (first * ratio.denominator**2 < second * ratio.numerator**2).astype(bool)
     return flags if distinct else flags & (found.copies == 1)
 
 

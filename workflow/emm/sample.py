@@ -1,5 +1,6 @@
 """The sample stage: ``python -m emm.sample`` generates images from every snapshot of a run, or from the optimum."""
 
+import itertools
 import json
 import time
 from pathlib import Path
@@ -10,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 
 from emm.device import select
 from emm.files import provenance, write_json, write_npz
-from emm.keys import ema_decay
+from emm.keys import ema_decay, key
 from emm.optimum import OptimalDenoiser
 from emm.preconditioning import to_unit
 from emm.sampling import Draws, draws, generate, noise_levels
@@ -69,11 +70,16 @@ def from_snapshots(
     try:
         with safe_open(path, "pt") as file:
             description = json.loads(file.metadata()["run"])
+            if description["key"] not in ("", key("train", run)):
+                raise ValueError("its settings are others")
             decay = description["ema_decays"].index(ema_decay(run))
             shares, seen = description["shares"], description["images_seen"]
             images = []
+            names = denoiser.network.state_dict()
+            places = itertools.product(range(len(shares)), range(len(run.training.ema_decays)), names)
+            if set(file.keys()) != {snapshot_name(*place) for place in places}:
+                raise ValueError("its tensors are those of another network")
             for index in range(len(shares)):
-                names = denoiser.network.state_dict()
                 denoiser.network.load_state_dict({n: file.get_tensor(snapshot_name(index, decay, n)) for n in names})
                 images.append(generate(denoiser, drawn, levels, batch, device))
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:

@@ -2,6 +2,8 @@
 
 import json
 import time
+import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -32,7 +34,7 @@ def main() -> None:
     try:
         with np.load(args.samples, allow_pickle=False) as archive:
             samples = {name: archive[name] for name in ("images", "shares", "images_seen")}
-    except (ValueError, KeyError, EOFError, OSError) as error:
+    except (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
         raise StageError(f"{args.samples}: is not a complete file of generated images ({error}); delete it") from None
     try:
         found = [
@@ -66,7 +68,7 @@ def main() -> None:
         },
     )
     ratio = memorized(found[-1], run.scoring.threshold, run.scoring.distinct).mean()
-    print(f"{args.arms}: N = {args.n}, replicate {args.replicate}: {100 * ratio:.1f} % memorized")
+    print(f"{args.arms or args.key}: N = {args.n}, replicate {args.replicate}: {100 * ratio:.1f} % memorized")
 
 
 def cost(records: Sequence[Path]) -> dict[str, float]:
@@ -105,8 +107,7 @@ def gallery(generated: np.ndarray, train: np.ndarray, found: Neighbours) -> dict
     repeated = np.ones(len(nearest), bool)
     repeated[np.unique(nearest, return_index=True)[1]] = False
     count = min(GALLERY, len(ratio))
-    best = np.lexsort((ratio, repeated))[:count]
-    best = best[np.argsort(ratio[best], kind="stable")]
+    best = np.lexsort((repeated, ratio))[:count]
     worst = np.argsort(-ratio, kind="stable")[:count]
     chosen = {"best": best, "worst": worst}
     content = {}

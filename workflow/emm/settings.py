@@ -74,7 +74,7 @@ class Span:
     def parse(cls, text: object) -> "Span":
         """Read ``"40000 images"``, ``"200 epochs"`` or ``"2 %"``.  Raises ValueError for anything else."""
         match = re.fullmatch(r"([0-9][0-9_]*(?:\.\d+)?(?:[eE]\d+)?)\s*(images|epochs|%)", str(text).strip())
-        if not match:
+        if not match or not math.isfinite(float(match[1])):
             raise ValueError('must be a span such as "40000 images", "200 epochs" or "2 %"')
         return cls(float(match[1]), match[2])  # type: ignore[arg-type]
 
@@ -82,17 +82,19 @@ class Span:
         """The span in training images, for N = `train_size` and a run of `budget` images (needed for %)."""
         return self.amount * {"images": 1.0, "epochs": float(train_size), "%": budget / 100}[self.unit]
 
+    def __str__(self) -> str:
+        return f"{self.amount:.15g} {self.unit}"
+
 
 def _span(text: str) -> str:
-    Span.parse(text)
-    return text
+    return str(Span.parse(text))  # one spelling, so that two make one key
 
 
 def _duration(text: str) -> str:
     span = Span.parse(text)
     if span.unit == "%" or span.amount <= 0:
         raise ValueError('must be a positive number of images or epochs, such as "40000 epochs"')
-    return text
+    return str(span)
 
 
 SpanText = Annotated[str, AfterValidator(_span)]
@@ -415,7 +417,8 @@ def json_schema() -> dict[str, Any]:
 def _override(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
     resolved = copy.deepcopy(dict(base))
     for dotted, value in overrides.items():
-        lookup(Run(), dotted)
+        if isinstance(lookup(Run(), dotted), BaseModel):
+            raise SettingsError(f"{dotted}: is a section; override its keys one by one, as {dotted}.KEY")
         *path, last = dotted.split(".")
         node = resolved
         for part in path:
@@ -443,7 +446,7 @@ def _is_section(model: type[BaseModel], key: str) -> bool:
 def _line(model: type[BaseModel], fault: Mapping[str, Any]) -> str:
     """One fault as one line: key = value: what is allowed."""
     # Pydantic adds the tried member of a union to the location; a key never looks like these.
-    member = re.compile(r"(list|literal|dict|function-\w+|none|constrained-\w+)\[?.*")
+    member = re.compile(r"(list|literal|dict|function-\w+)\[.*\]")
     path = [str(p) for p in fault["loc"] if not member.fullmatch(str(p))]
     key = ".".join(path) or "configuration"
     if fault["type"] == "extra_forbidden":

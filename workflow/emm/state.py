@@ -44,6 +44,7 @@ def bind(folder: Path, identity: str) -> bool:
     note = folder / "identity"
     if note.is_file() and note.read_text() == identity:
         return True
+    note.unlink(missing_ok=True)  # first: a kill from here on leaves nothing that another run could take for its own
     for path in folder.iterdir():
         if path.name != "lock":
             path.unlink()

@@ -99,7 +99,8 @@ def wilson(memorized: int, images: int, confidence: float = 0.95) -> tuple[float
     z2 = float(ndtri((1 + confidence) / 2)) ** 2
     centre = (memorized + z2 / 2) / (images + z2)
     half = math.sqrt(z2) / (images + z2) * math.sqrt(memorized * (images - memorized) / images + z2 / 4)
-    return max(centre - half, 0.0), min(centre + half, 1.0)
+    ratio = memorized / images  # bounds: at 0 and 1 rounding would put the ratio outside its own interval
+    return max(min(centre - half, ratio), 0.0), min(max(centre + half, ratio), 1.0)
 
 
 def empirical_logit(memorized: ArrayLike, images: ArrayLike) -> NDArray[np.float64]:

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from emm import state
 from emm.device import describe, select
 from emm.files import provenance, write_csv, write_json
-from emm.keys import VERSIONS
+from emm.keys import VERSIONS, key
 from emm.stage import StageError, arguments, command, execution_options, read_settings, record_settings
 from emm.subset import load as load_subset
 from emm.training import LOG_COLUMNS, Interrupted, Trainer, TrainingError, collect_snapshots, start, train
@@ -77,7 +77,8 @@ def main() -> None:
 def _identity(args: argparse.Namespace) -> str:
     """What saved state must belong to: these settings on exactly this subset, under this version of the stage."""
     subset = hashlib.sha256(args.subset.read_bytes()).hexdigest()
-    return json.dumps([VERSIONS["train"], json.loads(args.settings), args.n, args.replicate, subset], sort_keys=True)
+    run_key = key("train", read_settings(args.settings))
+    return json.dumps([VERSIONS["train"], run_key, args.n, args.replicate, subset])
 
 
 class Progress:

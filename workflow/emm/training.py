@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -150,18 +151,22 @@ class Trainer:
         self.step += 1
         value = loss.item()
         self.loss_sum, self.loss_steps = self.loss_sum + value, self.loss_steps + 1
-        if not math.isfinite(value):
+        self._check(value)
+        return value
+
+    def _check(self, loss: float) -> None:
+        training = self.run.training
+        if not math.isfinite(loss):
             raise TrainingError(
-                f"the loss became {value} after {self.step * training.batch_size} training images"
+                f"the loss became {loss} after {self.step * training.batch_size} training images"
                 f" (training.learning_rate = {training.learning_rate:g}); nothing of this run was kept"
             )
-        return value
 
     def averaged(self, index: int) -> dict[str, Tensor]:
         """State dict of the network with the averaged weights of one EMA decay."""
         averaged = self.parameters.view(self.averages[index])
         state = self.denoiser.network.state_dict()
-        return {name: averaged.get(name, value).detach().cpu().contiguous() for name, value in state.items()}
+        return {name: averaged.get(name, value).detach().cpu().contiguous().clone() for name, value in state.items()}
 
     def state(self) -> dict[str, Any]:
         return {
@@ -214,6 +219,7 @@ class Trainer:
     def log(self) -> dict[str, Any]:
         seen = self.step * self.run.training.batch_size
         train, held_out = self.evaluate()
+        self._check(train)  # the loss of a step does not see its own update, so nor the last one
         factor = learning_rate_factor(seen, self.budget.lr_ramp)
         row = {
             "images_seen": seen,
@@ -286,7 +292,11 @@ def collect_snapshots(folder: Path, output: Path, description: dict[str, Any]) -
     """
     tensors: dict[str, Tensor] = {}
     for index in range(len(description["shares"])):
-        tensors |= load_file(folder / f"snapshot-{index}.safetensors")
+        path = folder / f"snapshot-{index}.safetensors"
+        try:
+            tensors |= load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise TrainingError(f"{path}: cannot be read ({error}); delete {folder} to train this run again") from None
     with replacing(output) as temporary:
         save_file(tensors, temporary, {"run": json.dumps(description)})
 

@@ -258,10 +258,10 @@ class UNet(nn.Module):
 
     def forward(self, x: Tensor, noise: Tensor, labels: Tensor | None = None) -> Tensor:
         """(B, C, H, W) images, (B,) noise coordinates, (B,) labels or None -> (B, C, H, W)."""
+        if (labels is None) != (self.label_embedding is None):
+            raise ValueError("labels must be given to a class-conditional network, and to no other")
         embedding = self.noise_embedding(noise)
-        if self.label_embedding is not None:
-            if labels is None:
-                raise ValueError("a class-conditional network needs labels")
+        if self.label_embedding is not None and labels is not None:
             embedding = embedding + self.label_embedding(labels)
         embedding = F.silu(self.mlp1(F.silu(self.mlp0(embedding))))
 
