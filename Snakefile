@@ -34,6 +34,8 @@ rule all:
         "results/emm.csv",
         "results/emm.html",
         "results/report.html",
+    message:
+        "all results are there"
 
 
 for study in SETTINGS.studies:
@@ -44,6 +46,8 @@ for study in SETTINGS.studies:
         input:
             study_files(study.name),
         localrule: True
+        message:
+            "study complete"
 
 
 onsuccess:
