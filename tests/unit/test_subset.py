@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from emm import datasets, subset
+from emm import datasets, stage, subset
 from emm.datasets import DataError, Facts
 from emm.settings import Data, Run, SettingsError
 
@@ -350,7 +350,7 @@ def test_stage_writes_the_drawn_subset(tmp_path):
     imported = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines()}
     assert "numpy" in imported and not imported & {"torch", "torchvision", "sklearn", "scipy", "pandas", "matplotlib"}
     assert equal(subset.load(path), subset.draw(Run.model_validate(DIGITS), 100, 3))
-    assert [p.name for p in path.parent.iterdir()] == ["subset.npz"]
+    assert sorted(p.name for p in path.parent.iterdir()) == ["settings.yaml", "subset.npz"]
 
 
 @pytest.mark.parametrize(
@@ -366,15 +366,18 @@ def test_stage_writes_the_drawn_subset(tmp_path):
         ('{"data": {"source": "npz:gone.npz"}}', "10", "gone.npz: cannot be read (No such file or directory)"),
         ('{"data": {"source": "cifar10", "root": "gone"}}', "10", "cifar-10-batches-py: not found; set data.download"),
         ('{"data": {"source": "digitz"}}', "10", "data.source = 'digitz'"),
-        ('{"data": {"held": 1}}', "10", "data.held = 1: "),
-        ("[]", "10", "valid dictionary"),
-        ("{", "10", "--settings: not JSON"),
+        ('{"data": {"held": 1}}', "10", "data.held: is not a key of data; did you mean 'held_out'?"),
+        ("[]", "10", "must be a mapping of settings"),
+        ("{", "10", "--settings: is not JSON"),
     ],
 )
 def test_stage_refuses_in_one_line_and_writes_nothing(tmp_path, monkeypatch, capfd, text, n, words):
     monkeypatch.chdir(tmp_path)
-    arguments = ["--settings", text, "--n", n, "--replicate", "0", "--output", "out/subset.npz"]
-    assert subset.main(arguments) == 1
+    command = ["emm.subset", "--settings", text, "--n", n, "--replicate", "0", "--output", "out/subset.npz"]
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(SystemExit) as stop:
+        stage.command(subset.main)
+    assert stop.value.code == 1
     out, err = capfd.readouterr()
     assert out == "" and err.startswith("error: ") and err.count("\n") == 1 and words in err
     assert list(tmp_path.iterdir()) == []

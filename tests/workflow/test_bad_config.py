@@ -94,7 +94,7 @@ ONE_LINE = [
     ("execution.device", "gpu", "execution.device = 'gpu': ", "'cuda'"),
     ((*NONE, "dta.labels"), "none", f"{IN_NONE}dta.labels: ", "did you mean 'data'"),
     ((*NONE, "execution.threads"), 2, f"{IN_NONE}execution.threads: ", "not a section"),
-    ((*NONE, "data"), "none", f"{IN_NONE}data = 'none': ", ""),
+    ((*NONE, "data"), "none", f"{IN_NONE}data: is a section; override its keys one by one", ""),
     (("studies", "own", "factor"), "data.sources", "studies.own.factor: data.sources: ", "did you mean 'source'"),
     (("studies", "own", "arms", "a b"), {}, "studies.own.arms.a b: ", "letters"),
     (("studies", "train"), {"arms": {"a": {}}}, "studies.train: ", "none of"),

@@ -1,6 +1,8 @@
 # The validated settings, the index of runs, and the paths that all rules share.  Nothing here computes.
 # Names start with emm_ or are unusual: a Snakefile shares its namespace with Snakemake's own, where DAG is taken.
+import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -9,8 +11,10 @@ from emm import dag as emm_dag
 from emm import keys as emm_keys
 from emm import settings as emm_settings
 from emm.datasets import DataError
+from emm.study import description
 
 RESULTS = Path("results")
+STUDY = "results/studies/{study}"
 FIGURES = ("curves", "emm", "progress", "gallery")
 TABLES = ("emm", "curves", "contrasts")
 
@@ -23,9 +27,8 @@ except (emm_settings.SettingsError, DataError) as error:
 
 
 # Conda environments (--software-deployment-method conda) hold the packages that emm needs, not emm itself.
-os.environ["PYTHONPATH"] = os.pathsep.join(
-    [str(Path(workflow.basedir) / "workflow"), os.environ.get("PYTHONPATH", "")]
-).rstrip(os.pathsep)
+PACKAGE = str(Path(workflow.basedir) / "workflow")
+os.environ.update(PYTHONPATH=os.pathsep.join(filter(None, [PACKAGE, os.getenv("PYTHONPATH")])))
 
 
 wildcard_constraints:
@@ -60,3 +63,45 @@ def earlier(stage, before, name):
         return run_path(before, name, INDEX.upstream(stage, wildcards.key, before)).format(n=wildcards.n, r=wildcards.r)
 
     return path
+
+
+def weights(wildcards):
+    """Snapshots of the run; the theoretical optimum has none."""
+    if INDEX.is_optimum("sample", wildcards.key):
+        return []
+    return earlier("sample", "train", "snapshots.safetensors")(wildcards)
+
+
+def records(wildcards):
+    """Records of what the run cost so far."""
+    sampling = earlier("score", "sample", "sampling.json")(wildcards)
+    if INDEX.is_optimum("score", wildcards.key):
+        return [sampling]
+    return [earlier("score", "train", "training.json")(wildcards), sampling]
+
+
+def galleries(wildcards):
+    return [path.with_name("gallery.npz") for path in INDEX.emm_files(wildcards.study)]
+
+
+def description_json(wildcards):
+    return json.dumps(description(INDEX.study(wildcards.study)), sort_keys=True)
+
+
+def figure(name, result, listed=report):
+    """The SVG and PNG of one figure, listed in the report under one row."""
+    return [
+        listed(
+            f"{STUDY}/{name}.{kind}",
+            caption=f"../report/{name}.rst",
+            category="Studies",
+            subcategory="{study}",
+            labels={"result": result, "as": kind.upper()},
+        )
+        for kind in ("svg", "png")
+    ]
+
+
+def print_summary():
+    """The answer at the end of a run: one line an arm, and where the rest is."""
+    subprocess.run([sys.executable, "-m", "emm.cli", "summary"], check=False)

@@ -1,9 +1,3 @@
-import subprocess
-import sys
-
-import yaml
-
-
 localrules:
     report,
 
@@ -26,8 +20,3 @@ rule report:
         "report"
     shell:
         "python -m emm.report --config {params.config:q} --output {output} {input} > {log} 2>&1"
-
-
-def print_summary():
-    """The answer at the end of a run: one line an arm, and where the rest is."""
-    subprocess.run([sys.executable, "-m", "emm.cli", "summary"], check=False)

@@ -1,10 +1,3 @@
-def weights(wildcards):
-    """Snapshots of the run; the theoretical optimum has none."""
-    if INDEX.is_optimum("sample", wildcards.key):
-        return []
-    return earlier("sample", "train", "snapshots.safetensors")(wildcards)
-
-
 rule sample:
     input:
         subset=earlier("sample", "subset", "subset.npz"),

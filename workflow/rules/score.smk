@@ -1,11 +1,3 @@
-def records(wildcards):
-    """Records of what the run cost so far."""
-    sampling = earlier("score", "sample", "sampling.json")(wildcards)
-    if INDEX.is_optimum("score", wildcards.key):
-        return [sampling]
-    return [earlier("score", "train", "training.json")(wildcards), sampling]
-
-
 # A checkpoint: whenever a score is finished, Snakemake asks every search again what it needs next (search.smk).
 checkpoint score:
     input:

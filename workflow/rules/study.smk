@@ -1,23 +1,7 @@
-import json
-
-from emm.study import description
-
-
 localrules:
     study,
     figures,
     summary,
-
-
-def galleries(wildcards):
-    return [path.with_name("gallery.npz") for path in INDEX.emm_files(wildcards.study)]
-
-
-def description_json(wildcards):
-    return json.dumps(description(INDEX.study(wildcards.study)), sort_keys=True)
-
-
-STUDY = "results/studies/{study}"
 
 
 rule study:
@@ -53,20 +37,6 @@ rule study:
         " --contrasts {output.contrasts} --page {output.page} > {log} 2>&1"
 
 
-def figure(name, result, listed=report):
-    """The SVG and PNG of one figure, listed in the report under one row."""
-    return [
-        listed(
-            f"{STUDY}/{name}.{kind}",
-            caption=f"../report/{name}.rst",
-            category="Studies",
-            subcategory="{study}",
-            labels={"result": result, "as": kind.upper()},
-        )
-        for kind in ("svg", "png")
-    ]
-
-
 rule figures:
     input:
         emm=f"{STUDY}/emm.csv",
@@ -84,7 +54,7 @@ rule figures:
     params:
         study=description_json,
         style=SETTINGS.figures.model_dump_json(),
-        folder=STUDY,
+        folder=lambda wildcards, output: os.path.dirname(output[0]),
     message:
         "figures of study {wildcards.study}"
     shell:
