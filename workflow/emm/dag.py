@@ -12,7 +12,7 @@ from typing import Any
 from emm import datasets, subset
 from emm.datasets import DataError
 from emm.keys import Stage, emm_folder, key, run_folder, stage_settings
-from emm.search import Count, RunId, Trail, ladder, replay
+from emm.search import Count, RunId, ladder, replay
 from emm.settings import Run, Settings, SettingsError, Study
 
 
@@ -83,14 +83,6 @@ class Dag:
         scores = self.scores(emm_key)
         found = replay(self.runs["emm", emm_key].search, self.sizes[emm_key], scores)
         return [path for run in found.runs for path in run_files(scores, run)]
-
-    def finished(self, emm_key: str) -> Trail:
-        """The finished search of an arm.  Raises ValueError where runs are still missing."""
-        found = replay(self.runs["emm", emm_key].search, self.sizes[emm_key], self.scores(emm_key))
-        if not found.finished:
-            missing = found.missing[0]
-            raise ValueError(f"the search is not finished: N = {missing.n}, replicate {missing.replicate} has no score")
-        return found
 
     def arms(self, stage: Stage, key_of: str) -> str:
         """The arms behind a key, for readers: "conditioning/unconditional, width/w16"."""
