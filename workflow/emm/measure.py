@@ -49,7 +49,7 @@ def main() -> None:
             "runs": runs,
             "images_trained": sum(r["images_trained"] for r in runs),
             "flops": flops(run, scores, trail, runs),
-            "run_seconds": round(sum(r["seconds"] for r in runs), 1),
+            "run_seconds": round(sum(r["seconds"] for r in runs), 3),
             **provenance(args.key, started),
         },
     )
