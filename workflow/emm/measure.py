@@ -5,7 +5,7 @@ The record holds every run with its role; the study stage makes intervals, as it
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -48,7 +48,7 @@ def main() -> None:
             "sizes": sizes,
             "runs": runs,
             "images_trained": sum(r["images_trained"] for r in runs),
-            "flops": flops(run, scores, trail, runs),
+            "flops": sum(r["flops"] for r in runs),
             "run_seconds": round(sum(r["seconds"] for r in runs), 3),
             **provenance(args.key, started),
         },
@@ -68,16 +68,6 @@ def describe_run(run: Run, scores: Scores, trail: Trail, one: RunId) -> dict[str
         "snapshots": score["snapshots"],
         **score["cost"],
     }
-
-
-def flops(run: Run, scores: Scores, trail: Trail, runs: Sequence[Mapping[str, Any]]) -> int:
-    """Floating-point operations of all runs: training (forward, and twice that for the gradients) and sampling."""
-    if run.diffusion.denoiser == "optimum":
-        return 0
-    from emm.training import forward_flops  # imports torch: slow, and needed once an arm
-
-    shape = tuple(json.loads(scores.path(trail.runs[0]).read_text())["image_shape"])
-    return forward_flops(run, shape) * sum(3 * one["images_trained"] + one["evaluations"] for one in runs)
 
 
 def representative(trail: Trail, found: Estimate) -> RunId:

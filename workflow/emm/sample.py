@@ -19,7 +19,7 @@ from emm.settings import Run
 from emm.stage import StageError, arguments, command, execution_options, read_settings, record_settings
 from emm.subset import Subset
 from emm.subset import load as load_subset
-from emm.training import build, snapshot_name
+from emm.training import build, forward_flops, snapshot_name
 
 
 def main() -> None:
@@ -54,7 +54,9 @@ def main() -> None:
         images_seen=np.array(seen, np.int64),
     )
     evaluations = (2 * run.sampling.steps - 1) * run.sampling.images * len(images)
-    write_json(args.record, {"evaluations": evaluations, **provenance(args.key, started)})
+    each = 0 if run.diffusion.denoiser == "optimum" else forward_flops(run, subset.images.shape[1:])
+    record = {"evaluations": evaluations, "flops": each * evaluations}
+    write_json(args.record, record | provenance(args.key, started))
 
 
 def from_snapshots(

@@ -18,7 +18,7 @@ from emm.statistics import wilson
 from emm.subset import load as load_subset
 
 GALLERY = 16  # best and worst matches kept of each run
-COST = ("images_trained", "evaluations", "seconds")
+COST = ("images_trained", "flops", "seconds")
 
 
 def main() -> None:
@@ -72,7 +72,7 @@ def main() -> None:
 
 
 def cost(records: Sequence[Path]) -> dict[str, float]:
-    """What a run cost, summed over the records of its stages: images trained, network evaluations, seconds."""
+    """What a run cost, summed over the records of its stages: images trained, operations of the network, seconds."""
     read = [json.loads(path.read_text()) for path in records]
     return {name: sum(record.get(name, 0) for record in read) for name in COST}
 

@@ -16,7 +16,16 @@ from emm.files import provenance, write_csv, write_json
 from emm.keys import VERSIONS, key
 from emm.stage import StageError, arguments, command, execution_options, read_settings, record_settings
 from emm.subset import load as load_subset
-from emm.training import LOG_COLUMNS, Interrupted, Trainer, TrainingError, collect_snapshots, start, train
+from emm.training import (
+    LOG_COLUMNS,
+    Interrupted,
+    Trainer,
+    TrainingError,
+    collect_snapshots,
+    forward_flops,
+    start,
+    train,
+)
 
 EXIT_INTERRUPTED = 143  # 128 + SIGTERM: what a scheduler expects of a process that ended because it was told to
 
@@ -52,6 +61,8 @@ def main() -> None:
                     "n": args.n,
                     "replicate": args.replicate,
                     "images_trained": trainer.budget.images,
+                    # The gradients cost twice the forward pass.
+                    "flops": 3 * forward_flops(run, subset.images.shape[1:]) * trainer.budget.images,
                     "parameters": trainer.parameters.values.numel(),
                     "images_per_second": round(rate, 1),
                     "resumed_at_image": first_step * run.training.batch_size,
