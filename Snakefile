@@ -10,6 +10,7 @@ min_version("9.27")
 report: "workflow/report/workflow.rst"
 
 
+configfile: "config/studies.yaml"
 configfile: "config.yaml"
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from emm.settings import json_schema
+from emm.configuration import json_schema
 
 ROOT = Path(__file__).parents[2]
 

@@ -241,8 +241,8 @@ class Place:
         shares = np.linspace(0, 1, len(images) + 1)[1:]
         seen = (shares * 800).astype(int)
         write_npz(self.samples, images=images, labels=none, seeds=none, shares=shares, images_seen=seen)
-        write_json(self.records[0], {"images_trained": 800, "seconds": 2.5})
-        write_json(self.records[1], {"evaluations": 70, "seconds": 1.5})
+        write_json(self.records[0], {"images_trained": 800, "flops": 7000, "seconds": 2.5})
+        write_json(self.records[1], {"evaluations": 70, "flops": 500, "seconds": 1.5})
 
     def call(self, monkeypatch) -> int:
         options = {name: str(getattr(self, name)) for name in ("subset", "samples", "score", "neighbours", "gallery")}
@@ -282,7 +282,7 @@ def test_stage_counts_copies(tmp_path, monkeypatch, distinct):
     assert (content["n"], content["replicate"], content["key"]) == (50, 0, "abc")
     assert content["image_shape"] == [1, 4, 4]
     assert content["threshold"] == 1 / 3
-    assert content["cost"] == {"images_trained": 800, "evaluations": 70, "seconds": 4.0}
+    assert content["cost"] == {"images_trained": 800, "flops": 7500, "seconds": 4.0}
     assert [row["progress"] for row in content["snapshots"]] == [0.5, 1.0]
     assert [row["images_seen"] for row in content["snapshots"]] == [400, 800]
     ratios = []

@@ -8,7 +8,8 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from emm.settings import RULES, Run, Settings, SettingsError, Span, json_schema, lookup, ordered, read, read_run
+from emm.configuration import FILES, json_schema, load, ordered, read
+from emm.settings import RULES, Run, Settings, SettingsError, Span, lookup, read_run
 
 ROOT = Path(__file__).parents[2]
 
@@ -359,6 +360,6 @@ def test_schema_knows_every_key():
 
 
 def test_the_embedded_configuration_is_valid():
-    settings = read(yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8")))
+    settings = read(load(ROOT / path for path in FILES))
     assert isinstance(settings, Settings)
     assert settings.base.data.source == "digits"

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import yaml
 
-from emm import datasets, keys, settings
+from emm import configuration, datasets, keys, settings
 
 ROOT = Path(__file__).parents[2]
 PARTS = ("Snakefile", "workflow", "profiles", "envs")
@@ -150,7 +150,7 @@ class Project:
 
     def key(self, stage: keys.Stage, study: str, arm: str) -> str:
         """The key of an arm of the present configuration."""
-        arms = next(one for one in settings.read(self.config()).studies if one.name == study).arms
+        arms = next(one for one in configuration.read(self.config()).studies if one.name == study).arms
         return keys.key(stage, next(one for one in arms if one.name == arm).run)
 
     def run_file(self, stage: keys.Stage, study: str, arm: str, name: str, n: int = 10) -> Path:
@@ -184,6 +184,8 @@ def fresh(folder: Path) -> Project:
         else:
             shutil.copy2(source, folder / part)
     write_images(folder / "own.npz")
+    (folder / "config").mkdir()
+    (folder / "config" / "studies.yaml").write_text("{}\n")  # not the paper's studies: their settings would be in vain
     project = Project(folder)
     project.configure(CONFIG)
     return project

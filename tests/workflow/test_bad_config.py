@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from emm import dag, settings
+from emm import configuration, dag, settings
 
 NONE = ("studies", "labels", "arms", "none")
 FILE = ("studies", "own", "arms", "file")
@@ -118,7 +118,7 @@ def place(empty, monkeypatch):
 def faults(project):
     """The lines with which a configuration is refused."""
     with pytest.raises(settings.SettingsError) as caught:
-        dag.index(settings.read(project.config()), project.folder / "results")
+        dag.index(configuration.read(project.config()), project.folder / "results")
     return str(caught.value).splitlines()
 
 
@@ -131,7 +131,7 @@ def test_one_fault_is_one_line(place, path, value, start, part):
 
 
 def test_the_configuration_of_the_other_tests_is_right(place):
-    dag.index(settings.read(place.config()), place.folder / "results")
+    dag.index(configuration.read(place.config()), place.folder / "results")
 
 
 def test_true_labels_need_labels(place):
@@ -145,7 +145,7 @@ def test_true_labels_need_labels(place):
 def test_missing_data_matter_only_to_selected_studies(place):
     place.change((*FILE, "data.source"), "cifar10")
     place.change("run", ["labels", "denoiser"])
-    dag.index(settings.read(place.config()), place.folder / "results")
+    dag.index(configuration.read(place.config()), place.folder / "results")
 
 
 def test_two_faults_are_two_lines(place):
@@ -172,7 +172,7 @@ def test_run_names_studies(place, value):
 
 
 def test_emm_check_says_the_same_without_snakemake(place):
-    command = [sys.executable, "-m", "emm.cli", "check", "config.yaml"]
+    command = [sys.executable, "-m", "emm.cli", "check"]
     good = subprocess.run(command, capture_output=True, text=True)
     assert (good.returncode, good.stderr) == (0, "")
     assert "labels: none, random" in good.stdout

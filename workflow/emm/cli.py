@@ -28,37 +28,19 @@ def summary(args: argparse.Namespace) -> None:
 
 
 def check(args: argparse.Namespace) -> None:
-    """Validate configuration files, the later ones laid over the earlier ones, and list their arms."""
-    import yaml
-
+    """Validate the configuration, with overlays laid over it in order, and list its studies and their arms."""
+    from emm.configuration import FILES, load, read
     from emm.dag import index
-    from emm.settings import SettingsError, read
 
-    merged: dict = {}
-    for path in args.config:
-        try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except yaml.YAMLError as error:
-            raise SettingsError(f"{path}: is not YAML ({error})") from None
-        merged = _merge(merged, content or {})
-    settings = read(merged)
+    settings = read(load([*FILES, *args.overlays]))
     index(settings, args.results)
     for study in settings.studies:
         print(f"{study.name}: {', '.join(arm.name for arm in study.arms)}")
 
 
-def _merge(base: dict, overlay: dict) -> dict:
-    """Mappings are merged key by key, anything else is replaced: as Snakemake does with --configfile."""
-    merged = dict(base)
-    for key, value in overlay.items():
-        old = merged.get(key)
-        merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
-    return merged
-
-
 def schema(args: argparse.Namespace) -> None:
     """Write the JSON schema of the configuration."""
-    from emm.settings import json_schema
+    from emm.configuration import json_schema
 
     write_text(args.output, json.dumps(json_schema(), indent=1) + "\n")
 
@@ -92,7 +74,7 @@ def main() -> None:
     one = commands.add_parser("summary", help=summary.__doc__)
     one.set_defaults(run=summary)
     one = commands.add_parser("check", help=check.__doc__)
-    one.add_argument("config", type=Path, nargs="+")
+    one.add_argument("overlays", type=Path, nargs="*")
     one.set_defaults(run=check)
     one = commands.add_parser("schema", help=schema.__doc__)
     one.add_argument("output", type=Path)

@@ -59,6 +59,7 @@ class Dag:
     results: Path
     runs: dict[tuple[Stage, str], Run] = field(default_factory=dict)
     sizes: dict[str, list[int]] = field(default_factory=dict)  # ladder of each emm key
+    impossible: dict[str, list[str]] = field(default_factory=dict)  # why studies that are not selected cannot run
 
     def json(self, stage: Stage, key: str) -> str:
         """A stage's settings as its command line takes them; one string, so that Snakemake notices any change."""
@@ -117,33 +118,49 @@ def run_files(scores: Scores, run: RunId) -> tuple[Path, Path]:
 def index(settings: Settings, results: Path) -> Dag:
     """Index a configuration, checking every arm against its data set.
 
+    A study that is not selected may be impossible here (its data may be missing, say); `Dag.impossible` tells why.
     Raises:
-        SettingsError: an arm is impossible with its data; one line for each fault.
+        SettingsError: an arm of a selected study is impossible with its data; one line for each fault.
     """
     dag = Dag(settings, results)
     facts: dict[str, datasets.Facts] = {}
-    faults: dict[str, list[str]] = {}  # the arms of each fault: one in the base settings meets many
+    selected: dict[str, list[str]] = {}  # the arms of each fault: one in the base settings meets many
     for study in settings.studies:
+        faults: dict[str, list[str]] = {}
         for arm in study.arms:
-            place = f"studies.{study.name}.arms.{arm.name}"
-            data = arm.run.data.model_dump_json()
-            try:
-                if data not in facts:
-                    facts[data] = datasets.describe(arm.run.data)
-            except (DataError, OSError) as error:
-                faults.setdefault(f"data.source = {arm.run.data.source!r}: {error}", []).append(place)
-                continue
-            found = subset.faults(arm.run, facts[data])
-            if study.name in settings.selected and (missing := datasets.absent(arm.run.data)):
-                found.append(f"data.source = {arm.run.data.source!r}: {missing}")
+            found = _index_arm(dag, arm.run, facts)
             for line in found:
-                faults.setdefault(line, []).append(place)
-            if not found:
-                emm_key = key("emm", arm.run)
-                dag.sizes[emm_key] = ladder(arm.run.search, *subset.usable(facts[data], arm.run.data))
-                stages: list[Stage] = ["subset", "train", "sample", "score", "emm"]
-                dag.runs.update({(stage, key(stage, arm.run)): arm.run for stage in stages})
-    if faults:
-        more = {line: f" and {len(places) - 1} more" if places[1:] else "" for line, places in faults.items()}
-        raise SettingsError("\n".join(f"{places[0]}{more[line]}: {line}" for line, places in faults.items()))
+                faults.setdefault(line, []).append(f"studies.{study.name}.arms.{arm.name}")
+        if study.name in settings.selected:
+            for line, places in faults.items():
+                selected.setdefault(line, []).extend(places)
+        elif faults:
+            dag.impossible[study.name] = _lines(faults)
+    if selected:
+        raise SettingsError("\n".join(_lines(selected)))
     return dag
+
+
+def _index_arm(dag: Dag, run: Run, facts: dict[str, datasets.Facts]) -> list[str]:
+    """Add one arm to the index, or say what its data make impossible."""
+    data = run.data.model_dump_json()
+    try:
+        if data not in facts:
+            facts[data] = datasets.describe(run.data)
+    except (DataError, OSError) as error:
+        return [f"data.source = {run.data.source!r}: {error}"]
+    found = subset.faults(run, facts[data])
+    if missing := datasets.absent(run.data):
+        found.append(f"data.source = {run.data.source!r}: {missing}")
+    if not found:
+        dag.sizes[key("emm", run)] = ladder(run.search, *subset.usable(facts[data], run.data))
+        stages: list[Stage] = ["subset", "train", "sample", "score", "emm"]
+        dag.runs.update({(stage, key(stage, run)): run for stage in stages})
+    return found
+
+
+def _lines(faults: Mapping[str, list[str]]) -> list[str]:
+    """One line a fault: the first arm that has it, and how many more."""
+    return [
+        f"{places[0]}{f' and {len(places) - 1} more' if places[1:] else ''}: {line}" for line, places in faults.items()
+    ]

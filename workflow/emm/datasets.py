@@ -35,6 +35,7 @@ class Facts:
     class_counts: tuple[int, ...] | None  # images of each used class, in the order of data.classes; None: no labels
     stored_shape: Shape  # before downscaling
     stored_counts: tuple[int, ...] | None  # of all classes
+    second: "Facts | None" = None  # of data.mixture, where it has a share; all else is of data.source
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class Images:
     images: np.ndarray  # uint8 (n, C, H, W)
     labels: np.ndarray | None  # int64 (n,), 0 .. used classes - 1 in the order of data.classes; None: no labels
     indices: np.ndarray  # int64 (n,), positions in the data set as stored (all classes)
+    second: "Images | None" = None  # of data.mixture, where it has a share
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,7 @@ def describe(data: Data) -> Facts:
     images here, and a resolution above the stored one stands in `shape`.
     Raises DataError for an .npz or folder that is missing or not of the documented form.
     """
+    second = describe(mixture(data)) if data.mixture and data.mixture_share else None
     kind, _, place = data.source.partition(":")
     labels: np.ndarray | None
     if kind == "npz":
@@ -99,12 +102,32 @@ def describe(data: Data) -> Facts:
     if counts is not None and data.classes is not None:
         used = tuple(counts[c] if c < len(counts) else 0 for c in data.classes)
         images = sum(used)
-    return Facts(images, (shape[0], side, side), used, shape, counts)
+    return Facts(images, (shape[0], side, side), used, shape, counts, second)
+
+
+def mixture(data: Data) -> Data:
+    """The second source of a mixture, as a data set of its own."""
+    assert data.mixture is not None
+    return data.model_copy(
+        update={"source": data.mixture, "classes": data.mixture_classes, "mixture": None, "mixture_share": 0.0}
+    )
 
 
 def selection_faults(data: Data, facts: Facts) -> list[str]:
     """One line ``key = value: what is allowed`` for each selection that the data set cannot satisfy."""
     faults = []
+    if data.mixture_share and not data.mixture:
+        faults.append(f"data.mixture_share = {data.mixture_share:g}: needs a second source in data.mixture")
+    if facts.second is not None:
+        faults += [
+            line.replace("data.classes", "data.mixture_classes").replace("data.source", "data.mixture")
+            for line in selection_faults(mixture(data), facts.second)
+        ]
+        if facts.second.shape != facts.shape:
+            rule = f"its images have shape {facts.second.shape}, those of {data.source} {facts.shape}; set data.resolution"
+            faults.append(f"data.mixture = {data.mixture!r}: {rule}")
+        if data.labels == "true":
+            faults.append("data.labels = 'true': the classes of a mixture are those of two data sets; use another mode")
     counts, stored = facts.stored_counts, facts.stored_shape[1]
     if data.resolution is not None and data.resolution > stored:
         faults.append(f"data.resolution = {data.resolution}: must be at most {stored}, as {data.source} is stored")
@@ -124,6 +147,8 @@ def selection_faults(data: Data, facts: Facts) -> list[str]:
 
 def absent(data: Data) -> str | None:
     """How to get the files that `load` will miss (one line), or None.  Never for data.download, .npz or folders."""
+    if data.mixture and data.mixture_share and (missing := absent(mixture(data))):
+        return missing
     named = _NAMED.get(data.source)
     if named is None or not named.files or data.download or (path := _root(data) / named.files).exists():
         return None
@@ -162,7 +187,8 @@ def load(data: Data) -> Images:
             row[:] = downscale(_decode(files[index], facts.stored_shape)[None], facts.shape[1])[0]
     else:
         images = downscale(stored[indices], facts.shape[1])
-    return Images(images, labels, indices)
+    second = load(mixture(data)) if facts.second is not None else None
+    return Images(images, labels, indices, second)
 
 
 def downscale(images: np.ndarray, side: int) -> np.ndarray:

@@ -19,7 +19,10 @@ VERSIONS: dict[Stage, int] = {"subset": 1, "train": 2, "sample": 1, "score": 1, 
 
 def stage_settings(stage: Stage, run: Run) -> dict[str, Any]:
     """The settings that determine a stage's output, resolved: a (partial) mapping that `Run` reads back."""
-    resolved: dict[str, Any] = {"seed": run.seed, "data": run.data.model_dump()}
+    data = run.data.model_dump()
+    if not run.data.mixture_share:
+        data = {name: value for name, value in data.items() if not name.startswith("mixture")}
+    resolved: dict[str, Any] = {"seed": run.seed, "data": data}
     if stage == "subset":
         return resolved
     optimum = run.diffusion.denoiser == "optimum"
@@ -37,6 +40,8 @@ def stage_settings(stage: Stage, run: Run) -> dict[str, Any]:
             diffusion = {k: v for k, v in diffusion.items() if k not in ("sigma_data", "p_mean", "p_std")}
         if run.training.optimizer != "sgd":
             del training["momentum"]
+        if not run.training.flip:
+            del training["flip"]
         if not run.training.weight_decay:
             del training["decoupled"]
         resolved |= {"network": network, "diffusion": diffusion, "training": training}
@@ -47,10 +52,11 @@ def stage_settings(stage: Stage, run: Run) -> dict[str, Any]:
     resolved["sampling"] = sampling
     if stage == "sample":
         return resolved
-    resolved["scoring"] = run.scoring.model_dump(exclude={"snapshot"})
+    scoring = run.scoring.model_dump(exclude=None if run.scoring.mirrored else {"mirrored"})
+    resolved["scoring"] = {name: value for name, value in scoring.items() if name != "snapshot"}
     if stage == "score":
         return resolved
-    return resolved | {"scoring": run.scoring.model_dump(), "search": run.search.model_dump()}
+    return resolved | {"scoring": scoring, "search": run.search.model_dump()}
 
 
 def ema_decay(run: Run) -> float:

@@ -53,6 +53,24 @@ def neighbours(generated: np.ndarray, train: np.ndarray, groups: np.ndarray, k: 
     return Neighbours(distinct[candidates], squared, counts[candidates[:, 0]])
 
 
+def mirrored_neighbours(generated: np.ndarray, train: np.ndarray, groups: np.ndarray, k: int) -> Neighbours:
+    """As `neighbours`, where a training image is as near as the nearer of itself and its mirror image.
+
+    Mirroring the generated images instead gives the same distances.
+    """
+    found = [neighbours(images, train, groups, k) for images in (generated, generated[..., ::-1])]
+    indices, squared = (np.concatenate([getattr(one, name) for one in found], axis=1) for name in ("indices", "squared"))
+    order = np.lexsort((indices, squared), axis=1)
+    indices, squared = np.take_along_axis(indices, order, 1), np.take_along_axis(squared, order, 1)
+    repeated = np.zeros(indices.shape, bool)  # the farther of an image's two distances
+    for column in range(1, indices.shape[1]):
+        repeated[:, column] = (indices[:, :column] == indices[:, column, None]).any(axis=1)
+    keep = np.argsort(repeated, axis=1, kind="stable")[:, : found[0].indices.shape[1]]
+    indices, squared = np.take_along_axis(indices, keep, 1), np.take_along_axis(squared, keep, 1)
+    sizes = dict(zip(*np.unique(groups, return_counts=True), strict=True))
+    return Neighbours(indices, squared, np.array([sizes[i] for i in indices[:, 0]], np.int64))
+
+
 def _nearest(query: np.ndarray, base: np.ndarray, candidates: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """(m, k) nearest of the candidates and their exact squared distances; ties by position: the same everywhere."""
     squared = _squared_distances(query, base, candidates)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from emm.files import provenance, write_json, write_npz
-from emm.memorization import Neighbours, mean_distance, memorized, neighbours
+from emm.memorization import Neighbours, mean_distance, memorized, mirrored_neighbours, neighbours
 from emm.settings import Run
 from emm.stage import StageError, arguments, command, read_settings, record_settings
 from emm.statistics import wilson
@@ -37,9 +37,8 @@ def main() -> None:
     except (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
         raise StageError(f"{args.samples}: is not a complete file of generated images ({error}); delete it") from None
     try:
-        found = [
-            neighbours(images, subset.images, subset.groups, run.scoring.neighbours) for images in samples["images"]
-        ]
+        search = mirrored_neighbours if run.scoring.mirrored else neighbours
+        found = [search(images, subset.images, subset.groups, run.scoring.neighbours) for images in samples["images"]]
     except ValueError as error:
         raise StageError(f"{args.subset}: {error}") from None
     record_settings(args.score.parent, args.settings)

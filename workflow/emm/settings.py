@@ -1,11 +1,8 @@
-"""The configuration: one strict, frozen model, checked before anything runs.
+"""The settings: one strict, frozen model.  Every fault is one line that names the key, its value and what is allowed.
 
-``read`` turns the nested mapping of ``config.yaml`` (with its overlays) into a `Settings`.  Every arm of
-every study is the base settings plus dotted overrides, validated as a whole, so that an impossible arm is
-reported by name before the first job starts.
+`configuration` reads the files and resolves the arms of the studies; a stage receives the settings of one `Run`.
 """
 
-import copy
 import difflib
 import math
 import re
@@ -111,6 +108,10 @@ def _source(value: str) -> str:
     raise ValueError(f"must be one of {', '.join(DATASETS)}, npz:PATH or folder:PATH{hint}")
 
 
+def _optional_source(value: str | None) -> str | None:
+    return None if value is None else _source(value)
+
+
 def _labels_text(value: object) -> object:
     return "true" if value is True else value  # YAML reads a bare `true` as a boolean
 
@@ -135,6 +136,9 @@ class Data(Section):
     draw: Literal["random", "first"] = "random"  # per replicate, or the paper's first n of each class
     labels: Annotated[str, BeforeValidator(_labels_text), AfterValidator(_labels)] = "none"
     held_out: Annotated[Int, Field(ge=0)] = 256  # images outside the subset for the held-out loss
+    mixture: Annotated[str | None, AfterValidator(_optional_source)] = None  # a second source of images of one shape
+    mixture_classes: list[Annotated[Int, Field(ge=0)]] | None = None  # of the second source; none: all
+    mixture_share: Annotated[Float, Field(ge=0, le=1)] = 0.0  # of the subset from the second source (alpha)
 
 
 class Network(Section):
@@ -148,6 +152,11 @@ class Network(Section):
     embedding: Literal["positional", "fourier"] | None = None  # of the noise level; none: the architecture's own
     skips: list[Literal[0, 1]] | None = None  # 1 keeps, 0 cuts a skip connection, in encoder order; none: keep all
     dropout: Annotated[Float, Field(ge=0, lt=1)] = 0.13
+
+
+def skip_count(network: Network) -> int:
+    """Number of skip connections: the stem's or the downsampling's, and one a block, at each level."""
+    return len(network.multipliers) * (network.blocks + 1)
 
 
 class Diffusion(Section):
@@ -174,6 +183,7 @@ class Training(Section):
     ema_decays: Annotated[list[Decay], Field(min_length=1)] = [0.99929]  # per step, all tracked in one run
     ema_ramp: SpanText = "200 epochs"
     ema_warmup: Literal["own", "common"] = "own"  # how a decay grows during the ramp; see schedules.ema_decay
+    flip: Annotated[Float, Field(ge=0, le=1)] = 0.0  # probability that an image is mirrored left to right
     order: Literal["shuffled", "fixed"] = "shuffled"  # a fresh permutation each epoch, or the first one for ever
     snapshots: Annotated[list[Share], Field(min_length=1, max_length=256)] = [0.25, 0.5, 0.75, 1.0]
 
@@ -207,6 +217,7 @@ class Scoring(Section):
     """The memorization criterion: nearest distance below `threshold` times the second nearest."""
 
     threshold: Annotated[Float, Field(gt=0, lt=1)] = 1 / 3
+    mirrored: Bool = False  # a training image and its mirror image count as one: the set as augmented by flips
     distinct: Bool = True  # exact duplicates of a training image count as one neighbour
     neighbours: Annotated[Int, Field(ge=2, le=1024)] = 10  # stored for each generated image
     snapshot: Literal["last", "best"] = "last"  # which one enters the search; `best` is the paper's rule
@@ -278,9 +289,9 @@ class Run(Section):
         if decay is not None and decay not in decays:
             raise ValueError(f"sampling.ema_decay = {decay:g}: must be one of training.ema_decays = {decays}")
         levels = len(self.network.multipliers)
-        if self.network.skips is not None and len(self.network.skips) != levels * (self.network.blocks + 1):
+        if self.network.skips is not None and len(self.network.skips) != skip_count(self.network):
             raise ValueError(
-                f"network.skips = {self.network.skips}: must have {levels * (self.network.blocks + 1)} flags "
+                f"network.skips = {self.network.skips}: must have {skip_count(self.network)} flags "
                 f"({levels} levels x ({self.network.blocks} blocks + 1)), not {len(self.network.skips)}"
             )
         return self
@@ -293,6 +304,29 @@ class Arm(Section):
     run: Run
 
 
+class Finding(Section):
+    """A claim about the arms of a study, as data: `emm.findings` judges it from their intervals.
+
+    ``more`` and ``less``: the first arm's EMM against the second's.  ``same``: they differ by less than a factor of
+    `margin`.  ``increasing`` and ``decreasing``: along all arms named.  ``proportional``: the first arm's onset of
+    memorization grows in proportion to N.
+    """
+
+    claim: str
+    source: str = ""
+    expect: Literal["more", "less", "same", "increasing", "decreasing", "proportional"]
+    arms: Annotated[list[str], Field(min_length=1)]
+    margin: Annotated[Float, Field(gt=1, le=10)] = 1.25
+
+    @model_validator(mode="after")
+    def _check(self) -> "Finding":
+        needed = {"proportional": (1, 1), "more": (2, 2), "less": (2, 2), "same": (2, 2)}.get(self.expect, (2, 100))
+        if not needed[0] <= len(self.arms) <= needed[1] or len(set(self.arms)) != len(self.arms):
+            count = f"{needed[0]} or more" if needed[1] == 100 else str(needed[0])
+            raise ValueError(f"arms = {self.arms}: must be {count} different arms for expect: {self.expect}")
+        return self
+
+
 class Study(Section):
     """A factor study: arms that differ in one factor, and the figure of the paper that they follow."""
 
@@ -301,6 +335,7 @@ class Study(Section):
     source: str
     factor: str
     arms: list[Arm]
+    findings: dict[str, Finding] = {}
 
 
 class Settings(Section):
@@ -313,85 +348,9 @@ class Settings(Section):
     selected: list[str]  # studies that the default target makes
 
 
-class _StudyText(Section):
-    title: str = ""
-    source: str = ""
-    factor: str = ""
-    arms: Annotated[dict[str, dict[str, Any] | None], Field(min_length=1)]
-
-
-def _names(value: object) -> object:
-    return [value] if isinstance(value, str) else value
-
-
-class _ConfigText(Run):
-    """The file as it is written: `Run` at the top level, and what is not an arm's beside it."""
-
-    execution: Execution = Execution()
-    figures: Figures = Figures()
-    studies: Annotated[dict[str, _StudyText], Field(min_length=1)]
-    run: Annotated[list[str], BeforeValidator(_names), Field(min_length=1)] = ["all"]
-
-
-def read(config: Mapping[str, Any]) -> Settings:
-    """Validate a configuration and resolve its arms.
-
-    Args:
-        config: the nested mapping of the YAML file after overlays.
-    Raises:
-        SettingsError: one line for every fault, naming the key, the value and what is allowed.
-    """
-    text = _validate(_ConfigText, config)
-    faults: list[str] = []
-    studies = []
-    base = {key: config[key] for key in Run.model_fields if config.get(key) is not None}
-    for study_name, study in text.studies.items():
-        place = f"studies.{study_name}"
-        if not study_name.isidentifier() or study_name in RULES:
-            faults.append(f"{place}: its name becomes a target: must be an identifier and none of {', '.join(RULES)}")
-        arms = []
-        for arm_name, overrides in study.arms.items():
-            faults += _name_faults(f"{place}.arms.{arm_name}", arm_name)
-            try:
-                arms.append(Arm(name=arm_name, run=_validate(Run, _override(base, overrides or {}))))
-            except SettingsError as error:
-                faults += [f"{place}.arms.{arm_name}: {line}" for line in str(error).splitlines()]
-        if study.factor:
-            try:
-                lookup(Run(), study.factor)
-            except SettingsError as error:
-                faults.append(f"{place}.factor: {error}")
-        if len(arms) == len(study.arms):
-            studies.append(
-                Study(
-                    name=study_name,
-                    title=study.title or study_name,
-                    source=study.source,
-                    factor=study.factor,
-                    arms=arms,
-                )
-            )
-    names = list(text.studies)
-    selected = names if text.run == ["all"] else list(text.run)
-    faults += [f"run = {name!r}: {_expected(name, names, 'a study')}" for name in selected if name not in names]
-    if faults:
-        raise SettingsError("\n".join(faults))
-    return Settings(
-        base=_validate(Run, base), execution=text.execution, figures=text.figures, studies=studies, selected=selected
-    )
-
-
-def ordered(config: Any, like: Any) -> Any:
-    """`config` with its keys in the order of `like`, new ones last: Snakemake puts the keys of overlays first."""
-    if not isinstance(config, Mapping) or not isinstance(like, Mapping):
-        return config
-    keys = [key for key in like if key in config] + [key for key in config if key not in like]
-    return {key: ordered(config[key], like.get(key)) for key in keys}
-
-
 def read_run(config: Mapping[str, Any]) -> Run:
     """Validate the (possibly partial) settings of one run, as stages receive them.  Raises SettingsError."""
-    return _validate(Run, config)
+    return validate(Run, config)
 
 
 def lookup(run: Run, dotted: str) -> Any:
@@ -404,30 +363,13 @@ def lookup(run: Run, dotted: str) -> Any:
             prefix = ".".join(parts[:depth])
             if not fields:
                 raise SettingsError(f"{dotted}: {prefix} is a value and has no keys")
-            raise SettingsError(f"{dotted}: {_expected(part, fields, f'a key of {prefix}' if prefix else 'a section')}")
+            raise SettingsError(f"{dotted}: {expected(part, fields, f'a key of {prefix}' if prefix else 'a section')}")
         node = getattr(node, part)
     return node
 
 
-def json_schema() -> dict[str, Any]:
-    """JSON schema of the configuration file, for editors."""
-    return _ConfigText.model_json_schema()
-
-
-def _override(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    resolved = copy.deepcopy(dict(base))
-    for dotted, value in overrides.items():
-        if isinstance(lookup(Run(), dotted), BaseModel):
-            raise SettingsError(f"{dotted}: is a section; override its keys one by one, as {dotted}.KEY")
-        *path, last = dotted.split(".")
-        node = resolved
-        for part in path:
-            node = node.setdefault(part, {})
-        node[last] = value
-    return resolved
-
-
-def _validate(model: type, config: object) -> Any:
+def validate(model: type, config: object) -> Any:
+    """`config` as a `model`.  Raises SettingsError: one line for every fault."""
     if not isinstance(config, Mapping):
         raise SettingsError(f"configuration = {config!r}: must be a mapping of settings")
     # A section whose lines are all commented out is null in YAML; it has its defaults.
@@ -451,7 +393,7 @@ def _line(model: type[BaseModel], fault: Mapping[str, Any]) -> str:
     key = ".".join(path) or "configuration"
     if fault["type"] == "extra_forbidden":
         fields = _fields(model, path[:-1])
-        return f"{key}: {_expected(path[-1], fields, 'a key of ' + '.'.join(path[:-1]) if path[1:] else 'a key')}"
+        return f"{key}: {expected(path[-1], fields, 'a key of ' + '.'.join(path[:-1]) if path[1:] else 'a key')}"
     if fault["type"] == "missing":
         return f"{key}: is missing"
     message = fault["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
@@ -475,12 +417,7 @@ def _fields(model: type[BaseModel], path: list[str]) -> list[str]:
     return list(model.model_fields)
 
 
-def _expected(name: str, names: list[str], what: str) -> str:
+def expected(name: str, names: list[str], what: str) -> str:
+    """The end of a line about an unknown name: the nearest one, or all that are allowed."""
     near = difflib.get_close_matches(name, names, 1, 0.5)
     return f"is not {what}; " + (f"did you mean {near[0]!r}?" if near else f"allowed: {', '.join(names)}")
-
-
-def _name_faults(place: str, name: str) -> list[str]:
-    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+-]*", name):
-        return []
-    return [f"{place}: a name must start with a letter or digit and hold only letters, digits and _ . + -"]

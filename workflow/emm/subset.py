@@ -7,7 +7,9 @@ subsets of one replicate are nested, and arms that differ only in the model see 
 """
 
 import hashlib
+import math
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -39,8 +41,13 @@ def usable(facts: Facts, data: Data) -> tuple[int, int]:
     """(multiple, available): sizes must be multiples of `multiple` and at most `available`, itself a multiple.
 
     The number of classes and so many times the smallest class where classes are balanced; otherwise, and without
-    labels, 1 and the number of images.
+    labels, 1 and the number of images.  In a mixture 1, and as far as both sources reach.
     """
+    if facts.second is not None:
+        share = mixture_share(data)
+        reach = [math.floor(facts.second.images / share)]
+        reach += [math.floor(facts.images / (1 - share))] if share < 1 else []
+        return 1, min(reach)
     if data.balanced and facts.class_counts is not None:
         return len(facts.class_counts), len(facts.class_counts) * min(facts.class_counts)
     return 1, facts.images
@@ -118,6 +125,28 @@ def order(images_count: int, labels: np.ndarray | None, data: Data, seed: int, r
     members = np.concatenate(queues)
     rounds = np.concatenate([np.arange(len(queue)) for queue in queues])
     return members[np.argsort(rounds, kind="stable")]  # by round, then by class
+
+
+def mixture_share(data: Data) -> Fraction:
+    """The share of the second source as the decimal number that was written: 0.2 is a fifth."""
+    return Fraction(str(data.mixture_share))
+
+
+def mixed(first: np.ndarray, second: np.ndarray, share: Fraction) -> np.ndarray:
+    """Two orders as one: int64 positions, those of `second` counted from len(first) on.
+
+    Of the first n entries floor(n * share) are of the second source, for every n until one source is exhausted, so
+    that subsets are nested and each has the share.
+    """
+    count = np.arange(len(first) + len(second) + 1)
+    of_second = count * share.numerator // share.denominator
+    usable = (of_second <= len(second)) & (count - of_second <= len(first))
+    length = int(np.flatnonzero(usable)[-1])
+    from_second = np.diff(of_second[: length + 1]).astype(bool)
+    result = np.empty(length, np.int64)
+    result[from_second] = second[: from_second.sum()] + len(first)
+    result[~from_second] = first[: length - from_second.sum()]
+    return result
 
 
 def _drawn(members: np.ndarray, data: Data, seed: int, replicate: int, stratum: int) -> np.ndarray:
@@ -202,6 +231,11 @@ def draw(run: Run, n: int, replicate: int) -> Subset:
         raise SettingsError(f"replicate = {replicate}: must be at least 0")
     stored = datasets.load(data)
     ranked = order(len(stored.images), stored.labels, data, run.seed, replicate)
+    if stored.second is not None:
+        other = datasets.mixture(data)
+        second = order(len(stored.second.images), stored.second.labels, other, run.seed, replicate)
+        ranked = mixed(ranked, second, mixture_share(data))
+        stored = _joined(stored, stored.second, facts)
 
     def labels(chosen: np.ndarray) -> np.ndarray:
         known = None if stored.labels is None else stored.labels[chosen]
@@ -217,6 +251,14 @@ def draw(run: Run, n: int, replicate: int) -> Subset:
         groups=duplicate_groups(images),
         held_out=stored.images[outside],
         held_out_labels=labels(outside),
+    )
+
+
+def _joined(first: datasets.Images, second: datasets.Images, facts: Facts) -> datasets.Images:
+    """The images of both sources as one data set without labels, stored one after the other."""
+    offset = sum(facts.stored_counts) if facts.stored_counts is not None else facts.images
+    return datasets.Images(
+        np.concatenate([first.images, second.images]), None, np.concatenate([first.indices, second.indices + offset])
     )
 
 

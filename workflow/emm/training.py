@@ -140,6 +140,9 @@ class Trainer:
         draw = (torch.rand if kind.draw == "uniform" else torch.randn)(len(index), device=self.device)
         images = to_unit(self.images[index])
         noise = torch.randn_like(images)
+        if training.flip:
+            mirrored = torch.rand(len(index), device=self.device) < training.flip
+            images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
         labels = None if self.labels is None else self.labels[index]
         loss = denoising_loss(self.denoiser, kind, images, draw, noise, labels).mean()
         loss.backward()

@@ -7,10 +7,11 @@ import sys
 from pathlib import Path
 
 import yaml
+from emm import configuration as emm_configuration
 from emm import dag as emm_dag
 from emm import keys as emm_keys
-from emm import settings as emm_settings
 from emm.datasets import DataError
+from emm.settings import SettingsError
 from emm.study import description
 
 RESULTS = Path("results")
@@ -18,12 +19,19 @@ STUDY = "results/studies/{study}"
 FIGURES = ("curves", "emm", "progress", "gallery")
 TABLES = ("emm", "curves", "contrasts")
 
-try:
-    SETTINGS = emm_settings.read(emm_settings.ordered(config, yaml.safe_load(Path("config.yaml").read_text())))
-    INDEX = emm_dag.index(SETTINGS, RESULTS)
-except (emm_settings.SettingsError, DataError) as error:
-    print("\n".join(f"config: {line}" for line in str(error).splitlines()), file=sys.stderr)
+
+
+def stop(lines):
+    """End the workflow before any job starts, a line for each fault of the configuration."""
+    print("\n".join(f"config: {line}" for line in lines), file=sys.stderr)
     sys.exit(1)
+
+
+try:
+    SETTINGS = emm_configuration.read(emm_configuration.ordered(config, emm_configuration.load(emm_configuration.FILES)))
+    INDEX = emm_dag.index(SETTINGS, RESULTS)
+except (SettingsError, DataError) as error:
+    stop(str(error).splitlines())
 
 
 # Conda environments (--software-deployment-method conda) hold the packages that emm needs, not emm itself.
@@ -31,6 +39,10 @@ PACKAGE = str(Path(workflow.basedir) / "workflow")
 os.environ.update(PYTHONPATH=os.pathsep.join(filter(None, [PACKAGE, os.getenv("PYTHONPATH")])))
 # Every job starts a Python: 2 s with compiled modules, 6 s where a machine forbids to keep them.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+# Without these glibc returns every activation of a training step to the system, which has to clear it for the next one.
+os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(2**30))
+os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(2**31 - 1))
+os.environ.setdefault("MALLOC_TOP_PAD_", str(2**26))
 
 
 wildcard_constraints:
@@ -82,8 +94,15 @@ def records(wildcards):
     return [earlier("score", "train", "training.json")(wildcards), sampling]
 
 
+def arm_records(wildcards):
+    """The finished searches of a study's arms, in order; a study that cannot run here ends the workflow with why."""
+    if lines := INDEX.impossible.get(wildcards.study):
+        stop(lines)
+    return INDEX.emm_files(wildcards.study)
+
+
 def galleries(wildcards):
-    return [path.with_name("gallery.npz") for path in INDEX.emm_files(wildcards.study)]
+    return [path.with_name("gallery.npz") for path in arm_records(wildcards)]
 
 
 def description_json(wildcards):

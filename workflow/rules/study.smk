@@ -6,7 +6,7 @@ localrules:
 
 rule study:
     input:
-        lambda wildcards: INDEX.emm_files(wildcards.study),
+        arm_records,
     output:
         emm=f"{STUDY}/emm.csv",
         curves=report(
