@@ -1,7 +1,9 @@
 # Measure how many training images a diffusion model memorizes, and what changes that number.
 #
 #   snakemake                 the studies that `run` selects, with tables, figures and report
-#   snakemake <study>         one study of the configuration, such as `snakemake optimum`
+#   snakemake <study>         one study of config/studies.yaml, such as `snakemake width`
+#   snakemake findings        what of the paper's claims the selected studies reproduce
+#   snakemake plan            what the selected studies will cost, before anything runs
 from snakemake.utils import min_version
 
 min_version("9.27")
@@ -15,6 +17,7 @@ configfile: "config.yaml"
 
 
 include: "workflow/rules/common.smk"
+include: "workflow/rules/plan.smk"
 include: "workflow/rules/subset.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/sample.smk"
@@ -34,6 +37,8 @@ rule all:
         [study_files(name) for name in SETTINGS.selected],
         "results/emm.csv",
         "results/emm.html",
+        "results/findings.csv",
+        "results/published.csv",
         "results/report.html",
     message:
         "all results are there"

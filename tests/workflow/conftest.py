@@ -185,6 +185,7 @@ def fresh(folder: Path) -> Project:
             shutil.copy2(source, folder / part)
     write_images(folder / "own.npz")
     (folder / "config").mkdir()
+    shutil.copy2(ROOT / "config" / "paper.yaml", folder / "config")
     (folder / "config" / "studies.yaml").write_text("{}\n")  # not the paper's studies: their settings would be in vain
     project = Project(folder)
     project.configure(CONFIG)

@@ -12,7 +12,8 @@ from emm.stage import StageError, command
 
 
 def summary(args: argparse.Namespace) -> None:
-    """Print EMM of every arm and where figures and report are."""
+    """Print EMM of every arm, what the findings are, and where figures and report are."""
+    from emm import findings
     from emm.study import answer
     from emm.tables import lines, read
 
@@ -22,6 +23,8 @@ def summary(args: argparse.Namespace) -> None:
     if not tables:
         raise StageError(f"{args.results}: holds no table yet; run snakemake first")
     print("\n" + lines([row for table in tables for row in read(table)], answer) + "\n")
+    if (args.results / "findings.csv").is_file() and (found := read(args.results / "findings.csv")):
+        print(findings.lines(found) + "\n")
     print(f"figures  {args.results}/studies/*/*.svg")
     if (args.results / "report.html").is_file():
         print(f"report   {args.results}/report.html")
@@ -36,6 +39,16 @@ def check(args: argparse.Namespace) -> None:
     index(settings, args.results)
     for study in settings.studies:
         print(f"{study.name}: {', '.join(arm.name for arm in study.arms)}")
+
+
+def plan(args: argparse.Namespace) -> None:
+    """Print what the selected studies will cost: runs, images, operations, time, disk."""
+    from emm.configuration import FILES, load, read
+    from emm.dag import index
+    from emm.plan import show
+
+    settings = read(load([*FILES, *args.overlays]))
+    print(show(settings, index(settings, args.results), args.cores, args.throughput))
 
 
 def schema(args: argparse.Namespace) -> None:
@@ -76,6 +89,11 @@ def main() -> None:
     one = commands.add_parser("check", help=check.__doc__)
     one.add_argument("overlays", type=Path, nargs="*")
     one.set_defaults(run=check)
+    one = commands.add_parser("plan", help=plan.__doc__)
+    one.add_argument("overlays", type=Path, nargs="*")
+    one.add_argument("--cores", type=int, help="plan for so many cores (default: this machine's)")
+    one.add_argument("--throughput", type=float, help="GFLOP/s of one job, instead of a calibration of 10 seconds")
+    one.set_defaults(run=plan)
     one = commands.add_parser("schema", help=schema.__doc__)
     one.add_argument("output", type=Path)
     one.set_defaults(run=schema)

@@ -39,10 +39,10 @@ class _StudyText(Section):
     title: str = ""
     source: str = ""
     factor: str = ""
-    base: dict[str, Any] = {}  # dotted overrides that all arms share
+    base: dict[str, Any] = Field({})  # dotted overrides that all arms share
     arms: Annotated[dict[str, dict[str, Any] | None], Field(min_length=1)]
-    without: list[str] = []  # arms left out, for overlays, which can add but not remove
-    findings: dict[str, Finding] = {}
+    without: list[str] = Field([])  # arms left out, for overlays, which can add but not remove
+    findings: dict[str, Finding] = Field({})
 
 
 def _names(value: object) -> object:
@@ -55,7 +55,7 @@ class _ConfigText(Run):
     execution: Execution = Execution()
     figures: Figures = Figures()
     studies: Annotated[dict[str, _StudyText], Field(min_length=1)]
-    run: Annotated[list[str], BeforeValidator(_names), Field(min_length=1)] = ["all"]
+    run: Annotated[list[str], BeforeValidator(_names), Field(min_length=1)] = Field(["all"])
 
 
 def load(paths: Iterable[Path]) -> dict[str, Any]:
@@ -191,8 +191,8 @@ def override(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str,
                 node[part] = {}
             node = node[part]
         node[last] = _relative(dotted, value, was)
-    network = resolved.get("network") or {}
-    if isinstance(network, Mapping) and isinstance(network.get("skips"), str):
+    network = resolved.get("network")
+    if isinstance(network, dict) and isinstance(network.get("skips"), str):
         others = validate(Run, resolved | {"network": {k: v for k, v in network.items() if k != "skips"}})
         network["skips"] = _mask(network["skips"], skip_count(others.network))
     return resolved

@@ -59,6 +59,7 @@ class Dag:
     results: Path
     runs: dict[tuple[Stage, str], Run] = field(default_factory=dict)
     sizes: dict[str, list[int]] = field(default_factory=dict)  # ladder of each emm key
+    shapes: dict[str, datasets.Shape] = field(default_factory=dict)  # of the images of each subset key
     impossible: dict[str, list[str]] = field(default_factory=dict)  # why studies that are not selected cannot run
 
     def json(self, stage: Stage, key: str) -> str:
@@ -153,6 +154,7 @@ def _index_arm(dag: Dag, run: Run, facts: dict[str, datasets.Facts]) -> list[str
     if missing := datasets.absent(run.data):
         found.append(f"data.source = {run.data.source!r}: {missing}")
     if not found:
+        dag.shapes[key("subset", run)] = facts[data].shape
         dag.sizes[key("emm", run)] = ladder(run.search, *subset.usable(facts[data], run.data))
         stages: list[Stage] = ["subset", "train", "sample", "score", "emm"]
         dag.runs.update({(stage, key(stage, run)): run for stage in stages})

@@ -124,7 +124,9 @@ def selection_faults(data: Data, facts: Facts) -> list[str]:
             for line in selection_faults(mixture(data), facts.second)
         ]
         if facts.second.shape != facts.shape:
-            rule = f"its images have shape {facts.second.shape}, those of {data.source} {facts.shape}; set data.resolution"
+            rule = (
+                f"its images have shape {facts.second.shape}, those of {data.source} {facts.shape}; set data.resolution"
+            )
             faults.append(f"data.mixture = {data.mixture!r}: {rule}")
         if data.labels == "true":
             faults.append("data.labels = 'true': the classes of a mixture are those of two data sets; use another mode")

@@ -59,7 +59,9 @@ def mirrored_neighbours(generated: np.ndarray, train: np.ndarray, groups: np.nda
     Mirroring the generated images instead gives the same distances.
     """
     found = [neighbours(images, train, groups, k) for images in (generated, generated[..., ::-1])]
-    indices, squared = (np.concatenate([getattr(one, name) for one in found], axis=1) for name in ("indices", "squared"))
+    indices, squared = (
+        np.concatenate([getattr(one, name) for one in found], axis=1) for name in ("indices", "squared")
+    )
     order = np.lexsort((indices, squared), axis=1)
     indices, squared = np.take_along_axis(indices, order, 1), np.take_along_axis(squared, order, 1)
     repeated = np.zeros(indices.shape, bool)  # the farther of an image's two distances

@@ -14,7 +14,10 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 # Rules of the workflow, beside which studies are rules of their own.
-RULES = ("all", "subset", "train", "sample", "score", "search", "study", "figures", "summary", "report")
+RULES = (
+    "all", "plan", "subset", "train", "sample", "score", "search", "study", "figures", "summary", "findings",
+    "published", "report",
+)  # fmt: skip
 
 
 class SettingsError(ValueError):

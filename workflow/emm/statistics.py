@@ -294,16 +294,3 @@ def _of_grid(search: "Search", counts: Mapping[RunId, Count], interpolated: floa
     low, high = float(search.grid[last]), float(search.grid[last + 1])
     note = f"Low and high are neighbouring sizes of the grid, a bracket and not a confidence interval.{uneven}"
     return Estimate(low, low, high, "estimated", interpolated=interpolated, note=note)
-
-
-def contrast(arm: tuple[float, float, float], baseline: tuple[float, float, float]) -> tuple[float, float, float]:
-    """Ratio of two EMMs with its interval, from each one's (estimate, low, high) in images.
-
-    The two intervals are combined on the log2 scale by their distances from the estimates (MOVER; Zou and Donner
-    2008), which keeps their asymmetry and takes the arms as independent.
-    """
-    (a, a_low, a_high), (b, b_low, b_high) = (tuple(math.log2(v) for v in values) for values in (arm, baseline))
-    middle = a - b
-    low = middle - math.hypot(a - a_low, b_high - b)
-    high = middle + math.hypot(a_high - a, b - b_low)
-    return 2.0**middle, 2.0**low, 2.0**high

@@ -1,6 +1,7 @@
 """The study stage: ``python -m emm.study`` pools a study's arms and writes its tables."""
 
 import argparse
+import itertools
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,12 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from emm import findings, onset
+from emm.contrasts import Contrast, compare, confirmed
 from emm.files import write_csv, write_text
 from emm.measure import best_counts, counts_of, trail_of
 from emm.search import Count, RunId, Trail
-from emm.settings import Search, Study, lookup
+from emm.settings import Finding, Search, Study, lookup
 from emm.stage import StageError, command
-from emm.statistics import Estimate, RunVariance, contrast, estimate, fit_line, pooled_variance
+from emm.statistics import Estimate, RunVariance, estimate, fit_line, pooled_variance
 from emm.tables import page
 
 EMM_COLUMNS = (
@@ -26,7 +29,7 @@ CURVE_COLUMNS = (
     "study", "arm", "value", "n", "replicate", "role", "progress", "images_seen", "memorized", "images", "ratio",
     "ratio_low", "ratio_high", "mean_distance",
 )  # fmt: skip
-CONTRAST_COLUMNS = ("study", "arm", "baseline", "emm_ratio", "ratio_low", "ratio_high", "note")
+CONTRAST_COLUMNS = ("study", "arm", "baseline", "emm_ratio", "ratio_low", "ratio_high", "paired", "note")
 
 
 def description(study: Study) -> dict[str, Any]:
@@ -44,6 +47,7 @@ def description(study: Study) -> dict[str, Any]:
             }
             for arm in study.arms
         ],
+        "findings": {name: finding.model_dump() for name, finding in study.findings.items()},
     }
 
 
@@ -71,14 +75,17 @@ def pooled(arms: Iterable[ArmResult], counts_by_arm: Iterable[Mapping[RunId, Cou
     return pooled_variance(lines)
 
 
-def emm_rows(study: Mapping[str, Any], arms: Sequence[ArmResult]) -> list[dict[str, Any]]:
-    """One row an arm: the estimate with the study's pooled run variance, and what it cost."""
-    chosen = [counts_of(arm.record) for arm in arms]
-    best = [best_counts(arm.record) for arm in arms]
-    variance, best_variance = pooled(arms, chosen), pooled(arms, best)
+def estimates(arms: Sequence[ArmResult], chosen: Sequence[Mapping[RunId, Count]]) -> list[Estimate]:
+    """The estimate of each arm from the chosen counts, with the run variance pooled over the study."""
+    variance = pooled(arms, chosen)
+    return [arm.estimate(counts, variance) for arm, counts in zip(arms, chosen, strict=True)]
+
+
+def emm_rows(study: Mapping[str, Any], arms: Sequence[ArmResult], found_of: Sequence[Estimate]) -> list[dict[str, Any]]:
+    """One row an arm: its estimate, that under the paper's choice of snapshots, and what it cost."""
+    best_of = estimates(arms, [best_counts(arm.record) for arm in arms])
     rows = []
-    for arm, counts, best_of in zip(arms, chosen, best, strict=True):
-        found = arm.estimate(counts, variance)
+    for arm, found, best in zip(arms, found_of, best_of, strict=True):
         rows.append(
             {
                 "study": study["name"],
@@ -95,7 +102,7 @@ def emm_rows(study: Mapping[str, Any], arms: Sequence[ArmResult]) -> list[dict[s
                 "snapshot": arm.record["snapshot"],
                 "emm_isotonic": found.isotonic,
                 "emm_interpolated": found.interpolated,
-                "emm_best_snapshot": arm.estimate(best_of, best_variance).emm,
+                "emm_best_snapshot": best.emm,
                 "slope": found.slope,
                 "run_sd": found.run_sd,
                 "df": found.df,
@@ -122,29 +129,54 @@ def curve_rows(study: Mapping[str, Any], arms: Sequence[ArmResult]) -> list[dict
     ]
 
 
-def contrast_rows(study: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Every arm against the first: ratio of EMMs with its interval, where both have one."""
+def contrasts(arms: Sequence[ArmResult], found_of: Sequence[Estimate]) -> dict[tuple[str, str], Contrast]:
+    """Ratio of EMMs of every ordered pair of arms, by their names."""
+    known = []
+    for arm, found in zip(arms, found_of, strict=True):
+        known.append((found, confirmed(arm.trail, counts_of(arm.record), found)))
+    study = [runs for _, runs in known]
+    return {
+        (arms[i].name, arms[j].name): compare(known[i], known[j], study)
+        for i, j in itertools.permutations(range(len(arms)), 2)
+    }
+
+
+def contrast_rows(
+    study: Mapping[str, Any], arms: Sequence[ArmResult], ratios: Mapping[tuple[str, str], Contrast]
+) -> list[dict[str, Any]]:
+    """Every arm against the first: ratio of EMMs with its interval, or what the limits of the two leave of it."""
     result = []
-    baseline = rows[0]
-    for row in rows[1:]:
-        ratio = low = high = None
-        note = ""
-        if all(isinstance(r[c], float) for r in (row, baseline) for c in ("emm", "emm_low", "emm_high")):
-            ratio, low, high = contrast(*((r["emm"], r["emm_low"], r["emm_high"]) for r in (row, baseline)))
-        else:
-            note = "At least one of the two has no estimate with an interval."
+    for arm in arms[1:]:
+        found = ratios[arm.name, arms[0].name]
         result.append(
             {
                 "study": study["name"],
-                "arm": row["arm"],
-                "baseline": baseline["arm"],
-                "emm_ratio": ratio,
-                "ratio_low": low,
-                "ratio_high": high,
-                "note": note,
+                "arm": arm.name,
+                "baseline": arms[0].name,
+                "emm_ratio": found.ratio,
+                "ratio_low": found.low or None,
+                "ratio_high": found.high if found.high < math.inf else None,
+                "paired": found.paired,
+                "note": "" if found.ratio is not None else "At least one of the two has no estimate with an interval.",
             }
         )
     return result
+
+
+def finding_rows(
+    study: Mapping[str, Any], arms: Sequence[ArmResult], ratios: Mapping[tuple[str, str], Contrast]
+) -> list[dict[str, Any]]:
+    """The study's claims, judged."""
+    claims = {name: Finding.model_validate(content) for name, content in study["findings"].items()}
+    by_name = {arm.name: arm for arm in arms}
+    judged = []
+    for claim in claims.values():
+        first = by_name[claim.arms[0]]
+        known = [row for row in onset.rows("", "", first.record["runs"]) if row["onset_images"] is not None]
+        growth = onset.growth([row["n"] for row in known], [row["onset_images"] for row in known])
+        judged.append(findings.judge(claim, ratios, len(first.trail.confirm), growth))
+    # Where a claim names no source of its own, it is that of the study's figure.
+    return [row | {"source": row["source"] or study["source"]} for row in findings.rows(study["name"], claims, judged)]
 
 
 def read_arms(study: Mapping[str, Any], records: Sequence[Path]) -> list[ArmResult]:
@@ -184,15 +216,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--study", required=True, help="description of the study as JSON")
     parser.add_argument("--records", type=Path, nargs="+", required=True, help="emm.json of every arm, in order")
-    for option in ("--emm", "--curves", "--contrasts", "--page"):
+    for option in ("--emm", "--curves", "--contrasts", "--findings", "--onset", "--page"):
         parser.add_argument(option, type=Path, required=True)
     args = parser.parse_args()
     study = json.loads(args.study)
     arms = read_arms(study, args.records)
-    rows = emm_rows(study, arms)
+    found = estimates(arms, [counts_of(arm.record) for arm in arms])
+    rows = emm_rows(study, arms, found)
+    ratios = contrasts(arms, found)
     write_csv(args.emm, EMM_COLUMNS, rows)
     write_csv(args.curves, CURVE_COLUMNS, curve_rows(study, arms))
-    write_csv(args.contrasts, CONTRAST_COLUMNS, contrast_rows(study, rows))
+    write_csv(args.contrasts, CONTRAST_COLUMNS, contrast_rows(study, arms, ratios))
+    write_csv(args.findings, findings.COLUMNS, finding_rows(study, arms, ratios))
+    write_csv(
+        args.onset, onset.COLUMNS, [r for arm in arms for r in onset.rows(study["name"], arm.name, arm.record["runs"])]
+    )
     write_text(args.page, page(f"EMM: {study['title']}", rows, answer))
 
 

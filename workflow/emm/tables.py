@@ -76,9 +76,13 @@ def _rule(row: Row) -> str:
 
 def lines(rows: Sequence[Row], answer: Answer) -> str:
     """The table as text, columns aligned."""
-    table = [list(HEADINGS), *(cells(row, answer) for row in rows)]
-    widths = [max(len(r[i]) for r in table) for i in range(len(HEADINGS))]
-    right = [h in NUMBERS for h in HEADINGS]
+    return aligned([list(HEADINGS), *(cells(row, answer) for row in rows)])
+
+
+def aligned(table: Sequence[Sequence[str]]) -> str:
+    """A table as text; the first row holds the headings, columns of `NUMBERS` are set right."""
+    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
+    right = [heading in NUMBERS for heading in table[0]]
     return "\n".join(
         "  ".join(text.rjust(w) if r else text.ljust(w) for text, w, r in zip(row, widths, right, strict=True)).rstrip()
         for row in table

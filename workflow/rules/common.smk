@@ -11,14 +11,14 @@ from emm import configuration as emm_configuration
 from emm import dag as emm_dag
 from emm import keys as emm_keys
 from emm.datasets import DataError
+from emm.published import identities
 from emm.settings import SettingsError
 from emm.study import description
 
 RESULTS = Path("results")
 STUDY = "results/studies/{study}"
 FIGURES = ("curves", "emm", "progress", "gallery")
-TABLES = ("emm", "curves", "contrasts")
-
+TABLES = ("emm", "curves", "contrasts", "findings", "onset")
 
 
 def stop(lines):
@@ -28,7 +28,8 @@ def stop(lines):
 
 
 try:
-    SETTINGS = emm_configuration.read(emm_configuration.ordered(config, emm_configuration.load(emm_configuration.FILES)))
+    CONFIG = emm_configuration.ordered(config, emm_configuration.load(emm_configuration.FILES))
+    SETTINGS = emm_configuration.read(CONFIG)
     INDEX = emm_dag.index(SETTINGS, RESULTS)
 except (SettingsError, DataError) as error:
     stop(str(error).splitlines())

@@ -8,6 +8,8 @@ rule report:
     input:
         [study_files(name) for name in SETTINGS.selected],
         "results/emm.csv",
+        "results/findings.csv",
+        "results/published.csv",
     output:
         "results/report.html",
     log:

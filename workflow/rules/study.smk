@@ -2,6 +2,8 @@ localrules:
     study,
     figures,
     summary,
+    findings,
+    published,
 
 
 rule study:
@@ -17,6 +19,8 @@ rule study:
             labels={"result": "every run", "as": "CSV"},
         ),
         contrasts=f"{STUDY}/contrasts.csv",
+        findings=f"{STUDY}/findings.csv",
+        onset=f"{STUDY}/onset.csv",
         page=report(
             f"{STUDY}/emm.html",
             caption="../report/emm_table.rst",
@@ -34,7 +38,8 @@ rule study:
         "tables of study {wildcards.study}"
     shell:
         "python -m emm.study --study {params.study:q} --records {input} --emm {output.emm} --curves {output.curves}"
-        " --contrasts {output.contrasts} --page {output.page} > {log} 2>&1"
+        " --contrasts {output.contrasts} --findings {output.findings} --onset {output.onset} --page {output.page}"
+        " > {log} 2>&1"
 
 
 rule figures:
@@ -81,3 +86,47 @@ rule summary:
         "table of all studies"
     shell:
         "python -m emm.tables --studies {input} --table {output.table} --page {output.page} > {log} 2>&1"
+
+
+rule findings:
+    input:
+        [f"results/studies/{name}/findings.csv" for name in SETTINGS.selected],
+    output:
+        table="results/findings.csv",
+        page=report(
+            "results/findings.html",
+            caption="../report/findings.rst",
+            category="All studies",
+            labels={"result": "findings of the paper", "as": "table"},
+        ),
+    log:
+        "logs/findings.log",
+    conda:
+        "../../envs/cpu.yaml"
+    message:
+        "findings of all studies"
+    shell:
+        "python -m emm.findings --studies {input} --table {output.table} --page {output.page} > {log} 2>&1"
+
+
+rule published:
+    input:
+        [f"results/studies/{name}/curves.csv" for name in SETTINGS.selected],
+        "config/paper.yaml",
+    output:
+        report(
+            "results/published.csv",
+            caption="../report/published.rst",
+            category="All studies",
+            labels={"result": "beside the published numbers", "as": "CSV"},
+        ),
+    log:
+        "logs/published.log",
+    conda:
+        "../../envs/cpu.yaml"
+    params:
+        arms=json.dumps(identities(SETTINGS), sort_keys=True),
+    message:
+        "comparison with the published numbers"
+    shell:
+        "python -m emm.published --arms {params.arms:q} --results results --table {output} > {log} 2>&1"

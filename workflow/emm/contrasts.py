@@ -1,0 +1,126 @@
+"""How far apart the EMMs of two arms are, with an interval.
+
+Replicate r of every arm of a study is trained on (nested) subsets of the same draw, and most of a run's scatter comes
+with the subset.  Where arms share their confirming replicates, these are therefore blocks, and what all arms of a
+replicate have in common drops out of their contrasts.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emm.search import Count, RunId, Trail
+from emm.statistics import Estimate, Line, fit_line
+
+FEWEST = 4  # degrees of freedom of the blocks below which their t is too wide to be of use
+
+
+@dataclass(frozen=True)
+class Confirmed:
+    """The confirming runs of one arm whose line falls through the level.
+
+    ``replicates`` are their numbers, ``residuals`` (runs,) their distances from the line in octaves of N,
+    ``crossing`` log2 of the estimated EMM, ``counting`` what counting images adds to the variance of a residual.
+    """
+
+    replicates: tuple[int, ...]
+    residuals: NDArray[np.float64]
+    line: Line
+    crossing: float
+    counting: float
+
+    @property
+    def leverage(self) -> float:
+        """Variance of the crossing in units of a residual's: 1/runs, more where it lies off the middle of the runs."""
+        return 1 / self.line.runs + (self.crossing - self.line.x_mean) ** 2 / self.line.sxx
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Ratio of one arm's EMM to another's with its 95 % interval.
+
+    ``ratio`` is None where one of the two is only bounded, as by the grid of the paper's rule; ``low`` and ``high``
+    then follow from the bounds, 0 and infinity where there is none.  ``paired``: replicates served as blocks.
+    """
+
+    ratio: float | None
+    low: float
+    high: float
+    paired: bool = False
+
+
+def confirmed(trail: Trail, counts: Mapping[RunId, Count], found: Estimate) -> Confirmed | None:
+    """The confirming runs of an arm; None where they gave no estimate."""
+    line = fit_line([run.n for run in trail.confirm], [counts[run] for run in trail.confirm])
+    if line is None or found.status != "estimated" or found.emm is None or line.slope >= 0:
+        return None
+    fall = -line.slope
+    x = np.log2([run.n for run in trail.confirm])
+    y = np.array([counts[run].logit for run in trail.confirm])
+    residuals = (y - line.intercept - line.slope * x) / fall
+    replicates = tuple(run.replicate for run in trail.confirm)
+    return Confirmed(replicates, residuals, line, math.log2(found.emm), line.counting_variance / fall**2)
+
+
+def block_variance(arms: Sequence[Confirmed]) -> tuple[float, int]:
+    """Variance of a residual beside what its replicate shares over the arms, and its degrees of freedom.
+
+    Randomized blocks: arms x replicates, without the means and slopes of the arms and the means of the replicates.
+    At least the variance of counting images.  All arms must have the same replicates.
+    """
+    residuals = np.array([arm.residuals for arm in arms])  # (arms, replicates)
+    df = (len(arms) - 1) * (residuals.shape[1] - 2)
+    if df < 1:
+        return math.inf, 0
+    rest = residuals - residuals.mean(axis=0)
+    return max(float((rest**2).sum()) / df, float(np.mean([arm.counting for arm in arms]))), df
+
+
+def compare(
+    first: tuple[Estimate, Confirmed | None],
+    second: tuple[Estimate, Confirmed | None],
+    study: Sequence[Confirmed | None],
+    confidence: float = 0.95,
+) -> Contrast:
+    """EMM of `first` over EMM of `second`, each an arm's estimate with its confirming runs.
+
+    Args:
+        study: the confirming runs of all arms of the study, which share the estimate of the scatter.
+    """
+    (a, runs_a), (b, runs_b) = first, second
+    if runs_a is None or runs_b is None:
+        (a_low, a_high), (b_low, b_high) = _bounds(a), _bounds(b)
+        return Contrast(None, a_low / b_high if b_high < math.inf else 0.0, a_high / b_low if b_low else math.inf)
+    if runs_a.replicates == runs_b.replicates:
+        blocks = [arm for arm in study if arm is not None and arm.replicates == runs_a.replicates]
+        variance, df = block_variance(blocks)
+        if df >= FEWEST:
+            from scipy.special import stdtrit
+
+            middle = runs_a.crossing - runs_b.crossing
+            error = math.sqrt(variance * (runs_a.leverage + runs_b.leverage))
+            half = float(stdtrit(df, (1 + confidence) / 2)) * error
+            return Contrast(2.0**middle, 2.0 ** (middle - half), 2.0 ** (middle + half), True)
+    return mover(a, b)
+
+
+def mover(a: Estimate, b: Estimate) -> Contrast:
+    """Ratio of two EMMs with intervals, taken as independent.
+
+    The intervals are combined on the log2 scale by their distances from the estimates (MOVER; Zou and Donner 2008),
+    which keeps their asymmetry.
+    """
+    (x, x_low, x_high), (y, y_low, y_high) = (
+        tuple(math.log2(value) for value in (one.emm, one.low, one.high) if value is not None) for one in (a, b)
+    )
+    middle = x - y
+    low, high = middle - math.hypot(x - x_low, y_high - y), middle + math.hypot(x_high - x, y - y_low)
+    return Contrast(2.0**middle, 2.0**low, 2.0**high)
+
+
+def _bounds(found: Estimate) -> tuple[float, float]:
+    """What is known of an EMM: its interval, a bracket of the grid, or a limit on one side; without them nothing."""
+    return found.low or 0.0, found.high or math.inf

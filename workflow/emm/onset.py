@@ -1,0 +1,69 @@
+"""When memorization sets in along training, and how that grows with the number of training images.
+
+The onset of a run is where its memorization ratio first crosses `LEVEL` between two snapshots.  Bonnaire et al. (2025)
+and Favero et al. (2025) find it proportional to N.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+LEVEL = 0.5  # half of the images are copies: where the ratio rises fastest, so that its onset is best determined
+COLUMNS = ("study", "arm", "n", "replicate", "level", "onset_images", "onset_epochs", "note")
+
+
+@dataclass(frozen=True)
+class Growth:
+    """Least squares of log2 onset on log2 N: ``exponent`` with its 95 % interval, over ``runs`` runs."""
+
+    exponent: float
+    low: float
+    high: float
+    runs: int
+
+
+def onset(snapshots: Sequence[Mapping[str, Any]], level: float = LEVEL) -> tuple[float | None, str]:
+    """Training images seen when the ratio first crosses `level`, and why there is none.
+
+    Args:
+        snapshots: of one run in the order of training, with ``images_seen`` and ``ratio``.
+    """
+    before: tuple[float, float] | None = None
+    for row in snapshots:
+        seen, ratio = float(row["images_seen"]), float(row["ratio"])
+        if ratio >= level:
+            if before is None or not before[0]:
+                return None, "set in before the first snapshot"
+            share = (level - before[1]) / (ratio - before[1])
+            return float(2 ** (math.log2(before[0]) * (1 - share) + math.log2(seen) * share)), ""
+        before = seen, ratio
+    return None, "has not set in by the end"
+
+
+def growth(sizes: Sequence[int], onsets: Sequence[float]) -> Growth | None:
+    """How the onset grows with N; None with onsets at fewer than three sizes."""
+    if len(set(sizes)) < 3:
+        return None
+    from scipy.special import stdtrit
+
+    x, y = np.log2(sizes), np.log2(onsets)
+    sxx = float(((x - x.mean()) ** 2).sum())
+    slope = float(((x - x.mean()) * y).sum()) / sxx
+    residual = y - y.mean() - slope * (x - x.mean())
+    df = len(x) - 2
+    half = float(stdtrit(df, 0.975)) * math.sqrt(float((residual**2).sum()) / df / sxx)
+    return Growth(slope, slope - half, slope + half, len(x))
+
+
+def rows(study: str, arm: str, runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """One row a run of an arm's record: rows of onset.csv."""
+    result = []
+    for run in runs:
+        images, note = onset(run["snapshots"])
+        epochs = None if images is None else images / run["n"]
+        place = {"study": study, "arm": arm, "n": run["n"], "replicate": run["replicate"], "level": LEVEL}
+        result.append(place | {"onset_images": images, "onset_epochs": epochs, "note": note})
+    return result

@@ -1,0 +1,275 @@
+"""What a configuration will cost, from the configuration alone: runs, images, operations, time and disk.
+
+The search is replayed on a made-up curve whose EMM lies half an octave above ``search.start``, which is as good as a
+hint usually is.  Operations are counted on torch's meta device; time follows from a short calibration on this machine,
+or from a throughput that the user gives.  ``emm plan`` and the rule ``plan`` print it.
+"""
+
+import argparse
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from emm.configuration import FILES, load, read
+from emm.dag import Dag, index
+from emm.keys import key
+from emm.search import Count, RunId, logit, replay
+from emm.settings import Run, Settings, SettingsError
+from emm.stage import command, read_settings
+from emm.tables import aligned
+
+OFF = 0.5  # octaves from search.start to the EMM that the plan assumes
+CALIBRATION = 10.0  # seconds
+PER_RUN = 2.0  # seconds of a run beside Python's start and the network: Snakemake, files, evaluation, scoring
+PER_WORKFLOW = 20.0  # seconds of Snakemake's start, tables, figures and report
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one run takes: training images, operations of training and of sampling, bytes on disk."""
+
+    images: int
+    train_flops: int
+    sample_flops: int
+    disk: int
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Operations a second of one job in training and in sampling, seconds of a job's start, and jobs at once."""
+
+    train: float
+    sample: float
+    start: float
+    jobs: int
+
+    def seconds(self, cost: Cost) -> float:
+        """Time of one run in one job after the other: training, sampling, scoring."""
+        training = self.start + cost.train_flops / self.train if cost.train_flops else 0.0
+        return training + self.start + cost.sample_flops / self.sample + PER_RUN
+
+
+class Assumed(Mapping[RunId, Count]):
+    """Counts of runs as the plan assumes them: a logit that falls by search.slope an octave."""
+
+    def __init__(self, run: Run):
+        self.run = run
+        self.emm = math.inf if run.diffusion.denoiser == "optimum" else run.search.start * 2.0**OFF
+
+    def __getitem__(self, one: RunId) -> Count:
+        images = self.run.sampling.images
+        if math.isinf(self.emm):
+            return Count(images, images)
+        y = logit(1 - self.run.search.epsilon) + self.run.search.slope * math.log2(self.emm / one.n)
+        return Count(round(images / (1 + math.exp(-y))), images)
+
+    def __iter__(self) -> Iterator[RunId]:
+        return iter(())
+
+    def __len__(self) -> int:
+        return 0
+
+    def __contains__(self, one: object) -> bool:
+        return True
+
+
+class Costs:
+    """Costs of runs, with the counts of each network made once."""
+
+    def __init__(self, dag: Dag):
+        self.dag = dag
+        self.networks: dict[str, tuple[int, int]] = {}  # forward operations and parameters
+
+    def network(self, run: Run, shape: tuple[int, ...]) -> tuple[int, int]:
+        name = json.dumps([run.network.model_dump(), shape])
+        if name not in self.networks:
+            import torch
+
+            from emm.training import forward_flops
+            from emm.unet import UNet
+
+            with torch.device("meta"):
+                parameters = sum(p.numel() for p in UNet(run.network, shape[-1], shape[0]).parameters())
+            self.networks[name] = forward_flops(run, shape), parameters
+        return self.networks[name]
+
+    def of(self, run: Run, n: int) -> Cost:
+        """What one run on `n` images takes."""
+        shape, snapshots = self.dag.shapes[key("subset", run)], 1
+        pixels, images = math.prod(shape), run.sampling.images
+        forward = parameters = trained = 0
+        if run.diffusion.denoiser == "network":
+            from emm.training import budget
+
+            forward, parameters = self.network(run, shape)
+            trained, snapshots = budget(run, n).images, len(run.training.snapshots)
+        evaluations = (2 * run.sampling.steps - 1) * images * snapshots
+        weights = 4 * parameters * snapshots * len(run.training.ema_decays)
+        neighbours = images * snapshots * (12 * min(run.scoring.neighbours, n) + 4)
+        disk = weights + images * snapshots * pixels + neighbours + 2 * n * pixels
+        return Cost(trained, 3 * forward * trained, forward * evaluations, disk)
+
+
+@dataclass(frozen=True)
+class Planned:
+    """The plan of one study: ``new`` are its runs that no study before it makes, by key, size and replicate."""
+
+    study: str
+    arms: int
+    runs: int
+    new: Mapping[tuple[str, RunId], Cost]
+    longest: list[list[Cost]]  # of each arm the runs that must follow one another
+
+
+def plan(settings: Settings, dag: Dag) -> list[Planned]:
+    """Plan the selected studies in order."""
+    costs = Costs(dag)
+    made: set[tuple[str, RunId]] = set()
+    result = []
+    for study in (dag.study(name) for name in settings.selected):
+        asked: dict[tuple[str, RunId], Cost] = {}
+        chains = []
+        for arm in study.arms:
+            run = arm.run
+            trail = replay(run.search, dag.sizes[key("emm", run)], Assumed(run))
+            # Arms that differ only in sampling or scoring share their trainings.
+            asked |= {(key("train", run), one): costs.of(run, one.n) for one in trail.runs}
+            in_turn = [*trail.locate, *trail.confirm[:1]] if run.search.rule == "bisection" else trail.locate[-1:]
+            chains.append([costs.of(run, one.n) for one in in_turn])
+        new = {place: cost for place, cost in asked.items() if place not in made}
+        made |= set(asked)
+        result.append(Planned(study.name, len(study.arms), len(asked), new, chains))
+    return result
+
+
+def duration(planned: Sequence[Planned], speed: Speed) -> float:
+    """Expected seconds: all runs over the jobs at once, but at least the longest search, whose runs wait in turn."""
+    work = sum(speed.seconds(cost) for one in planned for cost in one.new.values())
+    chains = (sum(map(speed.seconds, chain)) for one in planned for chain in one.longest)
+    return PER_WORKFLOW + max(work / speed.jobs, max(chains, default=0.0))
+
+
+def text(planned: Sequence[Planned], speed: Speed) -> str:
+    """The plan as a table, a line a study, and a line of what it rests on."""
+    table = [["study", "arms", "runs", "new runs", "images trained", "PFLOP", "hours", "GB"]]
+    for one in planned:
+        costs = list(one.new.values())
+        table.append([one.study, str(one.arms), str(one.runs), *_amounts(costs, duration([one], speed))])
+    everything = [cost for one in planned for cost in one.new.values()]
+    arms, runs = (str(sum(getattr(one, name) for one in planned)) for name in ("arms", "runs"))
+    table.append(["all", arms, runs, *_amounts(everything, duration(planned, speed))])
+    speeds = f"{speed.train / 1e9:.3g} GFLOP/s in training and {speed.sample / 1e9:.3g} in sampling"
+    rests = f"{speed.jobs} jobs at once, each with {speeds}, {speed.start:.1f} s to start."
+    return f"{aligned(table)}\n\nnew runs: not made by a study above.  Time: {rests}"
+
+
+def _amounts(costs: Sequence[Cost], seconds: float) -> list[str]:
+    flops = sum(cost.train_flops + cost.sample_flops for cost in costs)
+    return [
+        str(len(costs)),
+        f"{sum(cost.images for cost in costs):,}",
+        f"{flops / 1e15:.3g}",
+        f"{seconds / 3600:.3g}",
+        f"{sum(cost.disk for cost in costs) / 1e9:.2g}",
+    ]
+
+
+def calibrate(run: Run, device: str, threads: int, jobs: int) -> Speed:
+    """Measure the base network on this machine, in as many processes at once as jobs will run."""
+    options = ["--calibrate", run.model_dump_json(), "--device", device, "--threads", str(threads)]
+    started = [
+        subprocess.Popen([sys.executable, "-m", "emm.plan", *options], stdout=subprocess.PIPE, text=True)
+        for _ in range(jobs)
+    ]
+    outputs = [process.communicate()[0] for process in started]
+    if any(process.returncode for process in started):
+        raise SettingsError("plan: the calibration failed; give --throughput GFLOP/s instead")
+    rates = [json.loads(output) for output in outputs]
+
+    def mean(name: str) -> float:
+        return sum(rate[name] for rate in rates) / jobs
+
+    return Speed(mean("train"), mean("sample"), mean("start"), jobs)
+
+
+def measure(run: Run, device_name: str, threads: int, started: float) -> dict[str, float]:
+    """Rates of one process: seconds since `started`, operations a second of training steps and of sampling."""
+    import torch
+
+    from emm import subset
+    from emm.device import select
+    from emm.sampling import draws, generate, noise_levels
+    from emm.training import Trainer, build, forward_flops
+
+    device = select(device_name, threads)
+    drawn = subset.draw(run, run.search.start // 10 * 10 or run.search.start, 0)
+    shape = drawn.images.shape[1:]
+    denoiser = build(run, shape, drawn.label_count).to(device).train()
+    trainer = Trainer(run, len(drawn.images), 0, denoiser, drawn, device)
+    trainer.advance()  # untimed: torch chooses its algorithms
+    start, forward = time.time() - started, forward_flops(run, shape)
+
+    def rate(flops: int, work, seconds: float) -> float:  # type: ignore[no-untyped-def]
+        begun, times = time.perf_counter(), 0
+        while times == 0 or time.perf_counter() - begun < seconds:
+            work()
+            times += 1
+        return flops * times / (time.perf_counter() - begun)
+
+    train = rate(3 * forward * run.training.batch_size, trainer.advance, 0.7 * CALIBRATION)
+    count = min(run.sampling.images, 250)
+    latents = draws(count, shape, None, 0)
+    denoiser.eval()
+    levels = noise_levels(run.sampling, denoiser.kind.sigma_min, denoiser.kind.sigma_max)[-3:]
+    with torch.no_grad():
+        sample = rate(
+            forward * count * 3, lambda: generate(denoiser, latents, levels, count, device), 0.2 * CALIBRATION
+        )
+    return {"start": start, "train": train, "sample": sample}
+
+
+def jobs_at_once(cores: int | None, threads: int) -> int:
+    """How many jobs run at once on this machine, or on `cores`."""
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, (cores or available) // threads)
+
+
+def show(settings: Settings, dag: Dag, cores: int | None, throughput: float | None) -> str:
+    """Plan the selected studies: with a given throughput (GFLOP/s of one job), or one measured here."""
+    planned = plan(settings, dag)
+    execution = settings.execution
+    jobs = jobs_at_once(cores, execution.threads)
+    if throughput is not None:
+        return text(planned, Speed(1e9 * throughput, 1e9 * throughput, 3.0, jobs))
+    base = settings.base.model_copy(
+        update={"data": settings.base.data.model_copy(update={"labels": "none", "held_out": 0})}
+    )
+    return text(planned, calibrate(base, execution.device, execution.threads, jobs))
+
+
+def main() -> None:
+    started = time.time()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("overlays", type=Path, nargs="*", help="configuration files laid over config.yaml")
+    parser.add_argument("--config", help="the whole configuration as JSON, instead of files")
+    parser.add_argument("--cores", type=int, help="plan for so many cores (default: this machine's)")
+    parser.add_argument("--throughput", type=float, help="GFLOP/s of one job, instead of a calibration")
+    parser.add_argument("--calibrate", help=argparse.SUPPRESS)
+    parser.add_argument("--device", default="auto", help=argparse.SUPPRESS)
+    parser.add_argument("--threads", type=int, default=1, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.calibrate:
+        print(json.dumps(measure(read_settings(args.calibrate), args.device, args.threads, started)))
+        return
+    settings = read(json.loads(args.config) if args.config else load([*FILES, *args.overlays]))
+    print(show(settings, index(settings, Path("results")), args.cores, args.throughput))
+
+
+if __name__ == "__main__":
+    command(main)
