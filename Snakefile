@@ -16,6 +16,11 @@ configfile: "config/studies.yaml"
 configfile: "config.yaml"
 
 
+if isinstance(config.get("fit"), str):
+
+    configfile: config["fit"]
+
+
 include: "workflow/rules/common.smk"
 include: "workflow/rules/plan.smk"
 include: "workflow/rules/subset.smk"

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from emm.configuration import FILES, json_schema, load, ordered, read
+from emm.configuration import json_schema, load, ordered, read
 from emm.settings import RULES, Run, Settings, SettingsError, Span, lookup, read_run
 
 ROOT = Path(__file__).parents[2]
@@ -360,6 +360,6 @@ def test_schema_knows_every_key():
 
 
 def test_the_embedded_configuration_is_valid():
-    settings = read(load(ROOT / path for path in FILES))
+    settings = read(load(folder=ROOT))
     assert isinstance(settings, Settings)
     assert settings.base.data.source == "digits"

@@ -25,6 +25,8 @@ ROOT = Path(__file__).parents[2]
 PARTS = ("Snakefile", "workflow", "profiles", "envs")
 MODULES = {"measure": "search", "tables": "summary"}  # where the stage's module is not named as its rule
 
+JOINED = ("summary", "findings", "published")  # rules that join the tables of the selected studies
+
 # Networks this small and short memorize nothing, so their search ends below the smallest size after one run.  The
 # optimum memorizes everything, so its search goes up to the largest.  The arms `none` and `network` are the same.
 CONFIG: dict[str, Any] = {
@@ -51,11 +53,13 @@ CONFIG: dict[str, Any] = {
             "source": "Figure 5",
             "factor": "data.labels",
             "arms": {"none": {"data.labels": "none"}, "random": {"data.labels": "random-2"}},
+            "findings": {"claim": {"claim": "Labels matter", "expect": "more", "arms": ["random", "none"]}},
         },
         "denoiser": {
             "title": "Network and optimum",
             "factor": "diffusion.denoiser",
             "arms": {"network": {}, "optimum": {"diffusion.denoiser": "optimum"}},
+            "findings": {"replay": {"claim": "It replays", "expect": "more", "arms": ["optimum", "network"]}},
         },
         "own": {
             "title": "Own images",

@@ -9,11 +9,13 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from conftest import JOINED
 
 from emm.study import EMM_COLUMNS
 
 STUDIES = {"labels": ["none", "random"], "denoiser": ["network", "optimum"], "own": ["file"]}
 FIGURES = ("curves", "emm", "progress", "gallery")
+TABLES = {"emm.csv", "curves.csv", "contrasts.csv", "findings.csv", "onset.csv", "emm.html"}
 
 
 def table(path):
@@ -26,7 +28,7 @@ def table(path):
 
 def test_a_dry_run_without_results_is_clean_and_writes_nothing(finished):
     plan = finished.first_plan  # its exit status and that nothing appeared are checked by the fixture
-    assert plan.rules == {"subset", "train", "sample", "score", "search", "study", "figures", "summary", "report"}
+    assert plan.rules == {"subset", "train", "sample", "score", "search", "study", "figures", *JOINED, "report"}
     assert "Traceback" not in plan.output
     assert "marked for report" not in plan.output
 
@@ -57,7 +59,7 @@ def test_run_selects_the_studies_of_the_default_target(empty):
     empty.change("run", ["own"])
     plan = empty.plan()
     assert plan["study"] == ["own"]
-    assert {"summary", "report"} <= plan.rules
+    assert {*JOINED, "report"} <= plan.rules
     assert "train" not in plan.rules
 
 
@@ -67,7 +69,7 @@ def test_run_selects_the_studies_of_the_default_target(empty):
 def test_single_values_come_from_config_options(finished):
     project = finished.project
     assert finished.project.plan("--config", "search={epsilon: 0.2}").rules == {
-        "search", "study", "figures", "summary", "report",
+        "search", "study", "figures", *JOINED, "report",
     }  # fmt: skip
     plan = project.plan("own", "--config", "seed=3", "sampling={images: 24, steps: 4}")
     assert plan["study"] == ["own"]
@@ -114,7 +116,7 @@ def test_nothing_remains_of_states_and_temporary_files(finished):
     assert not (folder / "results/state").exists()
     assert [path.name for path in folder.glob("results/**/.*")] == []
     top = {path.name for path in folder.iterdir()}
-    assert top - {"Snakefile", "workflow", "profiles", "envs", "config.yaml", "own.npz"} == {
+    assert top - {"Snakefile", "workflow", "profiles", "envs", "config", "config.yaml", "own.npz"} == {
         "results",
         "logs",
         ".snakemake",
@@ -157,7 +159,7 @@ def test_summary_table(finished):
 def test_tables_and_figures_of_every_study(finished, study):
     folder = finished.project.folder / "results/studies" / study
     names = {f"{figure}.{kind}" for figure in FIGURES for kind in ("svg", "png")}
-    assert {path.name for path in folder.iterdir()} == names | {"emm.csv", "curves.csv", "contrasts.csv", "emm.html"}
+    assert {path.name for path in folder.iterdir()} == names | TABLES
     arms = STUDIES[study]
     assert [row["arm"] for row in table(folder / "emm.csv")] == arms
     assert [row["arm"] for row in table(folder / "contrasts.csv")] == arms[1:]

@@ -9,10 +9,11 @@ import time
 
 import numpy as np
 import pytest
+from conftest import JOINED
 from safetensors.numpy import load_file
 
 LONG = "5120 images"  # some seconds of training
-AFTER_SEARCH = {"search", "study", "figures", "summary", "report"}
+AFTER_SEARCH = {"search", "study", "figures", *JOINED, "report"}
 
 
 def without_provenance(path):
@@ -68,7 +69,7 @@ def test_figure_style_only_draws_again(project):
 def test_a_title_makes_only_its_study_again(project):
     project.change("studies.labels.title", "Labels")
     plan = project.plan()
-    assert plan.rules <= {"study", "figures", "summary", "report"}
+    assert plan.rules <= {"study", "figures", *JOINED, "report"}
     assert plan["study"] == plan["figures"] == ["labels"]
 
 
@@ -92,7 +93,7 @@ def test_a_renamed_arm_runs_nothing(project):
     arms["arbitrary"] = arms.pop("random")
     project.configure(config)
     plan = project.plan()
-    assert plan.rules == {"study", "figures", "summary", "report"}
+    assert plan.rules == {"study", "figures", *JOINED, "report"}
     assert plan["study"] == ["labels"]
 
 
@@ -101,7 +102,7 @@ def test_a_removed_arm_runs_nothing(project):
     del config["studies"]["labels"]["arms"]["random"]
     project.configure(config)
     plan = project.plan()
-    assert plan.rules == {"study", "figures", "summary", "report"}
+    assert plan.rules == {"study", "figures", *JOINED, "report"}
     assert plan["study"] == ["labels"]
 
 
@@ -109,7 +110,7 @@ def test_a_removed_study_runs_nothing(project):
     config = project.config()
     del config["studies"]["own"]
     project.configure(config)
-    assert project.plan().rules == {"summary", "report"}
+    assert project.plan().rules == {*JOINED, "report"}
 
 
 def test_arms_exchanged_are_noticed(project):
@@ -142,8 +143,8 @@ def test_a_changed_npz_file_is_noticed(project):
     ("name", "rules"),
     [
         ("studies/labels/curves.svg", {"figures", "report"}),
-        ("studies/labels/emm.csv", {"study", "figures", "summary", "report"}),
-        ("studies/labels/contrasts.csv", {"study", "figures", "summary", "report"}),
+        ("studies/labels/emm.csv", {"study", "figures", *JOINED, "report"}),
+        ("studies/labels/contrasts.csv", {"study", "figures", *JOINED, "report"}),
         ("emm.csv", {"summary", "report"}),
         ("emm.html", {"summary", "report"}),
         ("report.html", {"report"}),
@@ -242,7 +243,7 @@ def test_an_undone_edit_trains_nothing(faulty, finished, tmp_path):
     project = type(faulty[0])(tmp_path / "project")
     project.configure(finished.project.config())
     plan = project.plan()
-    assert plan.rules == {"study", "figures", "summary", "report"}
+    assert plan.rules == {"study", "figures", *JOINED, "report"}
     assert plan["study"] == plan["figures"] == ["labels"]
 
 

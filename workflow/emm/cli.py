@@ -32,10 +32,10 @@ def summary(args: argparse.Namespace) -> None:
 
 def check(args: argparse.Namespace) -> None:
     """Validate the configuration, with overlays laid over it in order, and list its studies and their arms."""
-    from emm.configuration import FILES, load, read
+    from emm.configuration import load, read
     from emm.dag import index
 
-    settings = read(load([*FILES, *args.overlays]))
+    settings = read(load(args.overlays))
     index(settings, args.results)
     for study in settings.studies:
         print(f"{study.name}: {', '.join(arm.name for arm in study.arms)}")
@@ -43,12 +43,12 @@ def check(args: argparse.Namespace) -> None:
 
 def plan(args: argparse.Namespace) -> None:
     """Print what the selected studies will cost: runs, images, operations, time, disk."""
-    from emm.configuration import FILES, load, read
+    from emm.configuration import load, read
     from emm.dag import index
     from emm.plan import show
 
-    settings = read(load([*FILES, *args.overlays]))
-    print(show(settings, index(settings, args.results), args.cores, args.throughput))
+    settings = read(load(args.overlays))
+    print(show(settings, index(settings, args.results, data_needed=False), args.cores, args.throughput))
 
 
 def schema(args: argparse.Namespace) -> None:

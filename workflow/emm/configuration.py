@@ -6,7 +6,7 @@ A study is defined once and fits every scale, because an arm's value may be rela
 
 import copy
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any
@@ -32,7 +32,7 @@ from emm.settings import (
     validate,
 )
 
-FILES = (Path("config/studies.yaml"), Path("config.yaml"))  # what the Snakefile loads before any overlay
+FILES = (Path("config/studies.yaml"), Path("config.yaml"))  # what the Snakefile loads before `fit` and overlays
 
 
 class _StudyText(Section):
@@ -55,16 +55,25 @@ class _ConfigText(Run):
     execution: Execution = Execution()
     figures: Figures = Figures()
     studies: Annotated[dict[str, _StudyText], Field(min_length=1)]
+    fit: str | None = None  # file of how the studies differ at this scale, laid under the overlays
     run: Annotated[list[str], BeforeValidator(_names), Field(min_length=1)] = Field(["all"])
 
 
-def load(paths: Iterable[Path]) -> dict[str, Any]:
-    """Configuration files, the later ones laid over the earlier ones as Snakemake does with ``--configfile``.
+def load(overlays: Sequence[Path] = (), folder: Path = Path()) -> dict[str, Any]:
+    """The configuration of the project in `folder`, with `overlays` laid over it as by Snakemake's ``--configfile``.
 
     Raises:
         SettingsError: a file is not a YAML mapping.
         OSError: a file cannot be read.
     """
+    own = [folder / path for path in FILES]
+    merged = _laid([*own, *overlays])
+    if isinstance(merged.get("fit"), str):
+        merged = _laid([*own, folder / merged["fit"], *overlays])
+    return merged
+
+
+def _laid(paths: Iterable[Path]) -> dict[str, Any]:
     merged: dict[str, Any] = {}
     for path in paths:
         try:

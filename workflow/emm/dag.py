@@ -116,9 +116,10 @@ def run_files(scores: Scores, run: RunId) -> tuple[Path, Path]:
     return path, path.with_name("gallery.npz")
 
 
-def index(settings: Settings, results: Path) -> Dag:
+def index(settings: Settings, results: Path, data_needed: bool = True) -> Dag:
     """Index a configuration, checking every arm against its data set.
 
+    With `data_needed`, images that torchvision's sets lack on this machine are a fault too.
     A study that is not selected may be impossible here (its data may be missing, say); `Dag.impossible` tells why.
     Raises:
         SettingsError: an arm of a selected study is impossible with its data; one line for each fault.
@@ -129,7 +130,7 @@ def index(settings: Settings, results: Path) -> Dag:
     for study in settings.studies:
         faults: dict[str, list[str]] = {}
         for arm in study.arms:
-            found = _index_arm(dag, arm.run, facts)
+            found = _index_arm(dag, arm.run, facts, data_needed)
             for line in found:
                 faults.setdefault(line, []).append(f"studies.{study.name}.arms.{arm.name}")
         if study.name in settings.selected:
@@ -142,7 +143,7 @@ def index(settings: Settings, results: Path) -> Dag:
     return dag
 
 
-def _index_arm(dag: Dag, run: Run, facts: dict[str, datasets.Facts]) -> list[str]:
+def _index_arm(dag: Dag, run: Run, facts: dict[str, datasets.Facts], data_needed: bool) -> list[str]:
     """Add one arm to the index, or say what its data make impossible."""
     data = run.data.model_dump_json()
     try:
@@ -151,7 +152,7 @@ def _index_arm(dag: Dag, run: Run, facts: dict[str, datasets.Facts]) -> list[str
     except (DataError, OSError) as error:
         return [f"data.source = {run.data.source!r}: {error}"]
     found = subset.faults(run, facts[data])
-    if missing := datasets.absent(run.data):
+    if data_needed and (missing := datasets.absent(run.data)):
         found.append(f"data.source = {run.data.source!r}: {missing}")
     if not found:
         dag.shapes[key("subset", run)] = facts[data].shape

@@ -184,6 +184,30 @@ def draw_progress(study: Row, emm: Sequence[Row], curves: Sequence[Row], style: 
     return figure
 
 
+def draw_onset(study: Row, onsets: Sequence[Row], style: Figures) -> Figure:
+    """Training images at which memorization sets in, against N: a point a run, with the line of growth like N."""
+    figure, axes = plt.subplots(figsize=(style.width, style.width * 0.58), layout="constrained")
+    level = 100 * float(onsets[0]["level"]) if onsets else 50.0
+    known = [row for row in onsets if row["onset_images"]]
+    sizes = [number(row["n"]) for row in known]
+    size_axis(axes, sizes or [10, 100])
+    for index, arm in enumerate(dict.fromkeys(row["arm"] for row in onsets)):
+        mine = [row for row in known if row["arm"] == arm]
+        n, seen = (np.array([number(row[c]) for row in mine]) for c in ("n", "onset_images"))
+        axes.scatter(n, seen, s=26, color=colour(index), label=arm, zorder=3)
+        if len(mine):
+            x = np.geomspace(n.min(), n.max(), 2)
+            middle = np.exp(np.log(seen / n).mean())
+            axes.plot(x, middle * x, color=colour(index), lw=1, ls=(0, (4, 3)), label="in proportion to N")
+            axes.set_yscale("log", base=2)
+            axes.yaxis.set_major_formatter(lambda y, _: f"{y:,.0f}")
+    axes.set_ylabel(f"training images seen when {level:g} % are memorized")
+    axes.set_title(f"{study['title']}: does it take training in proportion to N?")
+    missing = len(onsets) - len(known)
+    axes.legend(loc="upper left", title=f"{missing} runs without an onset" if missing else None, alignment="left")
+    return figure
+
+
 def draw_gallery(study: Row, emm: Sequence[Row], galleries: Sequence[dict[str, np.ndarray]], style: Figures) -> Figure:
     """Generated images above their nearest training images: an arm a row, best matches left, worst right."""
     columns = style.gallery
@@ -234,12 +258,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--study", required=True, help="description of the study as JSON")
     parser.add_argument("--style", required=True, help="settings `figures` as JSON")
-    parser.add_argument("--emm", type=Path, required=True)
-    parser.add_argument("--curves", type=Path, required=True)
-    parser.add_argument("--galleries", type=Path, nargs="+", required=True, help="gallery.npz of every arm, in order")
+    parser.add_argument("--emm", type=Path)
+    parser.add_argument("--curves", type=Path)
+    parser.add_argument("--galleries", type=Path, nargs="+", help="gallery.npz of every arm, in order")
+    parser.add_argument("--onset", type=Path, help="draw this table's figure, and no other")
     parser.add_argument("--folder", type=Path, required=True)
     args = parser.parse_args()
     study, style = json.loads(args.study), Figures.model_validate(json.loads(args.style))
+    if args.onset:
+        with plt.rc_context(STYLE):
+            save(draw_onset(study, read(args.onset), style), args.folder / "onset.svg", style.dpi)
+        return
+    if not (args.emm and args.curves and args.galleries):
+        parser.error("--emm, --curves and --galleries are needed")
     emm, curves = read(args.emm), read(args.curves)
     galleries = []
     for path in args.galleries:

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from emm.configuration import FILES, load, read
+from emm.configuration import load, read
 from emm.dag import Dag, index
 from emm.keys import key
 from emm.search import Count, RunId, logit, replay
@@ -267,8 +267,8 @@ def main() -> None:
     if args.calibrate:
         print(json.dumps(measure(read_settings(args.calibrate), args.device, args.threads, started)))
         return
-    settings = read(json.loads(args.config) if args.config else load([*FILES, *args.overlays]))
-    print(show(settings, index(settings, Path("results")), args.cores, args.throughput))
+    settings = read(json.loads(args.config) if args.config else load(args.overlays))
+    print(show(settings, index(settings, Path("results"), data_needed=False), args.cores, args.throughput))
 
 
 if __name__ == "__main__":

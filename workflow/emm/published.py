@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from emm.configuration import FILES, load, override
+from emm.configuration import load, override
 from emm.files import write_csv
 from emm.keys import ema_decay, stage_settings
 from emm.settings import Run, Settings, read_run
@@ -116,7 +116,7 @@ def main() -> None:
     parser.add_argument("--table", type=Path, required=True)
     args = parser.parse_args()
     ours = json.loads(args.arms)
-    files = load([*FILES, PAPER])
+    files = load([PAPER])
     paper = {name: files[name] for name in Run.model_fields if name in files}
     curves = {study: read(args.results / "studies" / study / "curves.csv") for study in ours}
     write_csv(args.table, COLUMNS, compare(ours, paper, curves))

@@ -28,7 +28,7 @@ def stop(lines):
 
 
 try:
-    CONFIG = emm_configuration.ordered(config, emm_configuration.load(emm_configuration.FILES))
+    CONFIG = emm_configuration.ordered(config, emm_configuration.load())
     SETTINGS = emm_configuration.read(CONFIG)
     INDEX = emm_dag.index(SETTINGS, RESULTS)
 except (SettingsError, DataError) as error:
@@ -62,7 +62,9 @@ def study_files(study):
     """Everything that one study ends in."""
     folder = RESULTS / "studies" / study
     tables = [folder / f"{name}.csv" for name in TABLES] + [folder / "emm.html"]
-    figures = [folder / f"{name}.{kind}" for name in FIGURES for kind in ("svg", "png")]
+    claims = INDEX.study(study).findings.values()
+    drawn = FIGURES + (("onset",) if any(claim.expect == "proportional" for claim in claims) else ())
+    figures = [folder / f"{name}.{kind}" for name in drawn for kind in ("svg", "png")]
     return [str(path) for path in tables + figures]
 
 

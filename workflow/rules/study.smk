@@ -1,6 +1,7 @@
 localrules:
     study,
     figures,
+    onset_figure,
     summary,
     findings,
     published,
@@ -65,6 +66,27 @@ rule figures:
     shell:
         "python -m emm.figures --study {params.study:q} --style {params.style:q} --emm {input.emm}"
         " --curves {input.curves} --galleries {input.galleries} --folder {params.folder} > {log} 2>&1"
+
+
+# Of studies that make a claim about it.
+rule onset_figure:
+    input:
+        f"{STUDY}/onset.csv",
+    output:
+        figure("onset", "onset of memorization against N"),
+    log:
+        "logs/onset_figure/{study}.log",
+    conda:
+        "../../envs/cpu.yaml"
+    params:
+        study=description_json,
+        style=SETTINGS.figures.model_dump_json(),
+        folder=lambda wildcards, output: os.path.dirname(output[0]),
+    message:
+        "onset of memorization in study {wildcards.study}"
+    shell:
+        "python -m emm.figures --study {params.study:q} --style {params.style:q} --onset {input}"
+        " --folder {params.folder} > {log} 2>&1"
 
 
 rule summary:
