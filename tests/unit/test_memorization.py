@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from emm import cli
 from emm import score as score_stage
 from emm.files import write_json, write_npz
-from emm.memorization import SLACK, Neighbours, mean_distance, memorized, neighbours
+from emm.memorization import SLACK, Neighbours, mean_distance, memorized, mirrored_neighbours, neighbours
 from emm.score import rows
 from emm.settings import read_run
 from emm.stage import command
@@ -425,3 +425,104 @@ def test_rescoring_refuses_impossible_thresholds(tmp_path, monkeypatch, capsys, 
     with pytest.raises(SystemExit, match="1"):
         cli.main()
     assert "--threshold" in one_error(capsys)
+
+
+# Mirror images
+
+
+def check_mirrored_against_brute_force(generated: np.ndarray, train: np.ndarray, k: int) -> None:
+    """The nearer of both orientations of every distinct training image, sorted; ties by position."""
+    groups = duplicate_groups(train)
+    found = mirrored_neighbours(generated, train, groups, k)
+    every = np.minimum(distances(generated, train), distances(generated, train[..., ::-1]))
+    distinct = np.unique(groups).tolist()
+    for row, exact in enumerate(every):
+        nearest = sorted((int(exact[i]), i) for i in distinct)[:k]
+        assert list(zip(found.squared[row].tolist(), found.indices[row].tolist(), strict=True)) == nearest
+        assert found.copies[row] == (groups == nearest[0][1]).sum()
+        d1, d2 = nearest[0][0], nearest[1][0]
+        assert memorized(found)[row] == (9 * d1 < d2)
+        assert memorized(found, distinct=False)[row] == (9 * d1 < d2 and found.copies[row] == 1)
+    assert found.indices.dtype == found.squared.dtype == found.copies.dtype == np.int64
+
+
+@settings(max_examples=60, deadline=None, derandomize=True, database=None)
+@given(image_sets(), st.booleans())
+def test_mirrored_neighbours_equal_brute_force(sets, mirrored_copies):
+    generated, train, k = sets
+    if mirrored_copies:  # some generated and some training images are mirror images of others
+        generated[::2] = generated[::2, ..., ::-1]
+        train[1::3] = train[: len(train[1::3]), ..., ::-1]
+    if (train == train[0]).all():
+        train[-1] = 255 - train[0]
+    check_mirrored_against_brute_force(generated, train, k)
+
+
+@pytest.mark.parametrize("n", [10 + SLACK, 11 + SLACK])  # the largest set without FAISS, the smallest with
+def test_both_paths_of_mirrored_neighbours_meet(n):
+    random = np.random.default_rng(n)
+    train = random.integers(0, 256, (n, 1, 4, 4)).astype(np.uint8)
+    check_mirrored_against_brute_force(random.integers(0, 256, (20, 1, 4, 4)).astype(np.uint8), train, 10)
+
+
+def test_mirroring_is_left_to_right_and_on_either_side_alike():
+    random = np.random.default_rng(0)
+    train = random.integers(0, 256, (30, 3, 4, 4)).astype(np.uint8)
+    generated = np.concatenate([train[:1], train[1:2, ..., ::-1], train[2:3, :, ::-1], train[3:4, :, ::-1, ::-1]])
+    groups = duplicate_groups(train)
+    found = mirrored_neighbours(generated, train, groups, 5)
+    assert found.squared[:, 0].astype(bool).tolist() == [False, False, True, True]
+    assert found.indices[:2, 0].tolist() == [0, 1]
+    for other in (
+        mirrored_neighbours(generated[..., ::-1], train, groups, 5),
+        mirrored_neighbours(generated, train[..., ::-1], groups, 5),
+    ):
+        assert all(np.array_equal(value, getattr(other, name)) for name, value in vars(found).items())
+
+
+def test_a_mirrored_copy_counts_only_where_mirror_images_do():
+    random = np.random.default_rng(0)
+    train = random.integers(0, 256, (30, 1, 8, 8)).astype(np.uint8)
+    train[20:22] = train[5]  # three of a kind
+    generated = near(train[[4, 5, 6]], 1, 0, random)[0]
+    generated[[1, 2]] = generated[[1, 2], ..., ::-1]
+    groups = duplicate_groups(train)
+    plain, mirrored = (search(generated, train, groups, 10) for search in (neighbours, mirrored_neighbours))
+    assert memorized(plain).tolist() == [True, False, False]
+    assert memorized(mirrored).tolist() == [True, True, True]
+    assert mirrored.indices[:, 0].tolist() == [4, 5, 6]
+    assert mirrored.copies.tolist() == [1, 3, 1]
+    assert memorized(mirrored, distinct=False).tolist() == [True, False, True]
+
+
+def test_an_image_is_one_neighbour_in_both_orientations():
+    """A nearly symmetric image must not be its own second neighbour, which would hide every copy of it."""
+    train = np.array([[[[10, 12]]], [[[100, 200]]]], np.uint8)
+    found = mirrored_neighbours(np.array([[[[12, 10]]]], np.uint8), train, np.arange(2), 2)
+    assert found.indices.tolist() == [[0, 1]]
+    assert found.squared.tolist() == [[0, 188**2 + 90**2]]  # of the second image its mirror image is nearer
+    assert memorized(found).tolist() == [True]
+
+
+@pytest.mark.parametrize("n", [1, 5])
+def test_mirrored_neighbours_need_two_distinct_images(n):
+    train = np.full((n, 1, 2, 2), 7, np.uint8)
+    with pytest.raises(ValueError, match="fewer than two distinct images"):
+        mirrored_neighbours(train[:1], train, duplicate_groups(train), 10)
+
+
+def test_stage_counts_mirrored_copies_when_told_so(tmp_path, monkeypatch):
+    counts = {}
+    for mirrored in (False, True):
+        place = scored(tmp_path, mirrored=mirrored)
+        images = place.images.copy()
+        images[:, :20] = images[:, :20, ..., ::-1]
+        write_npz(place.samples, **(dict(np.load(place.samples)) | {"images": images}))
+        assert place.call(monkeypatch) == 0
+        counts[mirrored] = [row["memorized"] for row in json.loads(place.score.read_text())["snapshots"]]
+        train = np.unique(place.train, axis=0)
+        for count, shown in zip(counts[mirrored], images, strict=True):
+            every = distances(shown, train)
+            two = np.sort(np.minimum(every, distances(shown, train[..., ::-1])) if mirrored else every, axis=1)[:, :2]
+            assert count == (9 * two[:, 0] < two[:, 1]).sum()
+    assert counts[False][-1] < counts[True][-1]

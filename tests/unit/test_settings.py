@@ -110,7 +110,7 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     ({"search": {"confirm": 2}}, "search.confirm = 2", "0 or at least 4"),
     # studies and arms
     ({"studies": {"a b": {"arms": {"a": {}}}}}, "studies.a b", "identifier"),
-    ({"studies": {"train": {"arms": {"a": {}}}}}, "studies.train", "none of all, subset, train"),
+    ({"studies": {"train": {"arms": {"a": {}}}}}, "studies.train", "none of all, plan, subset, train"),
     ({"studies": {"s": {"arms": {"a/b": {}}}}}, "studies.s.arms.a/b", "letters, digits"),
     ({"studies": {"s": {"factor": "data.lable", "arms": {"a": {}}}}}, "studies.s.factor: data.lable", "'labels'"),
 ]
@@ -355,7 +355,7 @@ def test_lookup():
 def test_schema_knows_every_key():
     schema = json_schema()
     assert schema["additionalProperties"] is False
-    assert set(schema["properties"]) == {*Run.model_fields, "execution", "figures", "studies", "run"}
+    assert set(schema["properties"]) == {*Run.model_fields, "execution", "figures", "studies", "fit", "run"}
     json.dumps(schema)
 
 

@@ -11,16 +11,36 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from emm import figures
+from emm import figures, findings, onset
+from emm.measure import counts_of
 from emm.search import Count, RunId, ladder, replay
 from emm.settings import Figures, Search
-from emm.statistics import contrast, wilson
-from emm.study import CONTRAST_COLUMNS, CURVE_COLUMNS, EMM_COLUMNS, answer
+from emm.statistics import wilson
+from emm.study import CONTRAST_COLUMNS, CURVE_COLUMNS, EMM_COLUMNS, answer, contrasts, estimates, read_arms
 from emm.tables import read
 
 SEARCH = Search(n_min=10, n_max=640, start=40)
 SIZES = ladder(SEARCH, 10, 640)
-ARMS = {"small": 30.0, "large": 90.0, "beyond": 5000.0, "under": 1.0, "flat": math.nan}
+ARMS = {
+    "small": 30.0,
+    "large": 90.0,
+    "beyond": 5000.0,
+    "under": 1.0,
+    "flat": math.nan,
+    "middle": 60.0,
+    "beyond-too": 5000.0,
+}
+CLAIMS = {  # expectation, arms, verdict that the truth asks for
+    "larger": ("more", ["large", "small"], "reproduced"),
+    "smaller": ("more", ["small", "large"], "contradicted"),
+    "equal": ("same", ["large", "small"], "contradicted"),
+    "rising": ("increasing", ["small", "middle", "large"], "reproduced"),
+    "beyond": ("more", ["beyond", "large"], "reproduced"),  # from limits alone
+    "under": ("less", ["beyond", "under"], "contradicted"),
+    "lost": ("same", ["beyond", "beyond-too"], "not resolved"),
+    "onset": ("proportional", ["small"], "contradicted"),  # between the same two snapshots whatever N
+    "no-onset": ("proportional", ["under"], "not resolved"),
+}
 
 
 def record(emm: float, seed: int) -> dict[str, Any]:
@@ -68,21 +88,28 @@ def study(tmp_path_factory) -> Path:
         paths.append(folder / f"{name}.json")
         paths[-1].write_text(json.dumps(record(emm, seed)))
     description = {
-        "name": "made_up", "title": "Made up", "source": "", "factor": "network.channels",
+        "name": "made_up", "title": "Made up", "source": "Figure 9", "factor": "network.channels",
         "arms": [{"name": name, "value": "8", "search": SEARCH.model_dump()} for name in ARMS],
+        "findings": {
+            name: {"claim": f"It is {name}", "expect": expect, "arms": arms, "margin": 1.5}
+            | ({"source": "someone else"} if expect == "proportional" else {})
+            for name, (expect, arms, _) in CLAIMS.items()
+        },
     }  # fmt: skip
     (folder / "study.json").write_text(json.dumps(description))
-    outputs = [f"--{name}={folder / name}.csv" for name in ("emm", "curves", "contrasts")]
+    outputs = [f"--{name}={folder / name}.csv" for name in ("emm", "curves", "contrasts", "findings", "onset")]
     command = [sys.executable, "-m", "emm.study", "--study", json.dumps(description), "--records", *map(str, paths)]
     subprocess.run([*command, *outputs, f"--page={folder}/emm.html"], check=True)
     return folder
 
 
 def test_tables_are_read_by_pandas_without_arguments(study):
-    emm, curves, contrasts = (pd.read_csv(study / f"{name}.csv") for name in ("emm", "curves", "contrasts"))
+    emm, curves, ratios = (pd.read_csv(study / f"{name}.csv") for name in ("emm", "curves", "contrasts"))
     assert tuple(emm.columns) == EMM_COLUMNS
     assert tuple(curves.columns) == CURVE_COLUMNS
-    assert tuple(contrasts.columns) == CONTRAST_COLUMNS
+    assert tuple(ratios.columns) == CONTRAST_COLUMNS
+    assert tuple(pd.read_csv(study / "findings.csv").columns) == findings.COLUMNS
+    assert tuple(pd.read_csv(study / "onset.csv").columns) == onset.COLUMNS
     assert list(emm["arm"]) == list(ARMS)  # order of the configuration
     assert len(curves) == 2 * emm["runs"].sum()
     assert emm["emm"].dtype == float
@@ -109,19 +136,58 @@ def test_contrasts_compare_with_the_first_arm(study):
     large = rows.loc["large"]
     assert large["baseline"] == "small"
     assert large["ratio_low"] < 3 < large["ratio_high"]
-    assert np.isnan(rows.loc["beyond", "emm_ratio"])
-    assert rows.loc["beyond", "note"]
+    assert large["ratio_low"] < large["emm_ratio"] < large["ratio_high"]
+    assert rows.loc[["large", "middle"], "paired"].all()  # three arms share their confirming replicates
+    assert rows.loc[["large", "middle"], "note"].isna().all()
+    beyond, under, small = rows.loc["beyond"], rows.loc["under"], pd.read_csv(study / "emm.csv").iloc[0]
+    assert np.isnan(beyond["emm_ratio"]) and np.isnan(under["emm_ratio"])
+    assert beyond["ratio_low"] == pytest.approx(640 / small["emm_high"], rel=1e-5)  # limits leave a limit
+    assert under["ratio_high"] == pytest.approx(10 / small["emm_low"], rel=1e-5)
+    assert np.isnan(beyond["ratio_high"]) and np.isnan(under["ratio_low"])
+    assert not beyond["paired"] and beyond["note"]
 
 
-def test_contrast_of_an_arm_with_itself_and_its_inverse():
-    a, b = (40.0, 30.0, 50.0), (20.0, 18.0, 25.0)
-    middle, low, high = contrast(a, b)
-    back = contrast(b, a)
-    assert middle == pytest.approx(2)
-    assert (1 / back[2], 1 / back[1]) == pytest.approx((low, high))  # the inverse ratio has the inverse interval
-    assert contrast(a, (20.0, 20.0, 20.0)) == pytest.approx((2, 1.5, 2.5))  # nothing to add: the interval scales
-    same = contrast(a, a)
-    assert same[0] == 1 and same[1] < 1 < same[2]
+def test_findings_are_judged_from_the_contrasts(study):
+    rows = pd.read_csv(study / "findings.csv", keep_default_na=False).set_index("finding")
+    assert rows["verdict"].to_dict() == {name: verdict for name, (*_, verdict) in CLAIMS.items()}
+    contrast = pd.read_csv(study / "contrasts.csv").set_index("arm").loc["large"]
+    larger, rising = rows.loc["larger"], rows.loc["rising"]
+    effect = [float(larger[name]) for name in ("effect", "effect_low", "effect_high")]
+    assert effect == pytest.approx(contrast[["emm_ratio", "ratio_low", "ratio_high"]].tolist())
+    assert larger["paired"]
+    assert rising["arms"] == "small middle large"
+    assert rising["effect"] == larger["effect"]
+    assert float(rows.loc["smaller", "effect"]) == pytest.approx(1 / effect[0], rel=1e-5)
+    assert rows.loc["beyond", "effect"] == "" and float(rows.loc["beyond", "effect_low"]) > 1
+    assert (rows["study"] == "made_up").all()
+    assert rows.loc[["larger", "onset"], "source"].tolist() == ["Figure 9", "someone else"]
+    assert rows.loc["lost", "further_runs"] == "" and "widen" in rows.loc["lost", "note"]
+
+
+def test_onset_of_every_run(study):
+    """The ratio rises from 0 after 500 images to its last value after 1000."""
+    onsets, curves = pd.read_csv(study / "onset.csv"), pd.read_csv(study / "curves.csv")
+    last = curves[curves["progress"] == 1.0].reset_index(drop=True)
+    assert onsets[["arm", "n", "replicate"]].equals(last[["arm", "n", "replicate"]])
+    reached = last["ratio"] >= onset.LEVEL
+    expected = (500 * 2 ** (onset.LEVEL / last["ratio"].where(reached))).tolist()
+    assert onsets["onset_images"].tolist() == pytest.approx(expected, rel=1e-5, nan_ok=True)
+    assert (onsets["onset_epochs"] * onsets["n"])[reached].tolist() == pytest.approx(
+        onsets["onset_images"][reached].tolist(), rel=1e-5
+    )
+    assert (onsets["note"].isna() == reached).all()
+    assert 0 < reached.sum() < len(reached)
+
+
+def test_contrasts_of_every_pair_are_each_others_inverse(study):
+    description = json.loads((study / "study.json").read_text())
+    arms = read_arms(description, [study / f"{name}.json" for name in ARMS])
+    ratios = contrasts(arms, estimates(arms, [counts_of(arm.record) for arm in arms]))
+    assert len(ratios) == len(ARMS) * (len(ARMS) - 1)
+    for (one, other), found in ratios.items():
+        back = ratios[other, one]
+        assert (found.ratio is None) == (back.ratio is None)
+        assert found.low * back.high == pytest.approx(1) or (found.low, back.high) == (0, math.inf)
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,11 @@
 """Drawing subsets: nested, balanced, reproducible, and refused before anything is written when impossible."""
 
 import json
+import math
 import subprocess
 import sys
+from dataclasses import replace
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -391,3 +394,251 @@ def test_stage_exit_status_and_unwritable_output(tmp_path):
     )
     assert done.returncode == 1 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
     assert (tmp_path / "file").read_text() == "in the way"
+
+
+# -- mixtures
+
+
+def written(folder, name: str, count: int, side: int = 4, labels=None) -> str:
+    """The source of a new .npz whose image i holds i in every pixel."""
+    images = np.repeat(np.arange(count, dtype=np.uint8), side * side).reshape(count, side, side)
+    np.savez(folder / name, images=images, **({} if labels is None else {"labels": np.array(labels)}))
+    return f"npz:{folder / name}"
+
+
+def mixture_of(first: str, second: str | None, share: float | str, **data) -> Run:
+    return Run.model_validate({"data": {"source": first, "mixture": second, "mixture_share": share, **data}})
+
+
+DIGIT_MIXTURE = {"classes": [3], "mixture": "digits", "mixture_classes": [8, 1]}  # 183 threes; 174 and 182 others
+
+HUNDREDTHS = st.integers(0, 100).map(lambda percent: Fraction(percent, 100))
+
+
+@given(st.integers(0, 60), st.integers(1, 60), st.integers(0, 60), st.integers(1, 60), SEEDS)
+def test_every_start_of_a_mixture_has_the_share(first, second, over, under, seed):
+    share = min(Fraction(over, under), Fraction(1))
+    random = np.random.default_rng(seed)
+    one, other = random.permutation(first), random.permutation(second)
+    ranked = subset.mixed(one, other, share)
+    assert ranked.dtype == np.int64
+    for n in range(len(ranked) + 1):
+        assert (ranked[:n] >= first).sum() == math.floor(n * share)
+    chosen = ranked >= first  # each source in its own order, none twice
+    assert np.array_equal(ranked[chosen], other[: chosen.sum()] + first)
+    assert np.array_equal(ranked[~chosen], one[: (~chosen).sum()])
+    longer = len(ranked) + 1  # one more would exhaust a source
+    assert math.floor(longer * share) > second or longer - math.floor(longer * share) > first
+
+
+@given(st.integers(0, 100), st.integers(1, 100), HUNDREDTHS)
+def test_available_sizes_of_a_mixture_can_all_be_drawn(first, second, share):
+    """And the share is kept beyond them at most until one more image of either source."""
+    ranked = subset.mixed(np.arange(first), np.arange(second), share)
+    data = Data(source="digits", mixture="digits", mixture_share=float(share))
+    known = (
+        replace(facts(None, images=first), second=facts(None, images=second)) if share else facts(None, images=first)
+    )
+    multiple, available = subset.usable(known, data)
+    assert multiple == 1
+    assert available <= len(ranked)
+    if share:
+        assert available * share <= second < (available + 1) * share or available * (1 - share) <= first < (
+            available + 1
+        ) * (1 - share)
+
+
+@pytest.mark.parametrize(
+    ("share", "n", "expected"),
+    [
+        (0.2, 5, 1),
+        (0.2, 2000, 400),
+        (0.8, 5, 4),
+        (0.8, 2000, 1600),  # of the first source 400, where the reference's int(2000 * (1 - 0.8)) is 399
+        (0.1, 10, 1),
+        (0.3, 10, 3),
+        (0.7, 10, 7),
+        (0.29, 100, 29),
+        (0.57, 100, 57),
+        ("1/3", 3, 1),
+        ("1/3", 300, 100),
+        ("2/3", 300, 200),
+        ("1/7", 700, 100),
+        (1e-12, 2000, 0),
+        (0.123456789, 3000, 370),
+    ],
+)
+def test_shares_are_the_numbers_that_were_written(share, n, expected):
+    data = Data.model_validate({"source": "digits", "mixture": "digits", "mixture_share": share})
+    ranked = subset.mixed(np.arange(3000), np.arange(3000), subset.mixture_share(data))
+    assert len(ranked) >= 3000
+    assert (ranked[:n] >= 3000).sum() == expected
+
+
+@pytest.mark.parametrize("share", ["1/3", 0.3333333333333333, 0.1234567890123456, 0.9999999999999999])
+def test_shares_of_many_digits_do_not_overflow(share):
+    """Their numerator times a large set's size is beyond int64."""
+    data = Data.model_validate({"source": "digits", "mixture": "digits", "mixture_share": share})
+    chosen = subset.mixed(np.arange(50_000), np.arange(50_000), subset.mixture_share(data)) >= 50_000
+    assert len(chosen) >= 50_000
+    steps = np.arange(len(chosen) + 1)
+    assert np.abs(np.concatenate([[0], np.cumsum(chosen)]) - steps * data.mixture_share).max() <= 1.001
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(1, 183), st.integers(1, 183), st.integers(0, 3), st.sampled_from(["0.2", "0.5", "0.8", "1/3", "1"]))
+def test_mixtures_are_nested_and_have_their_share(one, other, replicate, share):
+    small, large = sorted((one, other))
+    run = digits(data=DIGIT_MIXTURE | {"mixture_share": share, "held_out": 20})
+    inner, outer = subset.draw(run, small, replicate), subset.draw(run, large, replicate)
+    for field in ("images", "labels", "indices", "groups"):
+        assert np.array_equal(getattr(outer, field)[:small], getattr(inner, field))
+    everything = datasets.load(Data(source="digits"))
+    second = outer.indices >= 1797
+    assert second.sum() == math.floor(large * Fraction(share))
+    stored = outer.indices - 1797 * second
+    assert np.array_equal(outer.images, everything.images[stored])
+    classes = everything.labels[stored]
+    assert set(classes[~second]) <= {3}
+    assert np.array_equal(classes[second], np.resize([8, 1], second.sum()))  # balanced within the second source
+    assert not {image.tobytes() for image in outer.held_out} & {image.tobytes() for image in outer.images}
+
+
+def test_mixtures_differ_between_replicates_and_share_their_sources_draws():
+    """Each source enters in the order in which it would be drawn alone: arms of other shares see the same images."""
+    drawn = {}
+    for share in ("0.2", "0.5", "0.8"):
+        for replicate in (0, 1):
+            part = subset.draw(digits(data=DIGIT_MIXTURE | {"mixture_share": share}), 100, replicate).indices
+            drawn[share, replicate] = part[part < 1797].tolist(), (part[part >= 1797] - 1797).tolist()
+    for replicate in (0, 1):
+        alone = subset.draw(digits(data={"classes": [3]}), 100, replicate).indices.tolist()
+        other = subset.draw(digits(data={"classes": [8, 1]}), 100, replicate).indices.tolist()
+        for share in ("0.2", "0.5", "0.8"):
+            first, second = drawn[share, replicate]
+            assert (first, second) == (alone[: len(first)], other[: len(second)])
+    assert drawn["0.5", 0] != drawn["0.5", 1]
+
+
+def test_no_share_is_no_mixture(tmp_path):
+    """Every bit is that of the first source alone; the second one is not even looked for."""
+    for labels in ("none", "true", "random-7", "unique"):
+        without = digits(data={"labels": labels, "classes": [1, 2]})
+        at_zero = digits(data={"labels": labels, "classes": [1, 2], "mixture": f"npz:{tmp_path}/none.npz"})
+        assert at_zero.data.mixture_share == 0
+        assert equal(subset.draw(without, 60, 1), subset.draw(at_zero, 60, 1))
+        known = datasets.describe(at_zero.data)
+        assert subset.usable(known, at_zero.data) == (2, 354)
+        assert subset.faults(at_zero, known) == subset.faults(without, datasets.describe(without.data))
+
+
+def test_the_whole_share_is_the_second_source_alone():
+    whole = subset.draw(digits(data=DIGIT_MIXTURE | {"mixture_share": 1}), 100, 2)
+    alone = subset.draw(digits(data={"classes": [8, 1]}), 100, 2)
+    assert np.array_equal(whole.images, alone.images)
+    assert np.array_equal(whole.indices, alone.indices + 1797)
+    assert subset.draw(digits(data=DIGIT_MIXTURE | {"mixture_share": 1}), 356, 0).images.shape == (356, 1, 8, 8)
+
+
+def test_positions_in_the_second_source_follow_all_stored_images_of_the_first(tmp_path):
+    first = written(tmp_path, "a.npz", 10, labels=[0, 1] * 5)
+    second = written(tmp_path, "b.npz", 6, labels=[0, 1, 2] * 2)
+    bare = written(tmp_path, "c.npz", 7)
+    drawn = subset.draw(mixture_of(first, second, 0.5, classes=[1], mixture_classes=[2]), 4, 0)
+    assert sorted(drawn.indices[1::2].tolist()) == [12, 15]  # 10 stored, of which class 1 has 5
+    assert set(drawn.indices[::2].tolist()) <= {1, 3, 5, 7, 9}
+    assert drawn.images[:, 0, 0, 0].tolist() == [i if i < 10 else i - 10 for i in drawn.indices]
+    drawn = subset.draw(mixture_of(bare, second, 0.5), 12, 0)
+    assert sorted(i for i in drawn.indices.tolist() if i >= 7) == [7, 8, 9, 10, 11, 12]
+    assert drawn.images[:, 0, 0, 0].tolist() == [i if i < 7 else i - 7 for i in drawn.indices]
+
+
+def test_images_in_both_sources_are_duplicates(tmp_path):
+    first, second = written(tmp_path, "a.npz", 4), written(tmp_path, "b.npz", 4)
+    drawn = subset.draw(mixture_of(first, second, 0.5), 8, 0)
+    values = drawn.images[:, 0, 0, 0].tolist()
+    assert drawn.groups.tolist() == [values.index(value) for value in values]
+    assert len(set(drawn.groups.tolist())) == 4
+
+
+def test_labels_of_mixtures(tmp_path):
+    first, second = written(tmp_path, "a.npz", 30), written(tmp_path, "b.npz", 30)
+    none, random, unique = (
+        subset.draw(mixture_of(first, second, 0.5, labels=labels), 40, 0) for labels in ("none", "random-100", "unique")
+    )
+    assert [s.label_count for s in (none, random, unique)] == [0, 100, 40]
+    assert not none.labels.any()
+    assert unique.labels.tolist() == list(range(40))
+    label = dict(zip(random.indices.tolist(), random.labels.tolist(), strict=True))
+    pairs = [(label[i], label[i + 30]) for i in range(30) if i in label and i + 30 in label]
+    assert len(pairs) > 5
+    assert sum(a == b for a, b in pairs) < 3  # the same position in two sources is not the same image
+
+
+@pytest.mark.parametrize(
+    ("share", "available"),
+    [(0.1, 33), (0.25, 40), (0.5, 20), (0.8, 12), (1, 10), ("1/3", 30), ("2/3", 15)],
+)
+def test_sizes_of_a_mixture_end_where_a_source_is_exhausted(tmp_path, share, available):
+    """30 images and 10 of the second source; classes of the two make no multiples."""
+    first = written(tmp_path, "a.npz", 30, labels=[0, 1, 2] * 10)
+    run = mixture_of(first, written(tmp_path, "b.npz", 10), share)
+    known = datasets.describe(run.data)
+    assert subset.usable(known, run.data) == (1, available)
+    for n in (1, available):
+        drawn = subset.draw(run, n, 0)
+        assert len(drawn.images) == n == len(set(drawn.indices.tolist()))
+    with pytest.raises(SettingsError, match=f"n = {available + 1}: must be at most {available}, the largest subset"):
+        subset.draw(run, available + 1, 0)
+    searched = Run.model_validate(run.model_dump() | {"search": {"rule": "grid", "grid": [7, available + 1]}})
+    (line,) = (line for line in subset.faults(searched, known) if line.startswith("search."))
+    assert line.startswith(f"search.grid = [7, {available + 1}]: must be at most {available}")
+
+
+@pytest.mark.parametrize(
+    ("data", "line"),
+    [
+        ({"mixture_share": 0.2}, "data.mixture_share = 0.2: needs a second source in data.mixture"),
+        (
+            DIGIT_MIXTURE | {"mixture_share": 0.5, "labels": "true"},
+            "data.labels = 'true': the classes of a mixture are those of two data sets; use another mode",
+        ),
+        (
+            {"mixture": "mnist", "mixture_share": 0.5},
+            "data.mixture = 'mnist': its images have shape (1, 28, 28), those of digits (1, 8, 8); set data.resolution",
+        ),
+        (
+            {"mixture": "cifar10", "mixture_share": 0.5, "resolution": 8},  # grey and coloured
+            "data.mixture = 'cifar10': its images have shape (3, 8, 8), those of digits (1, 8, 8); set data.resolution",
+        ),
+        (
+            DIGIT_MIXTURE | {"mixture_share": 0.5, "mixture_classes": [1, 10]},
+            "data.mixture_classes = [1, 10]: must be among 0 to 9 for digits",
+        ),
+        (
+            DIGIT_MIXTURE | {"mixture_share": 0.5, "mixture_classes": [1, 1]},
+            "data.mixture_classes = [1, 1]: must name at least one class, and none twice",
+        ),
+    ],
+)
+def test_impossible_mixtures_are_refused_in_one_line(data, line):
+    run = digits(data=data)
+    assert faults(run) == [line]
+    with pytest.raises(SettingsError) as error:
+        subset.draw(run, 10, 0)
+    assert str(error.value) == line
+
+
+def test_sources_of_two_shapes_mix_at_one_resolution(tmp_path):
+    np.savez(tmp_path / "large.npz", images=np.random.default_rng(0).integers(0, 256, (9, 16, 16), np.uint8))
+    run = mixture_of(written(tmp_path, "a.npz", 9, side=8), f"npz:{tmp_path}/large.npz", 0.5, resolution=4)
+    drawn = subset.draw(run, 10, 0)
+    large = datasets.load(Data(source=f"npz:{tmp_path}/large.npz", resolution=4))
+    assert drawn.images.shape == (10, 1, 4, 4)
+    assert np.array_equal(drawn.images[1::2], large.images[drawn.indices[1::2] - 9])
+
+
+def test_a_second_source_that_is_missing_is_named(tmp_path):
+    run = mixture_of(written(tmp_path, "a.npz", 9), f"npz:{tmp_path}/none.npz", 0.5)
+    with pytest.raises(DataError, match=r"none\.npz: cannot be read"):
+        subset.draw(run, 4, 0)

@@ -747,3 +747,91 @@ def test_wrong_settings_are_one_line(tmp_path, program, capsys):
     place = Place(tmp_path, subset_of(), training={"batchsize": 3})
     assert program(place) == 1
     assert "training.batchsize: is not a key of training; did you mean 'batch_size'?" in one_error(capsys)
+
+
+# Flips
+
+
+def shown(monkeypatch, run: Run, subset: Subset, folder: Path, steps: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The images that `steps` steps train on, as uint8, and those of the subset that the batches name."""
+    seen = []
+
+    def loss(denoiser, kind, images, draw, noise, labels):
+        seen.append(((images + 1) * 127.5).round().to(torch.uint8))
+        return denoising_loss(denoiser, kind, images, draw, noise, labels)
+
+    monkeypatch.setattr("emm.training.denoising_loss", loss)
+    trainer = start(run, subset, len(subset.images), 0, CPU, folder)
+    for _ in range(steps):
+        trainer.advance()
+    monkeypatch.undo()
+    order = itertools.islice(batches(len(subset.images), 10, trainer.seed, 0), steps)
+    return torch.cat(seen), torch.from_numpy(subset.images)[torch.cat(list(order))]
+
+
+def mirrored(subset: Subset) -> Subset:
+    return replace(subset, images=subset.images[..., ::-1].copy(), held_out=subset.held_out[..., ::-1].copy())
+
+
+def test_no_flips_keep_every_bit_of_a_run(tmp_path):
+    one, two = run_of(), run_of(training={"flip": 0.0})
+    folders = tmp_path / "one", tmp_path / "two"
+    trainers = [finish(run, subset_of(), folder) for run, folder in zip((one, two), folders, strict=True)]
+    assert_same_run(*trainers, *folders)
+
+
+@pytest.mark.parametrize(("flip", "drawn"), [(0.0, 0), (0.5, 10), (1.0, 10)])
+def test_random_numbers_of_a_step(tmp_path, flip, drawn):
+    """Flips are drawn after noise levels and noise, and without flips nothing is: older runs keep their bits."""
+    trainer = start(run_of(network={"dropout": 0.0}, training={"flip": flip}), subset_of(), N, 0, CPU, tmp_path)
+    trainer.advance()
+    after = torch.get_rng_state()
+    torch.manual_seed(derive(trainer.seed, "step", 0))
+    torch.randn(10)
+    torch.randn(10, 1, 8, 8)
+    torch.rand(drawn)
+    assert torch.equal(torch.get_rng_state(), after)
+
+
+def test_certain_flips_are_training_on_mirror_images(tmp_path):
+    """Bit for bit where no dropout draws after the flips."""
+    still, flipping = (run_of(network={"dropout": 0.0}, training={"flip": flip}) for flip in (0.0, 1.0))
+    flipped = finish(flipping, subset_of(), tmp_path / "flipped")
+    expected = finish(still, mirrored(subset_of()), tmp_path / "mirrored")
+    plain = finish(still, subset_of(), tmp_path / "plain")
+    assert torch.equal(flipped.parameters.values, expected.parameters.values)
+    assert all(torch.equal(a, b) for a, b in zip(flipped.averages, expected.averages, strict=True))
+    assert [row["loss"] for row in flipped.rows] == [row["loss"] for row in expected.rows]
+    assert not torch.equal(flipped.parameters.values, plain.parameters.values)
+
+
+@pytest.mark.parametrize("flip", [0.0, 1.0])
+def test_all_or_no_images_are_mirrored_left_to_right(tmp_path, monkeypatch, flip):
+    images, stored = shown(monkeypatch, run_of(training={"flip": flip}), subset_of(), tmp_path, 6)
+    assert torch.equal(images, stored.flip(3) if flip else stored)
+
+
+@pytest.mark.parametrize("flip", [0.5, 0.2])
+def test_a_share_of_images_is_mirrored_afresh_each_time(tmp_path, monkeypatch, flip):
+    """Within four standard deviations of 600 draws."""
+    images, stored = shown(monkeypatch, run_of(training={"flip": flip}), subset_of(6), tmp_path, 60)
+    turned = (images == stored.flip(3)).all(dim=(1, 2, 3))
+    assert torch.equal(turned, ~(images == stored).all(dim=(1, 2, 3)))  # each is one or the other
+    assert abs(turned.double().mean() - flip) < 4 * (flip * (1 - flip) / 600) ** 0.5
+    kinds = stored.unique(dim=0)
+    assert len(kinds) == 6
+    for kind in kinds:  # no image has an orientation of its own
+        assert 0 < turned[(stored == kind).all(dim=(1, 2, 3))].double().mean() < 1
+
+
+def test_interrupted_runs_with_flips_end_with_the_same_bits(tmp_path):
+    run, subset = run_of(training={"flip": 0.5}), subset_of(labels=3)
+    whole = finish(run, subset, tmp_path / "whole")
+    assert_same_run(whole, finish(run, subset, tmp_path / "parts", (1, 13)), tmp_path / "whole", tmp_path / "parts")
+
+
+def test_evaluation_does_not_flip(tmp_path):
+    flipping, still = (
+        start(run_of(training={"flip": flip}), subset_of(), N, 0, CPU, tmp_path / str(flip)) for flip in (0.5, 0.0)
+    )
+    assert flipping.evaluate() == still.evaluate()

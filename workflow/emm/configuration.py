@@ -80,9 +80,10 @@ def _laid(paths: Iterable[Path]) -> dict[str, Any]:
             content = yaml.safe_load(path.read_text(encoding="utf-8"))
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise SettingsError(f"{path}: is not YAML ({' '.join(str(error).split())})") from None
-        if not isinstance(content or {}, dict):
+        content = {} if content is None else content
+        if not isinstance(content, dict):
             raise SettingsError(f"{path}: must be a mapping of settings")
-        merged = _merged(merged, content or {})
+        merged = _merged(merged, content)
     return merged
 
 

@@ -101,10 +101,15 @@ class Dag:
 
     def data_files(self, subset_key: str) -> list[str]:
         """The user's own files behind a subset, so that a change of them is noticed."""
-        kind, _, path = self.runs["subset", subset_key].data.source.partition(":")
-        if kind == "folder":  # a folder's time changes when files come or go; its classes are folders of their own
-            return [path, *(str(entry) for entry in sorted(Path(path).iterdir()) if entry.is_dir())]
-        return [path] if kind == "npz" else []
+        data = self.runs["subset", subset_key].data
+        sources = [data.source, *([data.mixture] if data.mixture and data.mixture_share else [])]
+        files = []
+        for kind, _, path in (source.partition(":") for source in sources):
+            if kind in ("npz", "folder"):
+                files.append(path)
+            if kind == "folder":  # a folder's time changes when files come or go; its classes are folders of their own
+                files += [str(entry) for entry in sorted(Path(path).iterdir()) if entry.is_dir()]
+        return files
 
     def emm_files(self, study: str) -> list[Path]:
         return [emm_folder(self.results, key("emm", arm.run)) / "emm.json" for arm in self.study(study).arms]

@@ -26,6 +26,7 @@ from emm.tables import read
 
 # Okabe and Ito's colours: told apart by colour-blind readers and in grey print.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31", "#7A7A7A")
+TOGETHER = 6  # arms that one panel can hold
 STYLE: Any = {
     "font.size": 9,
     "axes.spines.top": False,
@@ -71,48 +72,76 @@ def final_rows(curves: Sequence[Row], arm: str) -> list[Row]:
 
 
 def draw_curves(study: Row, emm: Sequence[Row], curves: Sequence[Row], style: Figures) -> Figure:
-    """Memorization ratio against N: every run, the fitted crossing of each arm, and the line that defines EMM."""
-    figure, axes = plt.subplots(figsize=(style.width, style.width * 0.58), layout="constrained")
+    """Memorization ratio against N: every run, the fitted crossing of each arm, and the line that defines EMM.
+
+    A few arms share one panel; many have one each, in which the curves of the others are grey.
+    """
+    few = len(emm) <= TOGETHER
+    columns = 1 if few else 4
+    count = 1 if few else math.ceil(len(emm) / columns)
+    size = (style.width, style.width * 0.58) if few else (style.width, 0.6 + 0.3 * style.width * count)
+    figure, panels = plt.subplots(
+        count, columns, figsize=size, sharex=True, sharey=True, squeeze=False, layout="constrained"
+    )
     level = 1 - float(emm[0]["epsilon"])
-    axes.axhline(100 * level, color="#444", lw=1, ls=(0, (4, 3)), zorder=1)
-    sizes: list[float] = []
-    for index, arm in enumerate(emm):
-        rows = final_rows(curves, arm["arm"])
-        n = np.array([number(row["n"]) for row in rows])
-        # Replicates of one size lie beside each other instead of on top, and so do arms.
-        shift = 2 ** (0.03 * (np.array([number(row["replicate"]) for row in rows]) - 2) / 2 + 0.015 * index)
-        ratio = 100 * np.array([number(row["ratio"]) for row in rows])
-        errors = 100 * np.array([[number(row["ratio_low"]), number(row["ratio_high"])] for row in rows]).T
-        confirm = np.array([row["role"] == "confirm" for row in rows])
-        sizes += list(n)
-        axes.errorbar(
-            n * shift, ratio, np.abs(errors - ratio), fmt="none", ecolor=colour(index), elinewidth=0.8, alpha=0.5
+    for number_of, panel in enumerate(panels.flat):
+        if not few and number_of >= len(emm):
+            panel.set_visible(False)
+            continue
+        panel.axhline(100 * level, color="#444", lw=1, ls=(0, (4, 3)), zorder=1)
+        for index, arm in enumerate(emm):
+            if few:
+                _draw_arm(panel, arm, final_rows(curves, arm["arm"]), level, colour(index), 0.015 * index)
+            elif index == number_of:
+                _draw_arm(panel, arm, final_rows(curves, arm["arm"]), level, COLOURS[0], 0.0)
+                panel.set_title(f"{arm['arm']}: {answer(arm)[0]}", fontsize=8)
+            else:
+                _draw_line(panel, arm, final_rows(curves, arm["arm"]), level, "#ccc", order=1)
+    size_axis(panels[0, 0], [number(row["n"]) for row in curves] or [10, 100])
+    panels[0, 0].set_ylim(-3, 103)
+    title = f"{study['title']}: where does memorization end?"
+    if few:
+        axes = panels[0, 0]
+        axes.set_ylabel("memorized images (%)")
+        axes.text(
+            1.01, 100 * level, f"{100 * level:g} %", transform=axes.get_yaxis_transform(), va="center", color="#444"
         )
-        emm_text, _ = answer(arm)
-        axes.scatter(
-            (n * shift)[confirm],
-            ratio[confirm],
-            s=26,
-            color=colour(index),
-            label=f"{arm['arm']}: EMM {emm_text}",
-            zorder=3,
-        )
-        axes.scatter(
-            (n * shift)[~confirm], ratio[~confirm], s=26, facecolor="white", edgecolor=colour(index), zorder=3,
-            label=None if confirm.any() else f"{arm['arm']}: EMM {emm_text}",
-        )  # fmt: skip
-        if arm["emm"] and arm["slope"]:
-            centre, slope = math.log2(number(arm["emm"])), number(arm["slope"])
-            x = np.linspace(math.log2(min(n)) - 0.3, math.log2(max(n)) + 0.3, 200)
-            logits = math.log(level / (1 - level)) + slope * (x - centre)
-            axes.plot(2**x, 100 / (1 + np.exp(-logits)), color=colour(index), lw=1.2, alpha=0.8, zorder=2)
-    size_axis(axes, sizes or [10, 100])
-    axes.set_ylim(-3, 103)
-    axes.set_ylabel("memorized images (%)")
-    axes.text(1.01, 100 * level, f"{100 * level:g} %", transform=axes.get_yaxis_transform(), va="center", color="#444")
-    axes.set_title(f"{study['title']}: where does memorization end?")
-    axes.legend(loc="lower left", title="filled: confirming runs, open: locating", alignment="left")
+        axes.set_title(title)
+        axes.legend(loc="lower left", title="filled: confirming runs, open: locating", alignment="left")
+    else:
+        panels[0, 0].set_xlabel("")
+        figure.supxlabel("training images N (filled: confirming runs, open: locating)", fontsize=9)
+        figure.supylabel("memorized images (%)", fontsize=9)
+        figure.suptitle(f"{title}  EMM of each arm", fontsize=10, fontweight="bold", ha="left", x=0.01)
     return figure
+
+
+def _draw_arm(axes: Axes, arm: Row, rows: Sequence[Row], level: float, tint: str, shift: float) -> None:
+    """The runs of one arm with their counting intervals, and its fitted line; `shift` is in octaves."""
+    n = np.array([number(row["n"]) for row in rows])
+    # Replicates of one size lie beside each other instead of on top, and so do arms.
+    n = n * 2 ** (0.03 * (np.array([number(row["replicate"]) for row in rows]) - 2) / 2 + shift)
+    ratio = 100 * np.array([number(row["ratio"]) for row in rows])
+    errors = 100 * np.array([[number(row["ratio_low"]), number(row["ratio_high"])] for row in rows]).T
+    confirm = np.array([row["role"] == "confirm" for row in rows])
+    axes.errorbar(n, ratio, np.abs(errors - ratio), fmt="none", ecolor=tint, elinewidth=0.8, alpha=0.5)
+    label = f"{arm['arm']}: EMM {answer(arm)[0]}"
+    axes.scatter(n[confirm], ratio[confirm], s=26, color=tint, label=label, zorder=3)
+    axes.scatter(
+        n[~confirm], ratio[~confirm], s=26, facecolor="white", edgecolor=tint, zorder=3,
+        label=None if confirm.any() else label,
+    )  # fmt: skip
+    _draw_line(axes, arm, rows, level, tint)
+
+
+def _draw_line(axes: Axes, arm: Row, rows: Sequence[Row], level: float, tint: str, order: float = 2) -> None:
+    """The fitted line of an arm that has one, in logits, over the sizes of its runs."""
+    if not (arm["emm"] and arm["slope"]):
+        return
+    x = np.log2([number(row["n"]) for row in rows])
+    x = np.linspace(x.min() - 0.3, x.max() + 0.3, 200)
+    logits = math.log(level / (1 - level)) + number(arm["slope"]) * (x - math.log2(number(arm["emm"])))
+    axes.plot(2**x, 100 / (1 + np.exp(-logits)), color=tint, lw=1.2, alpha=0.8, zorder=order)
 
 
 def draw_emm(study: Row, emm: Sequence[Row], curves: Sequence[Row], style: Figures) -> Figure:

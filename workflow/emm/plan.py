@@ -99,26 +99,28 @@ class Costs:
             self.networks[name] = forward_flops(run, shape), parameters
         return self.networks[name]
 
-    def of(self, run: Run, n: int) -> Cost:
-        """What one run on `n` images takes."""
+    def of(self, run: Run, n: int, trained: bool = False) -> Cost:
+        """What one run on `n` images takes; with `trained` only its sampling, as another arm trains it."""
         shape, snapshots = self.dag.shapes[key("subset", run)], 1
         pixels, images = math.prod(shape), run.sampling.images
-        forward = parameters = trained = 0
+        forward = parameters = seen = 0
         if run.diffusion.denoiser == "network":
             from emm.training import budget
 
             forward, parameters = self.network(run, shape)
-            trained, snapshots = budget(run, n).images, len(run.training.snapshots)
+            seen, snapshots = budget(run, n).images, len(run.training.snapshots)
         evaluations = (2 * run.sampling.steps - 1) * images * snapshots
         weights = 4 * parameters * snapshots * len(run.training.ema_decays)
         neighbours = images * snapshots * (12 * min(run.scoring.neighbours, n) + 4)
-        disk = weights + images * snapshots * pixels + neighbours + 2 * n * pixels
-        return Cost(trained, 3 * forward * trained, forward * evaluations, disk)
+        disk = images * snapshots * pixels + neighbours
+        if trained:
+            return Cost(0, 0, forward * evaluations, disk)
+        return Cost(seen, 3 * forward * seen, forward * evaluations, disk + weights + 2 * n * pixels)
 
 
 @dataclass(frozen=True)
 class Planned:
-    """The plan of one study: ``new`` are its runs that no study before it makes, by key, size and replicate."""
+    """The plan of one study: ``new`` are its runs that no study before it makes, by sample key and place."""
 
     study: str
     arms: int
@@ -131,6 +133,7 @@ def plan(settings: Settings, dag: Dag) -> list[Planned]:
     """Plan the selected studies in order."""
     costs = Costs(dag)
     made: set[tuple[str, RunId]] = set()
+    trained: set[tuple[str, RunId]] = set()
     result = []
     for study in (dag.study(name) for name in settings.selected):
         asked: dict[tuple[str, RunId], Cost] = {}
@@ -138,8 +141,11 @@ def plan(settings: Settings, dag: Dag) -> list[Planned]:
         for arm in study.arms:
             run = arm.run
             trail = replay(run.search, dag.sizes[key("emm", run)], Assumed(run))
-            # Arms that differ only in sampling or scoring share their trainings.
-            asked |= {(key("train", run), one): costs.of(run, one.n) for one in trail.runs}
+            for one in trail.runs:
+                # Arms that differ only in sampling share their trainings, those that differ only in scoring all.
+                training, sampled = (key("train", run), one), (key("sample", run), one)
+                asked.setdefault(sampled, costs.of(run, one.n, training in trained))
+                trained.add(training)
             in_turn = [*trail.locate, *trail.confirm[:1]] if run.search.rule == "bisection" else trail.locate[-1:]
             chains.append([costs.of(run, one.n) for one in in_turn])
         new = {place: cost for place, cost in asked.items() if place not in made}
@@ -202,13 +208,14 @@ def measure(run: Run, device_name: str, threads: int, started: float) -> dict[st
     """Rates of one process: seconds since `started`, operations a second of training steps and of sampling."""
     import torch
 
-    from emm import subset
+    from emm import datasets, subset
     from emm.device import select
     from emm.sampling import draws, generate, noise_levels
     from emm.training import Trainer, build, forward_flops
 
     device = select(device_name, threads)
-    drawn = subset.draw(run, run.search.start // 10 * 10 or run.search.start, 0)
+    multiple, available = subset.usable(datasets.describe(run.data), run.data)
+    drawn = subset.draw(run, min(max(run.search.start // multiple, 1) * multiple, available), 0)
     shape = drawn.images.shape[1:]
     denoiser = build(run, shape, drawn.label_count).to(device).train()
     trainer = Trainer(run, len(drawn.images), 0, denoiser, drawn, device)

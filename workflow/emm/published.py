@@ -71,13 +71,12 @@ def compare(
         if not number["setting"]:
             continue
         wanted = identity(read_run(override(paper, yaml.safe_load(number["setting"]))))
-        same = next(((study, arm) for study, arm, one in known if one == wanted), None)
-        if same is None:
-            continue
         n, epoch = int(number["n"]), int(number["epoch"] or 0)
-        of_arm = [row for row in curves[same[0]] if row["arm"] == same[1] and int(row["n"]) == n]
-        if ratios := _ratios(of_arm, n * epoch):
-            rows.append(_row(number, ratios))
+        for study, arm in ((study, arm) for study, arm, one in known if one == wanted):
+            of_arm = [row for row in curves[study] if row["arm"] == arm and int(row["n"]) == n]
+            if ratios := _ratios(of_arm, n * epoch):
+                rows.append(_row(number, ratios))
+                break  # arms of the same setting share their runs
     return rows
 
 

@@ -15,8 +15,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 # Rules of the workflow, beside which studies are rules of their own.
 RULES = (
-    "all", "plan", "subset", "train", "sample", "score", "search", "study", "figures", "onset_figure", "summary", "findings",
-    "published", "report",
+    "all", "plan", "subset", "train", "sample", "score", "search", "study", "figures", "onset_figure", "summary",
+    "findings", "published", "report",
 )  # fmt: skip
 
 
@@ -73,7 +73,7 @@ class Span:
     @classmethod
     def parse(cls, text: object) -> "Span":
         """Read ``"40000 images"``, ``"200 epochs"`` or ``"2 %"``.  Raises ValueError for anything else."""
-        match = re.fullmatch(r"([0-9][0-9_]*(?:\.\d+)?(?:[eE]\d+)?)\s*(images|epochs|%)", str(text).strip())
+        match = re.fullmatch(r"([0-9][0-9_]*(?:\.\d+)?(?:[eE][+-]?\d+)?)\s*(images|epochs|%)", str(text).strip())
         if not match or not math.isfinite(float(match[1])):
             raise ValueError('must be a span such as "40000 images", "200 epochs" or "2 %"')
         return cls(float(match[1]), match[2])  # type: ignore[arg-type]

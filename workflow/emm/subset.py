@@ -128,8 +128,9 @@ def order(images_count: int, labels: np.ndarray | None, data: Data, seed: int, r
 
 
 def mixture_share(data: Data) -> Fraction:
-    """The share of the second source as the decimal number that was written: 0.2 is a fifth."""
-    return Fraction(str(data.mixture_share))
+    """The share of the second source as the number that was written: 0.2 is a fifth, and 1/3 a third."""
+    exact = Fraction(str(data.mixture_share))
+    return exact.limit_denominator(10**9) or exact
 
 
 def mixed(first: np.ndarray, second: np.ndarray, share: Fraction) -> np.ndarray:
@@ -139,7 +140,8 @@ def mixed(first: np.ndarray, second: np.ndarray, share: Fraction) -> np.ndarray:
     that subsets are nested and each has the share.
     """
     count = np.arange(len(first) + len(second) + 1)
-    of_second = count * share.numerator // share.denominator
+    # Python's integers: no overflow, whatever the share
+    of_second = np.array([n * share.numerator // share.denominator for n in count.tolist()], np.int64)
     usable = (of_second <= len(second)) & (count - of_second <= len(first))
     length = int(np.flatnonzero(usable)[-1])
     from_second = np.diff(of_second[: length + 1]).astype(bool)

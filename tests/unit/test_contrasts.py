@@ -1,0 +1,299 @@
+"""Contrasts: identities, worked examples, and the calibration of paired ratios against known truth."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import t as student
+
+from emm.contrasts import Confirmed, Contrast, block_variance, compare, confirmed, mover
+from emm.search import Count, RunId, Trail, ladder, logit, replay
+from emm.settings import Search
+from emm.statistics import Estimate, Line, estimate, fit_line, pooled_variance
+
+SEARCH = Search(spread=1.0)
+SIZES = ladder(SEARCH, 1, 50_000)
+NOTHING = Contrast(None, 0.0, math.inf)
+
+
+def found(emm: float, low: float, high: float) -> Estimate:
+    return Estimate(emm, low, high, "estimated")
+
+
+# MOVER
+
+
+def test_mover_by_hand_and_its_inverse():
+    a, b = found(40, 30, 50), found(20, 18, 25)
+    ratio, back = mover(a, b), mover(b, a)
+    lower = math.hypot(math.log2(40 / 30), math.log2(25 / 20))
+    upper = math.hypot(math.log2(50 / 40), math.log2(20 / 18))
+    assert (ratio.ratio, ratio.low, ratio.high) == pytest.approx((2, 2 * 2**-lower, 2 * 2**upper))
+    assert (1 / back.high, 1 / back.low) == pytest.approx((ratio.low, ratio.high))
+    assert not ratio.paired
+
+
+def test_mover_adds_nothing_for_a_known_emm():
+    ratio = mover(found(40, 30, 50), found(20, 20, 20))
+    assert (ratio.ratio, ratio.low, ratio.high) == pytest.approx((2, 1.5, 2.5))
+
+
+def test_mover_of_an_arm_with_itself_holds_one():
+    same = mover(found(40, 30, 50), found(40, 30, 50))
+    assert same.ratio == 1
+    assert same.low < 1 < same.high == pytest.approx(1 / same.low)
+
+
+# Blocks
+
+
+def arm(
+    residuals, replicates=None, crossing=10.0, counting=0.0, x_mean: float = 10.0, spread: float = 0.5
+) -> Confirmed:
+    """Confirming runs with these residuals (octaves), `spread` octaves either side of `x_mean`."""
+    runs = len(residuals)
+    line = Line(-2.5, 0.0, runs, x_mean, runs * spread**2, 1.0, runs - 2, counting)
+    replicates = tuple(range(1, runs + 1)) if replicates is None else replicates
+    return Confirmed(replicates, np.asarray(residuals, dtype=float), line, crossing, counting)
+
+
+def lines_removed(y: np.ndarray) -> np.ndarray:
+    """Residuals of each row about its own straight line over two alternating sizes."""
+    design = np.stack([np.ones(y.shape[1]), np.resize([-1.0, 1.0], y.shape[1])], axis=1)
+    return y - (design @ np.linalg.lstsq(design, y.T, rcond=None)[0]).T
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(arms=st.integers(2, 6), half=st.integers(2, 4), seed=st.integers(0, 10**6), shared=st.sampled_from([0.0, 5.0]))
+def test_block_variance_is_that_of_a_two_way_anova(arms, half, seed, shared):
+    """Against one least-squares fit: a mean and a slope for each arm, an effect for each replicate."""
+    rng = np.random.default_rng(seed)
+    runs = 2 * half
+    y = rng.standard_normal((arms, runs)) + shared * rng.standard_normal(runs)
+    of_arm, of_replicate = np.divmod(np.arange(arms * runs), runs)
+    side = np.where(of_replicate % 2, 1.0, -1.0)
+    dummies = np.eye(arms)[of_arm]
+    design = np.hstack([dummies, dummies * side[:, None], np.eye(runs)[of_replicate]])
+    rest = y.ravel() - design @ np.linalg.lstsq(design, y.ravel(), rcond=None)[0]
+    df = y.size - np.linalg.matrix_rank(design)
+    variance, found_df = block_variance([arm(row) for row in lines_removed(y)])
+    assert found_df == df == (arms - 1) * (runs - 2)
+    assert variance == pytest.approx(float(rest @ rest) / df, rel=1e-9)
+
+
+def test_what_all_arms_share_drops_out_of_the_block_variance():
+    own, shared = np.random.default_rng(0).standard_normal((2, 3, 4)) * [[[0.1]], [[1.0]]]
+    alone = block_variance([arm(row) for row in own])
+    assert block_variance([arm(row + shared[0]) for row in own]) == pytest.approx(alone)
+
+
+def test_block_variance_is_at_least_that_of_counting():
+    residuals = [[0.1, -0.1, -0.1, 0.1]] * 3
+    assert block_variance([arm(row, counting=c) for row, c in zip(residuals, (0.01, 0.02, 0.06), strict=True)]) == (
+        pytest.approx(0.03),
+        4,
+    )
+
+
+@pytest.mark.parametrize(("arms", "runs"), [(1, 4), (3, 2)])
+def test_no_block_variance_without_degrees_of_freedom(arms, runs):
+    assert block_variance([arm([0.1] * runs)] * arms) == (math.inf, 0)
+
+
+# Comparing
+
+
+def test_confirmed_holds_residuals_in_octaves():
+    trail = Trail((), tuple(RunId(n, r) for r, n in enumerate((900, 1100, 900, 1100), 1)), (), "crossing")
+    counts = dict(zip(trail.confirm, (Count(k, 500) for k in (480, 400, 470, 425)), strict=True))
+    line = fit_line([run.n for run in trail.confirm], list(counts.values()))
+    known = confirmed(trail, counts, found(1000, 950, 1050))
+    assert line is not None and known is not None
+    assert known.replicates == (1, 2, 3, 4)
+    assert known.crossing == pytest.approx(math.log2(1000))
+    # The two runs of a size lie symmetrically about the line, half their difference away.
+    half = (Count(480, 500).logit - Count(470, 500).logit) / 2 / -line.slope
+    assert known.residuals[[0, 2]] == pytest.approx([half, -half])
+    assert known.counting == pytest.approx(line.counting_variance / line.slope**2)
+
+
+@pytest.mark.parametrize("status", ["at_least", "below", "undetermined"])
+def test_only_estimated_arms_are_confirmed(status):
+    trail = Trail((), tuple(RunId(n, r) for r, n in enumerate((900, 1100, 900, 1100), 1)), (), "crossing")
+    counts = dict(zip(trail.confirm, (Count(k, 500) for k in (480, 400, 470, 425)), strict=True))
+    assert confirmed(trail, counts, Estimate(None, 1.0, 2.0, status)) is None
+
+
+def test_no_confirming_runs_or_a_rising_line_is_not_confirmed():
+    assert confirmed(Trail((RunId(900, 0),), (), (), "crossing"), {}, found(900, 900, 1100)) is None
+    trail = Trail((), tuple(RunId(n, r) for r, n in enumerate((900, 1100, 900, 1100), 1)), (), "crossing")
+    rising = dict(zip(trail.confirm, (Count(k, 500) for k in (400, 480, 425, 470)), strict=True))
+    assert confirmed(trail, rising, found(1000, 950, 1050)) is None
+
+
+def test_leverage_is_least_in_the_middle_of_the_runs():
+    assert arm([0.0] * 4).leverage == pytest.approx(1 / 4)
+    assert arm([0.0] * 4, crossing=10.5, spread=0.5).leverage == pytest.approx(1 / 4 + 0.25 / 1.0)
+
+
+def three_arms() -> list[tuple[Estimate, Confirmed]]:
+    rows = lines_removed(np.random.default_rng(1).normal(0, 0.1, (3, 4)))
+    crossings = (10.0, 10.6, 11.0)
+    return [
+        (found(2**c, 2**c / 1.3, 2**c * 1.5), arm(row, crossing=c, x_mean=10.5))
+        for c, row in zip(crossings, rows, strict=True)
+    ]
+
+
+def test_paired_interval_by_hand():
+    arms = three_arms()
+    runs = [one for _, one in arms]
+    ratio = compare(arms[2], arms[0], runs)
+    variance, df = block_variance(runs)
+    half = student.ppf(0.975, df) * math.sqrt(variance * (0.25 + 0.5**2 + 0.25 + 0.5**2))  # both half an octave off
+    assert ratio.paired
+    assert ratio.ratio == pytest.approx(2)
+    assert (math.log2(ratio.low), math.log2(ratio.high)) == pytest.approx((1 - half, 1 + half))
+
+
+@pytest.mark.parametrize("paired", [True, False])
+def test_the_inverse_ratio_has_the_inverse_interval(paired):
+    arms = three_arms()
+    for a in arms:
+        for b in arms:
+            runs = [one for _, one in (arms if paired else (a, b))]  # two arms are too few to pair
+            one, other = compare(a, b, runs), compare(b, a, runs)
+            assert one.paired == other.paired == paired
+            assert one.ratio is not None and other.ratio is not None
+            assert (one.ratio, one.low, one.high) == pytest.approx((1 / other.ratio, 1 / other.high, 1 / other.low))
+            assert one.low < one.ratio < one.high
+
+
+def test_replicates_that_differ_fall_back_to_mover():
+    (a, runs_a), (b, runs_b), (_, third) = three_arms()
+    later = arm(runs_b.residuals, replicates=(5, 6, 7, 8), crossing=runs_b.crossing)
+    assert compare((a, runs_a), (b, later), [runs_a, later, third]) == mover(a, b)
+
+
+def test_two_arms_have_too_few_blocks():
+    first, second, _ = three_arms()
+    assert compare(first, second, [first[1], second[1]]) == mover(first[0], second[0])
+
+
+def test_arms_without_runs_do_not_enter_the_blocks():
+    arms = three_arms()
+    runs = [one for _, one in arms]
+    later = arm([9.0, -9.0, -9.0, 9.0], replicates=(5, 6, 7, 8))
+    assert compare(arms[1], arms[0], [None, *runs, later]) == compare(arms[1], arms[0], runs)
+
+
+AT_LEAST, BELOW = Estimate(None, 640.0, None, "at_least"), Estimate(None, None, 10.0, "below")
+UNKNOWN, BRACKET = Estimate(None, None, None, "undetermined"), found(500, 500, 1000)
+KNOWN = (found(40, 32, 50), arm([0.0] * 4, crossing=math.log2(40)))
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "low", "high"),
+    [
+        ((AT_LEAST, None), KNOWN, 640 / 50, math.inf),
+        ((BELOW, None), KNOWN, 0, 10 / 32),
+        ((AT_LEAST, None), (BELOW, None), 64, math.inf),
+        ((AT_LEAST, None), (AT_LEAST, None), 0, math.inf),
+        ((BELOW, None), (BELOW, None), 0, math.inf),
+        ((UNKNOWN, None), KNOWN, 0, math.inf),
+        ((UNKNOWN, None), (UNKNOWN, None), 0, math.inf),
+        ((BRACKET, None), (found(2000, 2000, 4000), None), 500 / 4000, 1000 / 2000),
+        ((BRACKET, None), (BRACKET, None), 0.5, 2),
+        ((Estimate(40.0, None, None, "estimated"), None), KNOWN, 0, math.inf),  # search.confirm = 0: no interval
+    ],
+)
+def test_limits_and_brackets_bound_the_ratio_without_giving_one(first, second, low, high):
+    ratio, back = compare(first, second, []), compare(second, first, [])
+    assert ratio == Contrast(None, pytest.approx(low), pytest.approx(high))
+    inverse = [1 / end if end else math.inf for end in (high, low)]
+    assert back == Contrast(None, pytest.approx(inverse[0]), pytest.approx(inverse[1]))
+
+
+# Calibration: studies of a synthetic truth, whose replicates have an effect in common.
+
+
+def confirming(rng, emm, draw) -> tuple[Trail, dict[RunId, Count]]:
+    """Four runs that alternate between two sizes, either side of a crossing located to a third of an octave."""
+    centre, apart = math.log2(emm) + rng.uniform(-0.3, 0.3), SEARCH.spread / SEARCH.slope
+    pair = [min(SIZES, key=lambda n: abs(math.log2(n) - x)) for x in (centre - apart, centre + apart)]
+    runs = tuple(RunId(pair[i % 2], i + 1) for i in range(4))
+    return Trail((), runs, (), "crossing"), {run: draw(run) for run in runs}
+
+
+def searched(rng, emm, draw) -> tuple[Trail, dict[RunId, Count]]:
+    """The whole search, from a start within an octave."""
+    search = SEARCH.model_copy(update={"start": round(emm * 2 ** rng.uniform(-1, 1))})
+    counts: dict[RunId, Count] = {}
+    while missing := (trail := replay(search, SIZES, counts)).missing:
+        counts |= {run: draw(run) for run in missing}
+    return trail, counts
+
+
+def calibrate(make, slopes, shared, own, repeats, seed, arms=4) -> dict[str, float]:
+    """Contrasts of `repeats` studies of `arms` arms with the first arm of each, and MOVER's of the same pairs."""
+    rng = np.random.default_rng(seed)
+    held, mover_held, widths, mover_widths, pairs = [], [], [], [], 0
+    for _ in range(repeats):
+        emms, falls = 2 ** rng.uniform(9, 13, arms), rng.uniform(*slopes, arms)
+        effects = shared * rng.standard_normal(20)
+        study, lines = [], []
+        for emm, fall in zip(emms, falls, strict=True):
+
+            def draw(run, emm=emm, fall=fall, effects=effects):
+                noise = effects[run.replicate] + own * rng.standard_normal()
+                y = logit(0.9) + fall * math.log2(emm / run.n) + noise
+                return Count(int(rng.binomial(500, 1 / (1 + math.exp(-y)))), 500)
+
+            trail, counts = make(rng, emm, draw)
+            study.append((trail, counts))
+            if line := fit_line([run.n for run in trail.confirm], [counts[run] for run in trail.confirm]):
+                lines.append(line)
+        variance = pooled_variance(lines)
+        known = []
+        for trail, counts in study:
+            one = estimate(SEARCH, trail, counts, SIZES, variance)
+            known.append((one, confirmed(trail, counts, one)))
+        for i in range(1, arms):
+            ratio, truth = compare(known[i], known[0], [runs for _, runs in known]), emms[i] / emms[0]
+            pairs += ratio.ratio is not None
+            if ratio.paired:
+                alone = mover(known[i][0], known[0][0])
+                held.append(ratio.low <= truth <= ratio.high)
+                mover_held.append(alone.low <= truth <= alone.high)
+                widths.append(math.log2(ratio.high / ratio.low))
+                mover_widths.append(math.log2(alone.high / alone.low))
+    return {
+        "coverage": float(np.mean(held)),
+        "mover coverage": float(np.mean(mover_held)),
+        "width": float(np.mean(widths)),
+        "mover width": float(np.mean(mover_widths)),
+        "paired": len(held) / pairs,
+    }
+
+
+@pytest.mark.parametrize(
+    ("make", "slopes"),
+    [(confirming, (2.9, 2.9)), (confirming, (2.0, 4.0)), (searched, (2.9, 2.9)), (searched, (2.0, 4.0))],
+    ids=["equal slopes", "slopes 2 to 4", "searched", "searched, slopes 2 to 4"],
+)
+def test_calibration_of_paired_contrasts(make, slopes):
+    """400 studies of 4 arms, about 900 contrasts in groups of 3: standard error of the coverage about 0.01."""
+    result = calibrate(make, slopes, shared=0.5, own=0.3, repeats=400, seed=1)
+    print(make.__name__, slopes, result)
+    assert 0.91 <= result["coverage"] <= 0.98
+    assert result["width"] < 0.65 * result["mover width"]
+    assert result["paired"] > 0.9
+
+
+def test_calibration_where_replicates_share_nothing():
+    """Blocks that are none cost degrees of freedom, and no coverage."""
+    result = calibrate(confirming, (2.9, 2.9), shared=0.0, own=0.4, repeats=400, seed=2)
+    print(result)
+    assert 0.91 <= result["coverage"] <= 0.98

@@ -1,0 +1,396 @@
+"""The plan: runs counted once, operations of known networks, expected time, and every scale of config/."""
+
+import json
+import math
+import stat
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from emm import plan as module
+from emm import sampling
+from emm.configuration import load, read
+from emm.dag import Dag, index
+from emm.plan import (
+    OFF,
+    PER_RUN,
+    PER_WORKFLOW,
+    Assumed,
+    Cost,
+    Costs,
+    Planned,
+    Speed,
+    calibrate,
+    duration,
+    jobs_at_once,
+    measure,
+    plan,
+    show,
+    text,
+)
+from emm.search import Count, RunId, ladder, logit, replay
+from emm.settings import Run, Settings, SettingsError, read_run
+from emm.training import Trainer, forward_flops
+from emm.unet import UNet
+
+ROOT = Path(__file__).parents[2]
+FIT = yaml.safe_load((ROOT / "config.yaml").read_text()).get("fit")
+OVERLAYS = [p for p in sorted((ROOT / "config").glob("*.yaml")) if p.name != "studies.yaml" and p != ROOT / str(FIT)]
+
+BASE: dict[str, Any] = {
+    "data": {"source": "digits", "held_out": 0},
+    "network": {"channels": 8, "multipliers": [1, 2], "blocks": 1, "attention": [4]},
+    "training": {"duration": "1000 images", "batch_size": 32, "snapshots": [0.5, 1.0]},
+    "sampling": {"images": 40, "steps": 5},
+    "search": {"n_min": 10, "n_max": 640, "start": 40},
+}
+
+
+def configuration(studies: dict[str, dict[str, dict[str, Any]]], **sections: Any) -> Settings:
+    return read(BASE | sections | {"studies": {name: {"arms": arms} for name, arms in studies.items()}})
+
+
+def planned(settings: Settings) -> list[Planned]:
+    return plan(settings, index(settings, Path("results")))
+
+
+def images(one: Planned) -> int:
+    return sum(cost.images for cost in one.new.values())
+
+
+# Runs
+
+
+def test_runs_that_studies_share_are_counted_once():
+    arms = {"plain": {}, "wide": {"network.channels": 16}}
+    first, second, third = planned(
+        configuration({"one": arms, "two": arms, "three": {"wide": arms["wide"], "far": {"seed": 1}}})
+    )
+    assert first.runs == len(first.new) > 8  # two searches of four confirming runs and more
+    assert (second.arms, second.runs, second.new) == (2, first.runs, {})
+    assert (third.runs, len(third.new)) == (first.runs, first.runs // 2)
+
+
+def test_arms_of_one_study_share_their_runs_too():
+    (one,) = planned(configuration({"one": {"plain": {}, "again": {"search.slope": 2.5}}}))
+    (alone,) = planned(configuration({"one": {"plain": {}}}))
+    assert (one.arms, one.new) == (2, alone.new)
+
+
+def test_arms_that_differ_in_sampling_train_once_and_sample_each():
+    (alone,) = planned(configuration({"one": {"plain": {}}}))
+    both, later = planned(
+        configuration({"one": {"plain": {}, "steps": {"sampling.steps": 10}}, "two": {"more": {"sampling.steps": 18}}})
+    )
+    assert images(both) == images(alone) > 0
+    assert images(later) == 0
+    sampling = [sum(cost.sample_flops for cost in one.new.values()) for one in (alone, both, later)]
+    assert sampling == [sampling[0], sampling[0] * (9 + 19) // 9, sampling[0] * 35 // 9]
+    disk = [sum(cost.disk for cost in one.new.values()) for one in (alone, later)]
+    assert disk[1] < disk[0]  # no weights again
+
+
+def test_arms_that_differ_in_scoring_share_everything():
+    (one,) = planned(configuration({"one": {"plain": {}, "loose": {"scoring.threshold": 0.5}}}))
+    (alone,) = planned(configuration({"one": {"plain": {}}}))
+    assert one.new == alone.new
+
+
+def test_optimum_costs_no_training():
+    (one,) = planned(configuration({"one": {"optimum": {"diffusion.denoiser": "optimum"}}}))
+    assert one.runs > 0
+    assert {(cost.images, cost.train_flops, cost.sample_flops) for cost in one.new.values()} == {(0, 0, 0)}
+    assert all(cost.disk > 0 for cost in one.new.values())
+    assert max(place.n for _, place in one.new) == 640  # it memorizes whatever it is given
+
+
+def test_grid_asks_for_every_size_and_replicate():
+    search = {"rule": "grid", "grid": [20, 50, 100], "replicates": 2}
+    (one,) = planned(configuration({"one": {"plain": {}}}, search=search))
+    assert sorted(place for _, place in one.new) == [RunId(n, r) for n in (20, 50, 100) for r in (0, 1)]
+    assert [len(chain) for chain in one.longest] == [1]  # all at once
+
+
+@pytest.mark.parametrize("confirm", [0, 4])
+def test_a_search_waits_for_its_locating_runs_and_one_that_confirms(confirm):
+    (one,) = planned(configuration({"one": {"plain": {}}}, search=BASE["search"] | {"confirm": confirm}))
+    assert [len(chain) for chain in one.longest] == [one.runs - confirm + (confirm > 0)]
+
+
+# Costs
+
+
+def dag_of(run: dict[str, Any]) -> tuple[Dag, Run]:
+    settings = configuration({"one": {"plain": {}}}, **run)
+    return index(settings, Path("results")), settings.studies[0].arms[0].run
+
+
+@pytest.mark.parametrize(
+    ("training", "n", "seen", "snapshots"),
+    [
+        ({"duration": "1000 images", "batch_size": 32, "snapshots": [0.5, 1.0]}, 50, 1024, 2),  # whole batches
+        ({"duration": "30 epochs", "batch_size": 50, "snapshots": [1.0]}, 100, 3000, 1),
+        ({"duration": "30 epochs", "batch_size": 50, "snapshots": [1.0], "ema_decays": [0.9, 0.5]}, 200, 6000, 1),
+    ],
+)
+@pytest.mark.parametrize("network", [BASE["network"], {"channels": 16, "multipliers": [2], "blocks": 2, "dropout": 0}])
+def test_costs_of_a_known_network(training, n, seen, snapshots, network):
+    dag, run = dag_of(
+        {"training": training, "network": network | {"attention": [4] if "blocks" not in network else []}}
+    )
+    cost, forward = Costs(dag).of(run, n), forward_flops(run, (1, 8, 8))
+    assert (cost.images, cost.train_flops) == (seen, 3 * forward * seen)
+    assert cost.sample_flops == forward * (2 * 5 - 1) * 40 * snapshots
+    parameters = sum(p.numel() for p in UNet(run.network, 8, 1).parameters())
+    weights = 4 * parameters * snapshots * len(run.training.ema_decays)
+    per_image = 64 + 10 * 12 + 4  # pixels, ten neighbours, one count of copies
+    assert cost.disk == weights + 40 * snapshots * per_image + 2 * n * 64
+
+
+def test_another_arms_training_is_free():
+    dag, run = dag_of({})
+    costs = Costs(dag)
+    cost, shared = costs.of(run, 50), costs.of(run, 50, trained=True)
+    assert (shared.images, shared.train_flops, shared.sample_flops) == (0, 0, cost.sample_flops)
+    assert 0 < shared.disk < cost.disk
+
+
+def test_a_network_is_counted_once(monkeypatch):
+    dag, run = dag_of({})
+    costs = Costs(dag)
+    first = costs.of(run, 50)
+    monkeypatch.setattr("emm.training.forward_flops", lambda *_: pytest.fail("counted again"))
+    assert costs.of(run.model_copy(update={"seed": 0}), 50) == first
+
+
+# The assumed curve
+
+
+@pytest.mark.parametrize("epsilon", [0.1, 0.5])
+@pytest.mark.parametrize("slope", [1.5, 2.5])
+def test_assumed_curve_falls_through_the_level_half_an_octave_above_the_start(epsilon, slope):
+    run = read_run({"search": {"start": 1000, "epsilon": epsilon, "slope": slope}, "sampling": {"images": 10**6}})
+    curve = Assumed(run)
+    assert OFF == 0.5
+    assert curve.emm == pytest.approx(1000 * math.sqrt(2))
+    assert curve[RunId(1414, 3)].ratio == pytest.approx(1 - epsilon, abs=2e-4)
+    falls = [curve[RunId(n, 0)].logit - curve[RunId(2 * n, 1)].logit for n in (500, 1000, 2000)]
+    assert falls == pytest.approx([slope] * 3, abs=0.01)
+    assert logit(curve[RunId(707, 0)].ratio) == pytest.approx(logit(1 - epsilon) + slope, abs=0.01)
+
+
+def test_assumed_optimum_memorizes_everything():
+    curve = Assumed(read_run({"diffusion": {"denoiser": "optimum"}, "sampling": {"images": 20}}))
+    assert curve[RunId(50_000, 0)] == Count(20, 20)
+
+
+@pytest.mark.parametrize("start", [100, 1000, 50_000])
+@pytest.mark.parametrize("parallel", [1, 3])
+def test_assumed_searches_end(start, parallel):
+    run = read_run({"search": {"start": start, "parallel": parallel}})
+    trail = replay(run.search, ladder(run.search, 1, 50_000), Assumed(run))
+    assert trail.finished
+    assert trail.status == ("crossing" if start < 50_000 else "above")
+    assert len(trail.runs) <= 4 + 3 * parallel
+
+
+# Time
+
+SPEED = Speed(train=1e9, sample=2e9, start=3.0, jobs=2)
+costs = st.builds(
+    Cost, st.just(0), st.integers(0, 10**12), st.integers(0, 10**12), st.just(0)
+)  # images, operations of training and of sampling, bytes
+
+
+@st.composite
+def studies(draw):
+    runs = draw(st.lists(costs, min_size=1, max_size=12))
+    new = {("key", RunId(10, i)): cost for i, cost in enumerate(runs)}
+    return Planned("study", 1, len(runs), new, [draw(st.lists(st.sampled_from(runs), max_size=4, unique=True))])
+
+
+def test_seconds_of_a_run_by_hand():
+    assert SPEED.seconds(Cost(100, 5 * 10**9, 4 * 10**9, 0)) == pytest.approx(3 + 5 + 3 + 2 + PER_RUN)
+    assert SPEED.seconds(Cost(0, 0, 4 * 10**9, 0)) == pytest.approx(3 + 2 + PER_RUN)  # no training, no job for it
+
+
+def test_duration_by_hand():
+    run = Cost(1, 10**9, 2 * 10**9, 0)  # ten seconds
+    four = Planned("a", 1, 4, {("k", RunId(10, i)): run for i in range(4)}, [[run]])
+    assert SPEED.seconds(run) == pytest.approx(10)
+    assert duration([four], SPEED) == pytest.approx(PER_WORKFLOW + 20)
+    assert duration([four, Planned("b", 1, 3, {}, [[run] * 3])], SPEED) == pytest.approx(PER_WORKFLOW + 30)
+    assert duration([], SPEED) == PER_WORKFLOW
+
+
+@hypothesis_settings(max_examples=60, deadline=None, derandomize=True)
+@given(st.lists(studies(), min_size=1, max_size=4), st.integers(1, 8))
+def test_duration_is_bounded_by_chains_and_work_and_more_jobs_are_never_slower(found, jobs):
+    speed = Speed(1e9, 2e9, 3.0, jobs)
+    seconds = duration(found, speed)
+    work = sum(speed.seconds(cost) for one in found for cost in one.new.values())
+    assert seconds - PER_WORKFLOW >= max(sum(map(speed.seconds, one.longest[0])) for one in found) - 1e-6
+    assert seconds - PER_WORKFLOW >= work / jobs - 1e-6
+    assert duration(found, Speed(1e9, 2e9, 3.0, jobs + 1)) <= seconds
+    assert duration(found, Speed(2e9, 4e9, 3.0, jobs)) <= seconds
+
+
+@pytest.mark.parametrize(("cores", "threads", "expected"), [(8, 1, 8), (8, 3, 2), (1, 4, 1)])
+def test_jobs_at_once(cores, threads, expected):
+    assert jobs_at_once(cores, threads) == expected
+
+
+def test_jobs_at_once_of_this_machine():
+    assert jobs_at_once(None, 1) >= 1
+
+
+# Text
+
+
+def test_text_has_a_line_a_study_and_their_total():
+    found = planned(configuration({"one": {"plain": {}}, "two": {"plain": {}, "wide": {"network.channels": 16}}}))
+    table, rest = text(found, SPEED).split("\n\n")
+    header, *lines = table.splitlines()
+    assert header.split()[:3] == ["study", "arms", "runs"]
+    assert [line.split()[0] for line in lines] == ["one", "two", "all"]
+    cells = [line.split() for line in lines]
+    assert [int(row[1]) for row in cells] == [1, 2, 3]
+    assert int(cells[2][2]) == found[0].runs + found[1].runs
+    seen = [int(row[4].replace(",", "")) for row in cells]
+    assert seen == [images(found[0]), images(found[1]), images(found[0]) + images(found[1])]
+    assert [int(row[3]) for row in cells] == [len(found[0].new), len(found[1].new), len(found[0].new | found[1].new)]
+    assert float(cells[2][6]) == pytest.approx(duration(found, SPEED) / 3600, rel=0.01)
+    assert "2 jobs at once" in rest and "1 GFLOP/s in training and 2 in sampling" in rest
+
+
+def test_show_takes_the_throughput_it_is_given(monkeypatch):
+    monkeypatch.setattr(module, "calibrate", lambda *_: pytest.fail("calibrated"))
+    settings = configuration({"one": {"plain": {}}})
+    shown = show(settings, index(settings, Path("results")), 4, 20)
+    assert shown == text(planned(settings), Speed(20e9, 20e9, 3.0, 4))
+
+
+def test_main_plans_files_and_json(monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    content = BASE | {"studies": {"one": {"arms": {"plain": {}}}}}
+    monkeypatch.setattr(sys, "argv", ["plan", "--config", json.dumps(content), "--throughput", "20", "--cores", "1"])
+    module.main()
+    out = capsys.readouterr().out
+    assert [line.split()[0] for line in out.splitlines()[1:3]] == ["one", "all"]
+    assert "1 jobs at once" in out
+    monkeypatch.setattr(sys, "argv", ["plan", "--throughput", "20"])
+    module.main()
+    assert capsys.readouterr().out.splitlines()[1].split()[:2] == ["conditioning", "4"]
+
+
+# Every scale
+
+
+@pytest.mark.parametrize("overlay", [None, *OVERLAYS], ids=lambda path: path.stem if path else "default")
+def test_every_selected_study_plans_at_every_scale(overlay, monkeypatch):
+    """Counting a hundred networks takes a minute, so every network costs the same here."""
+    monkeypatch.setattr(Costs, "network", lambda *_: (10**9, 10**6))
+    settings = read(load([overlay] if overlay else [], ROOT))
+    dag = index(settings, Path("results"), data_needed=False)
+    found = plan(settings, dag)
+    assert [one.study for one in found] == settings.selected
+    assert not set(dag.impossible) & set(settings.selected)
+    assert all(one.arms > 0 and one.runs > 0 and len(one.longest) == one.arms for one in found)
+    assert len(text(found, SPEED).split("\n\n")[0].splitlines()) == 1 + len(found) + 1
+    assert math.isfinite(duration(found, SPEED))
+
+
+def test_scales_are_found():
+    assert {"laptop", "paper"} <= {path.stem for path in OVERLAYS}
+
+
+# Calibration
+
+
+@pytest.fixture
+def short(monkeypatch):
+    """A calibration of a fifth of a second, which leaves torch's threads as they were."""
+    threads = torch.get_num_threads()
+    monkeypatch.setattr(module, "CALIBRATION", 0.2)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"source": "digits", "held_out": 0},
+        {"source": "digits", "held_out": 0, "classes": [0, 1, 2]},  # sizes are multiples of 3
+        {"source": "digits", "held_out": 0, "classes": [3], "balanced": False},
+    ],
+    ids=str,
+)
+@pytest.mark.usefixtures("short")
+def test_measure_gives_rates(data):
+    began = time.time()
+    rates = measure(read_run(BASE | {"data": data}), "cpu", 1, began)
+    assert set(rates) == {"start", "train", "sample"}
+    assert 0 <= rates["start"] <= time.time() - began
+    assert rates["train"] > 0 and rates["sample"] > 0
+
+
+@pytest.mark.usefixtures("short")
+def test_measure_divides_the_operations_of_its_work_by_its_time(monkeypatch):
+    """On a clock where a training step takes two seconds and sampling four: 3 x 32 and 3 x 40 forward passes."""
+    clock = [0.0]
+    monkeypatch.setattr(module, "time", SimpleNamespace(time=time.time, perf_counter=lambda: clock[0]))
+    monkeypatch.setattr("emm.training.forward_flops", lambda *_: 10**6)
+    step, sample = Trainer.advance, sampling.generate
+
+    def advance(trainer):
+        clock[0] += 2
+        return step(trainer)
+
+    def generate(denoise, drawn, levels, batch, device):
+        clock[0] += 4
+        evaluations = []
+        images = sample(lambda *x: evaluations.append(len(x[0])) or denoise(*x), drawn, levels, batch, device)
+        assert sum(evaluations) == 3 * 40
+        return images
+
+    monkeypatch.setattr(Trainer, "advance", advance)
+    monkeypatch.setattr(sampling, "generate", generate)
+    rates = measure(read_run(BASE), "cpu", 1, time.time())
+    assert (rates["train"], rates["sample"]) == pytest.approx((96e6 / 2, 120e6 / 4))
+
+
+def fake_python(folder: Path, body: str) -> str:
+    path = folder / "python"
+    path.write_text(f"#!/bin/sh\n{body}\n")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return str(path)
+
+
+def test_calibrate_averages_its_processes(monkeypatch, tmp_path):
+    rates = '{"train": 4e9, "sample": 6e9, "start": 2.5}'
+    monkeypatch.setattr(sys, "executable", fake_python(tmp_path, f"echo x >> {tmp_path}/calls; echo '{rates}'"))
+    assert calibrate(Run(), "cpu", 1, 3) == Speed(4e9, 6e9, 2.5, 3)
+    assert (tmp_path / "calls").read_text() == "x\n" * 3
+
+
+def test_a_failed_calibration_says_what_to_do(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "executable", fake_python(tmp_path, "exit 1"))
+    with pytest.raises(SettingsError, match="--throughput"):
+        calibrate(Run(), "cpu", 1, 2)
+
+
+@pytest.mark.usefixtures("short")
+def test_the_calibrating_process_prints_its_rates(monkeypatch, capsys):
+    options = ["plan", "--calibrate", read_run(BASE).model_dump_json(), "--device", "cpu", "--threads", "1"]
+    monkeypatch.setattr(sys, "argv", options)
+    module.main()
+    assert set(json.loads(capsys.readouterr().out)) == {"start", "train", "sample"}

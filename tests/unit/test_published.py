@@ -1,0 +1,223 @@
+"""Published numbers: their settings resolve at the paper's scale, and stand beside runs of the same setting alone."""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from emm.configuration import load, override, read
+from emm.published import COLUMNS, NUMBERS, PAPER, TOLERANCE, compare, identities, identity
+from emm.settings import Run, Settings, read_run
+from emm.tables import read as read_table
+
+ROOT = Path(__file__).parents[2]
+TABLE = read_table(NUMBERS)
+
+
+@pytest.fixture(scope="module")
+def paper() -> dict[str, Any]:
+    files = load([ROOT / PAPER], ROOT)
+    return {name: files[name] for name in Run.model_fields if name in files}
+
+
+@pytest.fixture(scope="module")
+def studies() -> Settings:
+    return read(load([ROOT / PAPER], ROOT))
+
+
+def of(paper: dict[str, Any], **overrides: Any) -> dict[str, Any]:
+    """Identity at the paper's scale, with overrides written section__key."""
+    return identity(read_run(override(paper, {name.replace("__", "."): value for name, value in overrides.items()})))
+
+
+def curve(arm: str, n: int, replicate: int, images_seen: int, ratio: float) -> dict[str, str]:
+    return {
+        "arm": arm, "n": str(n), "replicate": str(replicate), "images_seen": str(images_seen), "ratio": str(ratio),
+    }  # fmt: skip
+
+
+# The table of numbers
+
+
+def test_published_rows_are_ratios_at_sizes():
+    assert TABLE
+    for row in TABLE:
+        assert int(row["n"]) >= 500
+        assert 0 <= float(row["memorized_percent"]) <= 100
+        assert 0 < float(row["reading_error_percent"]) < 1
+        assert not row["epoch"] or 0 < int(row["epoch"]) <= 12_000
+
+
+@pytest.mark.parametrize("text", sorted({row["setting"] for row in TABLE if row["setting"]}))
+def test_settings_resolve_at_the_papers_scale(paper, text):
+    overrides = yaml.safe_load(text)
+    run = read_run(override(paper, overrides))
+    assert (run == read_run(paper)) == (not overrides)
+    assert json.loads(json.dumps(identity(run))) == identity(run)  # it reaches the command line as JSON
+
+
+def test_the_basic_set_up_is_the_papers(paper):
+    """Section 2 and appendix A of the paper; numbers of the digits must not shine through the overlay."""
+    run = read_run(paper)
+    assert (run.data.source, run.data.resolution, run.data.labels) == ("cifar10", 32, "none")
+    assert (run.network.channels, run.network.multipliers, run.network.blocks) == (128, [2, 2, 2], 2)
+    assert (run.network.attention, run.network.dropout, run.network.skips) == ([16], 0.13, None)
+    assert (run.diffusion.preconditioning, run.sampling.steps) == ("vp", 18)
+    assert (run.training.duration, run.training.batch_size, run.training.learning_rate) == ("40000 epochs", 512, 2e-4)
+    assert (run.training.lr_ramp, run.training.ema_ramp) == ("200 epochs", "200 epochs")
+    assert (run.training.ema_decays, run.scoring.threshold) == ([0.99929], 1 / 3)
+
+
+def test_studies_of_the_paper_hold_the_settings_of_its_numbers(paper, studies):
+    ours = [one for arms in identities(studies).values() for one in arms.values()]
+    missing = {
+        row["setting"]
+        for row in TABLE
+        if row["setting"] and identity(read_run(override(paper, yaml.safe_load(row["setting"])))) not in ours
+    }
+    assert missing == set()
+
+
+# Identities
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"seed": 5},
+        {"data__draw": "first"},
+        {"data__balanced": False},
+        {"data__held_out": 0},
+        {"data__root": "elsewhere", "data__download": True},
+        {"training__snapshots": [0.5, 1.0]},
+        {"training__order": "fixed"},
+        {"training__ema_decays": [0.99929, 0.9]},
+        {"sampling__images": 10_000, "sampling__ema_decay": 0.99929},
+        {"scoring__distinct": False, "scoring__neighbours": 2, "scoring__snapshot": "best"},
+        {"search__start": 2000, "search__rule": "grid", "search__grid": [1000]},
+        {"network__skips": [1] * 9},
+        {"network__embedding": "positional"},
+    ],
+    ids=str,
+)
+def test_what_does_not_matter_to_the_ratio(paper, overrides):
+    assert of(paper, **overrides) == of(paper)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"data__source": "cifar100"},
+        {"data__resolution": 16, "network__attention": [8]},
+        {"data__classes": [0]},
+        {"data__labels": "random-10"},
+        {"data__mixture": "cifar100", "data__mixture_share": 0.5},
+        {"network__skips": "keep 1"},
+        {"network__channels": 192},
+        {"diffusion__preconditioning": "edm"},
+        {"diffusion__denoiser": "optimum"},
+        {"training__duration": "20000 epochs"},
+        {"training__batch_size": 256},
+        {"training__weight_decay": 0.01},
+        {"training__flip": 0.5},
+        {"training__ema_decays": [0.9]},
+        {"sampling__steps": 36},
+        {"scoring__threshold": 0.5},
+        {"scoring__mirrored": True},
+    ],
+    ids=str,
+)
+def test_what_matters_to_the_ratio(paper, overrides):
+    assert of(paper, **overrides) != of(paper)
+
+
+def test_different_published_settings_are_different_identities(paper):
+    texts = {row["setting"] for row in TABLE if row["setting"]}
+    found = {json.dumps(identity(read_run(override(paper, yaml.safe_load(text)))), sort_keys=True) for text in texts}
+    assert len(found) == len(texts)
+
+
+# Comparison
+
+
+def test_runs_stand_beside_the_published_number(paper):
+    """Published for n = 1000: 92.1, 92.1 and 92.1, read to 0.3, 0.3 and 0.15; for n = 2000: 61.0."""
+    curves = [
+        curve("vp", 1000, 0, 10, 0.30), curve("vp", 1000, 0, 20, 0.95), curve("vp", 1000, 0, 30, 0.91),
+        curve("vp", 1000, 1, 10, 0.10), curve("vp", 1000, 1, 20, 0.90), curve("vp", 1000, 1, 30, 0.92),
+        curve("vp", 2000, 0, 30, 0.50),
+        curve("vp", 1500, 0, 30, 0.70),
+        curve("other", 1000, 2, 30, 0.0),
+    ]  # fmt: skip
+    found = compare({"mine": {"other": of(paper, network__channels=64), "vp": of(paper)}}, paper, {"mine": curves})
+    assert all(tuple(row) == COLUMNS for row in found)
+    assert [(row["n"], row["figure"]) for row in found] == [
+        ("1000", "Figures 2a, 5a"), ("2000", "Figures 2a, 5a"),
+        ("1000", "Figure 2a"), ("2000", "Figure 2a"), ("1000", "Figure 5a"), ("2000", "Figure 5a"),
+    ]  # fmt: skip
+    first, second = found[:2]
+    assert (first["runs"], first["ours_percent"], first["paper_percent"]) == (2, pytest.approx(93.5), 92.1)  # the best
+    assert first["difference"] == pytest.approx(1.4)
+    assert (first["tolerance"], first["within"]) == (pytest.approx(TOLERANCE + 0.3), True)
+    assert (second["runs"], second["difference"], second["within"]) == (1, pytest.approx(-11), False)
+    assert found[4]["tolerance"] == pytest.approx(TOLERANCE + 0.15)
+
+
+@pytest.mark.parametrize(("beyond", "within"), [(-0.01, True), (0.01, False)])
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_tolerance_is_of_reading_and_of_runs(paper, beyond, within, sign):
+    ratio = (61.0 + sign * (TOLERANCE + 0.3 + beyond)) / 100
+    found = compare({"mine": {"vp": of(paper)}}, paper, {"mine": [curve("vp", 2000, 0, 30, ratio)]})
+    assert found[0]["within"] is within
+    assert abs(found[0]["difference"]) == pytest.approx(TOLERANCE + 0.3 + beyond)
+
+
+def test_an_epoch_is_compared_with_the_snapshot_taken_then(paper, studies):
+    """Published after 1500, 3000, 6000 and 12000 epochs: 1.3, 16.1, 44.9 and 64.4 %."""
+    ours = {"unique_labels_full": identities(studies)["unique_labels_full"]}
+    ratios = {0.125: 0.0, 0.25: 0.2, 0.5: 0.4, 1.0: 0.3}  # by share of the 12,000 epochs; snapshots fall on whole steps
+    run = [curve("unique", 50_000, 0, round(50_000 * 12_000 * share) + 100, r) for share, r in ratios.items()]
+    found = compare(ours, paper, {"unique_labels_full": run})
+    percents = {row["epoch"]: (row["ours_percent"], row["paper_percent"]) for row in found}
+    assert percents == {
+        "1500": (0, 1.3), "3000": (pytest.approx(20), 16.1), "6000": (pytest.approx(40), 44.9),
+        "12000": (pytest.approx(30), 64.4),
+    }  # fmt: skip
+    assert {row["figure"] for row in found} == {"Figure 5d"}
+
+
+def test_a_setting_that_several_arms_share_takes_the_first_that_has_runs_of_the_size(paper):
+    ours = {"one": {"a": of(paper)}, "two": {"b": of(paper)}}
+    curves = {"one": [curve("a", 1000, 0, 30, 0.9)], "two": [curve("b", n, 1, 30, 0.5) for n in (1000, 2000)]}
+    found = {row["n"]: row["ours_percent"] for row in compare(ours, paper, curves)}
+    assert found == pytest.approx({"1000": 90, "2000": 50})
+
+
+def test_nothing_is_compared_at_another_scale(paper):
+    digits = identities(read(load(folder=ROOT) | {"run": "all"}))
+    sizes = sorted({int(row["n"]) for row in TABLE})
+    curves = {study: [curve(arm, n, 0, 30, 1.0) for arm in arms for n in sizes] for study, arms in digits.items()}
+    assert compare(digits, paper, curves) == []
+    assert len(digits) > 20
+
+
+def test_only_selected_studies_and_trained_arms_have_identities(studies):
+    assert set(identities(studies)) == set(studies.selected)
+    assert set(identities(studies)["optimum"]) == {"trained"}
+
+
+def test_main_writes_the_table(paper, tmp_path):
+    folder = tmp_path / "studies" / "mine"
+    folder.mkdir(parents=True)
+    (folder / "curves.csv").write_text("arm,n,replicate,images_seen,ratio\nvp,4000,0,30,0.18\nvp,4000,1,30,0.2\n")
+    options = ["--arms", json.dumps({"mine": {"vp": of(paper)}}), "--results", tmp_path, "--table", tmp_path / "t.csv"]
+    subprocess.run([sys.executable, "-m", "emm.published", *options], check=True, cwd=ROOT)
+    table = read_table(tmp_path / "t.csv")
+    assert tuple(table[0]) == COLUMNS
+    assert [row["paper_percent"] for row in table] == ["17.2", "17.1", "17.2"]
+    assert all(math.isclose(float(row["ours_percent"]), 19) for row in table)
