@@ -90,11 +90,14 @@ def study(tmp_path_factory) -> Path:
     description = {
         "name": "made_up", "title": "Made up", "source": "Figure 9", "factor": "network.channels",
         "arms": [{"name": name, "value": "8", "search": SEARCH.model_dump()} for name in ARMS],
-        "findings": {
-            name: {"claim": f"It is {name}", "expect": expect, "arms": arms, "margin": 1.5}
-            | ({"source": "someone else"} if expect == "proportional" else {})
+        "findings": [
+            [
+                name,
+                {"claim": f"It is {name}", "expect": expect, "arms": arms, "margin": 1.5}
+                | ({"source": "someone else"} if expect == "proportional" else {}),
+            ]
             for name, (expect, arms, _) in CLAIMS.items()
-        },
+        ],
     }  # fmt: skip
     (folder / "study.json").write_text(json.dumps(description))
     outputs = [f"--{name}={folder / name}.csv" for name in ("emm", "curves", "contrasts", "findings", "onset")]

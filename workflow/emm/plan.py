@@ -26,7 +26,7 @@ from emm.tables import aligned
 
 OFF = 0.5  # octaves from search.start to the EMM that the plan assumes
 CALIBRATION = 10.0  # seconds
-PER_RUN = 2.0  # seconds of a run beside Python's start and the network: Snakemake, files, evaluation, scoring
+PER_RUN = 4.0  # seconds of a run beside Python's start and the network: Snakemake, files, evaluation, scoring
 PER_WORKFLOW = 20.0  # seconds of Snakemake's start, tables, figures and report
 
 

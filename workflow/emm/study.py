@@ -47,7 +47,7 @@ def description(study: Study) -> dict[str, Any]:
             }
             for arm in study.arms
         ],
-        "findings": {name: finding.model_dump() for name, finding in study.findings.items()},
+        "findings": [[name, finding.model_dump()] for name, finding in study.findings.items()],  # in order
     }
 
 
@@ -167,7 +167,7 @@ def finding_rows(
     study: Mapping[str, Any], arms: Sequence[ArmResult], ratios: Mapping[tuple[str, str], Contrast]
 ) -> list[dict[str, Any]]:
     """The study's claims, judged."""
-    claims = {name: Finding.model_validate(content) for name, content in study["findings"].items()}
+    claims = {name: Finding.model_validate(content) for name, content in study["findings"]}
     by_name = {arm.name: arm for arm in arms}
     judged = []
     for claim in claims.values():
