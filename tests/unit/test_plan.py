@@ -224,11 +224,13 @@ def test_seconds_of_a_run_by_hand():
 
 
 def test_duration_by_hand():
-    run = Cost(1, 10**9, 2 * 10**9, 0)  # ten seconds
+    run = Cost(1, 10**9, 2 * 10**9, 0)
+    assert SPEED.seconds(run) == pytest.approx(8 + PER_RUN)
     four = Planned("a", 1, 4, {("k", RunId(10, i)): run for i in range(4)}, [[run]])
-    assert SPEED.seconds(run) == pytest.approx(10)
-    assert duration([four], SPEED) == pytest.approx(PER_WORKFLOW + 20)
-    assert duration([four, Planned("b", 1, 3, {}, [[run] * 3])], SPEED) == pytest.approx(PER_WORKFLOW + 30)
+    assert duration([four], SPEED) == pytest.approx(PER_WORKFLOW + 2 * (8 + PER_RUN))
+    assert duration([four, Planned("b", 1, 3, {}, [[run] * 3])], SPEED) == pytest.approx(
+        PER_WORKFLOW + 3 * (8 + PER_RUN)
+    )
     assert duration([], SPEED) == PER_WORKFLOW
 
 

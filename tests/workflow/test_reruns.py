@@ -91,6 +91,7 @@ def test_a_renamed_arm_runs_nothing(project):
     config = project.config()
     arms = config["studies"]["labels"]["arms"]
     arms["arbitrary"] = arms.pop("random")
+    config["studies"]["labels"]["findings"]["claim"]["arms"] = ["arbitrary", "none"]
     project.configure(config)
     plan = project.plan()
     assert plan.rules == {"study", "figures", *JOINED, "report"}
@@ -100,6 +101,7 @@ def test_a_renamed_arm_runs_nothing(project):
 def test_a_removed_arm_runs_nothing(project):
     config = project.config()
     del config["studies"]["labels"]["arms"]["random"]
+    del config["studies"]["labels"]["findings"]
     project.configure(config)
     plan = project.plan()
     assert plan.rules == {"study", "figures", *JOINED, "report"}

@@ -257,7 +257,7 @@ def draw_gallery(study: Row, emm: Sequence[Row], galleries: Sequence[dict[str, n
         height = panels[row, 0].get_ylim()[0]
         panels[row, 0].set_yticks([0.25 * height, 0.75 * height], ["generated", "nearest in\ntraining set"])
         panels[row, 0].tick_params(axis="y", length=0, labelsize=7)
-        panels[row, 0].set_ylabel(arm["arm"], fontweight="bold")
+        panels[row, 0].set_ylabel(arm["arm"], fontweight="bold", fontsize=8)
     figure.suptitle(
         f"{study['title']}: copies and non-copies near EMM", fontsize=10, fontweight="bold", ha="left", x=0.01
     )
