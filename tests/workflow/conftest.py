@@ -23,9 +23,13 @@ from emm import configuration, datasets, keys, settings
 
 ROOT = Path(__file__).parents[2]
 PARTS = ("Snakefile", "workflow", "profiles", "envs")
-MODULES = {"measure": "search", "tables": "summary"}  # where the stage's module is not named as its rule
+MODULES = {
+    "measure": "search",
+    "tables": "summary",
+    "findings": "findings_table",
+}  # where the stage's module is not named as its rule
 
-JOINED = ("summary", "findings", "published")  # rules that join the tables of the selected studies
+JOINED = ("summary", "findings_table", "published")  # rules that join the tables of the selected studies
 
 # Networks this small and short memorize nothing, so their search ends below the smallest size after one run.  The
 # optimum memorizes everything, so its search goes up to the largest.  The arms `none` and `network` are the same.

@@ -249,3 +249,14 @@ def test_an_unfinished_search_makes_no_record(finished, tmp_path):
     assert done.returncode == 1
     assert done.stderr == "error: the search is not finished: N = 10, replicate 0 has no score\n"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_findings_are_a_target_that_always_prints(project):
+    output = project.snakemake("findings").stdout
+    assert re.search(r"^denoiser +It replays +reproduced ", output, re.MULTILINE)
+    assert re.search(r"^labels +Labels matter +not resolved ", output, re.MULTILINE)
+    assert "1 reproduced, 0 contradicted, 1 not resolved" in output
+    rows = {row["finding"]: row for row in table(project.folder / "results/findings.csv")}
+    assert rows["replay"]["verdict"] == "reproduced"
+    assert float(rows["replay"]["effect_low"]) > 1  # at least 20 against below 10
+    assert rows["replay"]["effect"] == ""

@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 # Rules of the workflow, beside which studies are rules of their own.
 RULES = (
     "all", "plan", "subset", "train", "sample", "score", "search", "study", "figures", "onset_figure", "summary",
-    "findings", "published", "report",
+    "findings_table", "findings", "published", "report",
 )  # fmt: skip
 
 
