@@ -16,8 +16,8 @@ from emm.measure import counts_of
 from emm.search import Count, RunId, ladder, replay
 from emm.settings import Figures, Search
 from emm.statistics import wilson
-from emm.study import CONTRAST_COLUMNS, CURVE_COLUMNS, EMM_COLUMNS, answer, contrasts, estimates, read_arms
-from emm.tables import read
+from emm.study import CONTRAST_COLUMNS, CURVE_COLUMNS, contrasts, estimates, read_arms
+from emm.tables import EMM_COLUMNS, answer, read
 
 SEARCH = Search(n_min=10, n_max=640, start=40)
 SIZES = ladder(SEARCH, 10, 640)

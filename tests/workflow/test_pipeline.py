@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from conftest import JOINED
 
-from emm.study import EMM_COLUMNS
+from emm.tables import EMM_COLUMNS
 
 STUDIES = {"labels": ["none", "random"], "denoiser": ["network", "optimum"], "own": ["file"]}
 FIGURES = ("curves", "emm", "progress", "gallery")

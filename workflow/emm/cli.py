@@ -14,7 +14,6 @@ from emm.stage import StageError, command
 def summary(args: argparse.Namespace) -> None:
     """Print EMM of every arm, what the findings are, and where figures and report are."""
     from emm import findings
-    from emm.study import answer
     from emm.tables import lines, read
 
     tables = [args.results / "emm.csv"]
@@ -22,7 +21,7 @@ def summary(args: argparse.Namespace) -> None:
         tables = sorted(args.results.glob("studies/*/emm.csv"))
     if not tables:
         raise StageError(f"{args.results}: holds no table yet; run snakemake first")
-    print("\n" + lines([row for table in tables for row in read(table)], answer) + "\n")
+    print("\n" + lines([row for table in tables for row in read(table)]) + "\n")
     if (args.results / "findings.csv").is_file() and (found := read(args.results / "findings.csv")):
         print(findings.lines(found) + "\n")
     print(f"figures  {args.results}/studies/*/*.svg")

@@ -21,8 +21,7 @@ from matplotlib.ticker import FixedLocator, NullLocator
 from emm.files import replacing
 from emm.settings import Figures
 from emm.stage import command
-from emm.study import answer
-from emm.tables import read
+from emm.tables import answer, read
 
 # Okabe and Ito's colours: told apart by colour-blind readers and in grey print.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31", "#7A7A7A")

@@ -7,20 +7,17 @@ lets one expect to be enough.
 ``python -m emm.findings`` joins the findings of several studies into one table and one page.
 """
 
-import argparse
 import html
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from emm.contrasts import Contrast
-from emm.files import write_csv, write_text
 from emm.onset import Growth
 from emm.settings import Finding
-from emm.stage import StageError, command
-from emm.tables import STYLE, aligned, read
+from emm.stage import command
+from emm.tables import aligned, document, join
 
 COLUMNS = (
     "study", "finding", "claim", "source", "expect", "margin", "arms", "verdict",
@@ -182,33 +179,22 @@ MARKS = {"reproduced": "#009E73", "contradicted": "#D55E00", "not resolved": "#7
 
 def page(rows: Sequence[Mapping[str, str]]) -> str:
     """A self-contained HTML page, a row a finding, verdicts in colour."""
-    head = "".join(f"<th>{html.escape(h)}</th>" for h in (*HEADINGS, "source", "note"))
-    body = ""
+    body = []
     for row in rows:
-        texts = [*cells(row), row["source"], row["note"]]
-        marked = [html.escape(text) for text in texts]
-        marked[2] = f"<b style='color: {MARKS[row['verdict']]}'>{marked[2]}</b>"
-        body += "<tr>" + "".join(f"<td>{text}</td>" for text in marked) + "</tr>\n"
-    return (
-        f"<!DOCTYPE html>\n<html lang=en><meta charset=utf-8><title>Findings</title><style>{STYLE}</style>\n"
-        f"<table><caption>Findings of the paper, judged from our intervals</caption>\n<tr>{head}</tr>\n{body}</table>\n"
-        "<p>A claim is reproduced or contradicted where the whole 95 % interval says so, else not resolved; further "
-        "runs are the confirming runs that every arm would need beside those it has, at the scatter seen. Ratios are "
-        "of the first arm's EMM to the second's, of the last to the first along a row of arms.</p></html>\n"
+        texts = [html.escape(text) for text in (*cells(row), row["source"], row["note"])]
+        texts[2] = f"<b style='color: {MARKS[row['verdict']]}'>{texts[2]}</b>"
+        body.append(texts)
+    note = (
+        "A claim is reproduced or contradicted where the whole 95 % interval says so, else not resolved; further runs "
+        "are the confirming runs that every arm would need beside those it has, at the scatter seen. Ratios are of the "
+        "first arm's EMM to the second's, of the last to the first along a row of arms."
     )
+    title = "Findings of the paper, judged from our intervals"
+    return document(title, (*HEADINGS, "source", "note"), body, [note])
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--studies", type=Path, nargs="+", required=True, help="findings.csv of every study")
-    parser.add_argument("--table", type=Path, required=True)
-    parser.add_argument("--page", type=Path, required=True)
-    args = parser.parse_args()
-    found = [row for path in args.studies for row in read(path)]
-    if any(tuple(row) != COLUMNS for row in found):
-        raise StageError("--studies: a table has other columns than this version writes; delete it")
-    write_csv(args.table, COLUMNS, found)
-    write_text(args.page, page(found))
+    join(__doc__, COLUMNS, page)
 
 
 if __name__ == "__main__":

@@ -17,14 +17,8 @@ from emm.search import Count, RunId, Trail
 from emm.settings import Finding, Search, Study, lookup
 from emm.stage import StageError, command
 from emm.statistics import Estimate, RunVariance, estimate, fit_line, pooled_variance
-from emm.tables import page
+from emm.tables import EMM_COLUMNS, page
 
-EMM_COLUMNS = (
-    "study", "arm", "factor", "value",
-    "emm", "emm_low", "emm_high", "status", "rule", "epsilon", "threshold", "snapshot",
-    "emm_isotonic", "emm_interpolated", "emm_best_snapshot", "slope", "run_sd", "df",
-    "runs", "confirm_runs", "images_trained", "flops", "seconds", "note",
-)  # fmt: skip
 CURVE_COLUMNS = (
     "study", "arm", "value", "n", "replicate", "role", "progress", "images_seen", "memorized", "images", "ratio",
     "ratio_low", "ratio_high", "mean_distance",
@@ -192,26 +186,6 @@ def read_arms(study: Mapping[str, Any], records: Sequence[Path]) -> list[ArmResu
     return arms
 
 
-def answer(row: Mapping[str, Any]) -> tuple[str, str]:
-    """EMM and its interval as a reader wants them: ("27", "24 to 31"), (">= 640", ""), ("not determined", "")."""
-
-    def number(value: float | str) -> str:
-        value = float(value)
-        return f"{value:.0f}" if value >= 10 else f"{value:.1f}"
-
-    status = row["status"]
-    if status == "at_least":
-        return f"≥ {number(row['emm_low'])}", ""
-    if status == "below":
-        return f"< {number(row['emm_high'])}", ""
-    if status == "undetermined":
-        return "not determined", ""
-    interval = [row[c] for c in ("emm_low", "emm_high")]
-    if any(v in (None, "") or (isinstance(v, float) and math.isnan(v)) for v in interval):
-        return number(row["emm"]), "none"
-    return number(row["emm"]), f"{number(interval[0])} to {number(interval[1])}"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--study", required=True, help="description of the study as JSON")
@@ -231,7 +205,7 @@ def main() -> None:
     write_csv(
         args.onset, onset.COLUMNS, [r for arm in arms for r in onset.rows(study["name"], arm.name, arm.record["runs"])]
     )
-    write_text(args.page, page(f"EMM: {study['title']}", rows, answer))
+    write_text(args.page, page(f"EMM: {study['title']}", rows))
 
 
 if __name__ == "__main__":

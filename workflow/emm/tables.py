@@ -1,11 +1,12 @@
-"""Tables for readers: the page in the report, the lines on the terminal, and results/emm.csv over all studies.
+"""Tables for readers: pages in the report, lines on the terminal, and results/emm.csv over all studies.
 
-``python -m emm.tables`` joins the tables of several studies.
+``python -m emm.tables`` joins the EMM tables of several studies.
 """
 
 import argparse
 import csv
 import html
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,20 +15,48 @@ from emm.files import write_csv, write_text
 from emm.stage import StageError, command
 
 Row = Mapping[str, Any]
-Answer = Callable[[Row], tuple[str, str]]
 
+EMM_COLUMNS = (
+    "study", "arm", "factor", "value",
+    "emm", "emm_low", "emm_high", "status", "rule", "epsilon", "threshold", "snapshot",
+    "emm_isotonic", "emm_interpolated", "emm_best_snapshot", "slope", "run_sd", "df",
+    "runs", "confirm_runs", "images_trained", "flops", "seconds", "note",
+)  # fmt: skip
+HEADINGS = ("study", "arm", "EMM", "95 % interval", "runs", "images trained", "minutes")
+NUMBERS = {"EMM", "runs", "images trained", "minutes"}
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem; color: #222; }
 table { border-collapse: collapse; }
 th, td { padding: .35rem .9rem; text-align: left; border-bottom: 1px solid #ddd; vertical-align: top; }
 th { border-bottom: 2px solid #222; }
 td.number { text-align: right; font-variant-numeric: tabular-nums; }
+b { white-space: nowrap; }
 caption { text-align: left; font-weight: 600; font-size: 1.1rem; padding-bottom: .6rem; }
 p { max-width: 48rem; color: #555; }
 """
 
 
-def cells(row: Row, answer: Answer) -> list[str]:
+def answer(row: Row) -> tuple[str, str]:
+    """EMM and its interval as a reader wants them: ("27", "24 to 31"), (">= 640", ""), ("not determined", "")."""
+
+    def number(value: float | str) -> str:
+        value = float(value)
+        return f"{value:.0f}" if value >= 10 else f"{value:.1f}"
+
+    status = row["status"]
+    if status == "at_least":
+        return f"≥ {number(row['emm_low'])}", ""
+    if status == "below":
+        return f"< {number(row['emm_high'])}", ""
+    if status == "undetermined":
+        return "not determined", ""
+    interval = [row[c] for c in ("emm_low", "emm_high")]
+    if any(v in (None, "") or (isinstance(v, float) and math.isnan(v)) for v in interval):
+        return number(row["emm"]), "none"
+    return number(row["emm"]), f"{number(interval[0])} to {number(interval[1])}"
+
+
+def cells(row: Row) -> list[str]:
     """study, arm, EMM, interval, runs, images trained, minutes of computing."""
     emm, interval = answer(row)
     return [
@@ -41,26 +70,25 @@ def cells(row: Row, answer: Answer) -> list[str]:
     ]
 
 
-HEADINGS = ("study", "arm", "EMM", "95 % interval", "runs", "images trained", "minutes")
-NUMBERS = {"EMM", "runs", "images trained", "minutes"}
-
-
-def page(title: str, rows: Sequence[Row], answer: Answer) -> str:
+def page(title: str, rows: Sequence[Row]) -> str:
     """A small self-contained HTML page with one row an arm."""
-    head = "".join(f"<th>{html.escape(h)}</th>" for h in (*HEADINGS, "note"))
-    body = ""
-    for row in rows:
-        texts = [*zip(HEADINGS, cells(row, answer), strict=True), ("note", str(row["note"]))]
-        body += "<tr>" + "".join(
-            f"<td{' class=number' if h in NUMBERS else ''}>{html.escape(text)}</td>" for h, text in texts
-        )
-        body += "</tr>\n"
-    rules = sorted({_rule(row) for row in rows})
+    body = [[html.escape(text) for text in (*cells(row), str(row["note"]))] for row in rows]
+    return document(title, (*HEADINGS, "note"), body, sorted({_rule(row) for row in rows}))
+
+
+def document(title: str, headings: Sequence[str], body: Sequence[Sequence[str]], notes: Sequence[str]) -> str:
+    """A self-contained page of one table; the cells of `body` are HTML, everything else is text."""
+    head = "".join(f"<th>{html.escape(heading)}</th>" for heading in headings)
+    classes = [" class=number" if heading in NUMBERS else "" for heading in headings]
+    rows = "".join(
+        "<tr>" + "".join(f"<td{kind}>{cell}</td>" for kind, cell in zip(classes, row, strict=True)) + "</tr>\n"
+        for row in body
+    )
     return (
         "<!DOCTYPE html>\n<html lang=en><meta charset=utf-8>"
         f"<title>{html.escape(title)}</title><style>{STYLE}</style>\n"
-        f"<table><caption>{html.escape(title)}</caption>\n<tr>{head}</tr>\n{body}</table>\n"
-        + "".join(f"<p>{html.escape(rule)}</p>" for rule in rules)
+        f"<table><caption>{html.escape(title)}</caption>\n<tr>{head}</tr>\n{rows}</table>\n"
+        + "".join(f"<p>{html.escape(note)}</p>" for note in notes)
         + "</html>\n"
     )
 
@@ -74,9 +102,9 @@ def _rule(row: Row) -> str:
     )
 
 
-def lines(rows: Sequence[Row], answer: Answer) -> str:
+def lines(rows: Sequence[Row]) -> str:
     """The table as text, columns aligned."""
-    return aligned([list(HEADINGS), *(cells(row, answer) for row in rows)])
+    return aligned([list(HEADINGS), *(cells(row) for row in rows)])
 
 
 def aligned(table: Sequence[Sequence[str]]) -> str:
@@ -95,19 +123,26 @@ def read(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def main() -> None:
-    from emm.study import EMM_COLUMNS, answer
+def join(description: str | None, columns: Sequence[str], page_of: Callable[[list[dict[str, str]]], str]) -> None:
+    """A program that joins one kind of table over studies, as CSV and as a page.
 
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--studies", type=Path, nargs="+", required=True, help="emm.csv of every study")
+    Raises:
+        StageError: a table has other columns.
+    """
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--studies", type=Path, nargs="+", required=True, help="the table of every study")
     parser.add_argument("--table", type=Path, required=True)
     parser.add_argument("--page", type=Path, required=True)
     args = parser.parse_args()
     rows = [row for path in args.studies for row in read(path)]
-    if any(tuple(row) != EMM_COLUMNS for row in rows):
+    if any(tuple(row) != tuple(columns) for row in rows):
         raise StageError("--studies: a table has other columns than this version writes; delete it")
-    write_csv(args.table, EMM_COLUMNS, rows)
-    write_text(args.page, page("Effective model memorization", rows, answer))
+    write_csv(args.table, columns, rows)
+    write_text(args.page, page_of(rows))
+
+
+def main() -> None:
+    join(__doc__, EMM_COLUMNS, lambda rows: page("Effective model memorization", rows))
 
 
 if __name__ == "__main__":
