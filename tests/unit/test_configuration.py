@@ -325,12 +325,6 @@ def test_what_is_not_a_mapping_is_one_line_with_the_file(tmp_path, text):
     assert str(error.value) == f"{tmp_path / 'overlay-0.yaml'}: must be a mapping of settings"
 
 
-def test_missing_files_are_told_by_the_system(tmp_path):
-    project(tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"none\.yaml"):
-        load([tmp_path / "none.yaml"], tmp_path)
-
-
 def test_the_fit_lies_over_the_projects_files_and_under_overlays(tmp_path):
     texts = {"studies": "a: 1\nb: 1\nc: 1", "own": "b: 2\nc: 2\nfit: scale.yaml", "scale": "b: 3\nc: 3"}
     assert project(tmp_path, **texts) == {"a": 1, "b": 3, "c": 3, "fit": "scale.yaml"}
@@ -475,3 +469,8 @@ def test_every_selected_arm_fits_its_data(catalogue):
         if (lines := subset.faults(arm.run, datasets.describe(arm.run.data)))
     }
     assert found == {}
+
+
+def test_a_missing_overlay_is_one_line(tmp_path):
+    with pytest.raises(SettingsError, match=r"gone\.yaml: cannot be read \(No such file or directory\)$"):
+        load([tmp_path / "gone.yaml"], folder=ROOT)

@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from emm import cli, sampling
 from emm import plan as module
-from emm import sampling
 from emm.configuration import load, read
 from emm.dag import Dag, index
 from emm.plan import (
@@ -281,17 +281,18 @@ def test_show_takes_the_throughput_it_is_given(monkeypatch):
     assert shown == text(planned(settings), Speed(20e9, 20e9, 3.0, 4))
 
 
-def test_main_plans_files_and_json(monkeypatch, capsys):
+def test_the_command_plans_files_and_the_stage_json(monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
-    content = BASE | {"studies": {"one": {"arms": {"plain": {}}}}}
-    monkeypatch.setattr(sys, "argv", ["plan", "--config", json.dumps(content), "--throughput", "20", "--cores", "1"])
-    module.main()
+    monkeypatch.setattr(sys, "argv", ["emm", "plan", "--throughput", "20", "--cores", "1"])
+    cli.main()
     out = capsys.readouterr().out
-    assert [line.split()[0] for line in out.splitlines()[1:3]] == ["one", "all"]
+    assert out.splitlines()[1].split()[:2] == ["conditioning", "4"]
     assert "1 jobs at once" in out
-    monkeypatch.setattr(sys, "argv", ["plan", "--throughput", "20"])
+    content = BASE | {"studies": {"one": {"arms": {"plain": {}}}}}
+    monkeypatch.setattr(module, "calibrate", lambda *_: SPEED)
+    monkeypatch.setattr(sys, "argv", ["plan", "--config", json.dumps(content)])
     module.main()
-    assert capsys.readouterr().out.splitlines()[1].split()[:2] == ["conditioning", "4"]
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:3]] == ["one", "all"]
 
 
 # Every scale
@@ -396,3 +397,10 @@ def test_the_calibrating_process_prints_its_rates(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", options)
     module.main()
     assert set(json.loads(capsys.readouterr().out)) == {"start", "train", "sample"}
+
+
+@pytest.mark.parametrize(("option", "value"), [("cores", 0), ("cores", -1), ("throughput", 0.0), ("throughput", -3.0)])
+def test_amounts_that_make_no_sense_are_refused(option, value):
+    settings = read(load(folder=ROOT))
+    with pytest.raises(SettingsError, match=f"^--{option} {value:g}: must be positive$"):
+        show(settings, index(settings, Path("results")), **{option: value})

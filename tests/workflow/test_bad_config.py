@@ -22,6 +22,8 @@ THROUGH_SNAKEMAKE = [
     ((*FILE, "data.source"), "npz:gone.npz", f"{IN_FILE}data.source = 'npz:gone.npz': gone.npz: ", "No such file"),
     ((*FILE, "data.source"), "svhn", f"{IN_FILE}data.source = 'svhn': data/train_32x32.mat: ", "data.download: true"),
     ("run", ["label"], "run = 'label': ", "did you mean 'labels'"),
+    ("fit", "config/nowhere.yaml", "fit = 'config/nowhere.yaml': ", "no such file"),
+    ("fit", 3, "fit = 3: ", "string"),
 ]
 
 

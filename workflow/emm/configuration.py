@@ -63,8 +63,7 @@ def load(overlays: Sequence[Path] = (), folder: Path = Path()) -> dict[str, Any]
     """The configuration of the project in `folder`, with `overlays` laid over it as by Snakemake's ``--configfile``.
 
     Raises:
-        SettingsError: a file is not a YAML mapping.
-        OSError: a file cannot be read.
+        SettingsError: a file cannot be read, or is not a YAML mapping.
     """
     own = [folder / path for path in FILES]
     merged = _laid([*own, *overlays])
@@ -78,6 +77,8 @@ def _laid(paths: Iterable[Path]) -> dict[str, Any]:
     for path in paths:
         try:
             content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise SettingsError(f"{path}: cannot be read ({error.strerror or error})") from None
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise SettingsError(f"{path}: is not YAML ({' '.join(str(error).split())})") from None
         content = {} if content is None else content

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from emm.configuration import load, read
+from emm.configuration import read
 from emm.dag import Dag, index
 from emm.keys import key
 from emm.search import Count, RunId, logit, replay
@@ -247,8 +247,15 @@ def jobs_at_once(cores: int | None, threads: int) -> int:
     return max(1, (cores or available) // threads)
 
 
-def show(settings: Settings, dag: Dag, cores: int | None, throughput: float | None) -> str:
-    """Plan the selected studies: with a given throughput (GFLOP/s of one job), or one measured here."""
+def show(settings: Settings, dag: Dag, cores: int | None = None, throughput: float | None = None) -> str:
+    """Plan the selected studies: with a given throughput (GFLOP/s of one job), or one measured here.
+
+    Raises:
+        SettingsError: cores or throughput are not positive.
+    """
+    for option, value in (("--cores", cores), ("--throughput", throughput)):
+        if value is not None and not 0 < value < math.inf:
+            raise SettingsError(f"{option} {value:g}: must be positive")
     planned = plan(settings, dag)
     execution = settings.execution
     jobs = jobs_at_once(cores, execution.threads)
@@ -263,19 +270,17 @@ def show(settings: Settings, dag: Dag, cores: int | None, throughput: float | No
 def main() -> None:
     started = time.time()
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("overlays", type=Path, nargs="*", help="configuration files laid over config.yaml")
-    parser.add_argument("--config", help="the whole configuration as JSON, instead of files")
-    parser.add_argument("--cores", type=int, help="plan for so many cores (default: this machine's)")
-    parser.add_argument("--throughput", type=float, help="GFLOP/s of one job, instead of a calibration")
-    parser.add_argument("--calibrate", help=argparse.SUPPRESS)
-    parser.add_argument("--device", default="auto", help=argparse.SUPPRESS)
-    parser.add_argument("--threads", type=int, default=1, help=argparse.SUPPRESS)
+    asked = parser.add_mutually_exclusive_group(required=True)
+    asked.add_argument("--config", help="plan this configuration, as JSON")
+    asked.add_argument("--calibrate", help="print the rates of this run's network, as JSON")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     if args.calibrate:
         print(json.dumps(measure(read_settings(args.calibrate), args.device, args.threads, started)))
         return
-    settings = read(json.loads(args.config) if args.config else load(args.overlays))
-    print(show(settings, index(settings, Path("results"), data_needed=False), args.cores, args.throughput))
+    settings = read(json.loads(args.config))
+    print(show(settings, index(settings, Path("results"), data_needed=False)))
 
 
 if __name__ == "__main__":

@@ -27,6 +27,9 @@ def stop(lines):
     sys.exit(1)
 
 
+if isinstance(config.get("fit"), str) and not Path(config["fit"]).is_file():  # Snakemake passes over a missing file
+    stop([f"fit = {config['fit']!r}: no such file"])
+
 try:
     CONFIG = emm_configuration.ordered(config, emm_configuration.load())
     SETTINGS = emm_configuration.read(CONFIG)
