@@ -22,7 +22,6 @@ THROUGH_SNAKEMAKE = [
     ((*FILE, "data.source"), "npz:gone.npz", f"{IN_FILE}data.source = 'npz:gone.npz': gone.npz: ", "No such file"),
     ((*FILE, "data.source"), "svhn", f"{IN_FILE}data.source = 'svhn': data/train_32x32.mat: ", "data.download: true"),
     ("run", ["label"], "run = 'label': ", "did you mean 'labels'"),
-    ("fit", "config/nowhere.yaml", "fit = 'config/nowhere.yaml': ", "no such file"),
     ("fit", 3, "fit = 3: ", "string"),
 ]
 
@@ -51,6 +50,14 @@ def test_values_of_the_command_line_are_checked_too(empty):
         "config: sampling.step: is not a key of sampling; did you mean 'steps'?",
         "config: search.epsilon = '2': must be less than 1",
     ]
+    assert_nothing_written(empty)
+
+
+def test_an_overlay_whose_fit_is_missing_is_told(empty):
+    empty.configure({"fit": "nowhere.yaml"}, "overlay.yaml")  # in config.yaml itself Snakemake tells
+    done = empty.snakemake("--configfile", "overlay.yaml", check=False)
+    assert done.returncode != 0
+    assert "config: fit = 'nowhere.yaml': no such file\n" in done.stdout
     assert_nothing_written(empty)
 
 
