@@ -71,7 +71,12 @@ def key(stage: Stage, run: Run) -> str:
     content["data"] = {k: v for k, v in content["data"].items() if k not in ("root", "download")}
     order: list[Stage] = ["subset", "train", "sample", "score", "emm"]
     versions = [VERSIONS[s] for s in order[: order.index(stage) + 1]]
-    canonical = json.dumps([versions, content], sort_keys=True, separators=(",", ":"))
+    return digest([versions, content])
+
+
+def digest(content: object) -> str:
+    """Ten hexadecimal digits that name any content of plain values, whatever the order of its keys."""
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:10]
 
 

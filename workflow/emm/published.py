@@ -14,7 +14,7 @@ import yaml
 
 from emm.configuration import load, override
 from emm.files import write_csv
-from emm.keys import ema_decay, stage_settings
+from emm.keys import digest, ema_decay, stage_settings
 from emm.settings import Run, Settings, read_run
 from emm.stage import command
 from emm.tables import read
@@ -36,17 +36,18 @@ _FREE = {
 }
 
 
-def identity(run: Run) -> dict[str, Any]:
-    """The settings in which a run and a published number must agree."""
+def identity(run: Run) -> str:
+    """A key of the settings in which a run and a published number must agree."""
     settings: dict[str, Any] = {
         section: {name: value for name, value in content.items() if name not in _FREE.get(section, ())}
         for section, content in stage_settings("score", run).items()
         if section != "seed"
     }
-    return settings | {"ema_decay": ema_decay(run), "duration": run.training.duration}
+    settings |= {"ema_decay": ema_decay(run), "duration": run.training.duration}
+    return digest(settings)
 
 
-def identities(settings: Settings) -> dict[str, dict[str, Any]]:
+def identities(settings: Settings) -> dict[str, dict[str, str]]:
     """Of each selected study the identity of every arm that trains a network."""
     return {
         study.name: {arm.name: identity(arm.run) for arm in study.arms if arm.run.diffusion.denoiser == "network"}
@@ -56,7 +57,7 @@ def identities(settings: Settings) -> dict[str, dict[str, Any]]:
 
 
 def compare(
-    ours: Mapping[str, Mapping[str, Any]], paper: Mapping[str, Any], curves: Mapping[str, Sequence[Mapping[str, str]]]
+    ours: Mapping[str, Mapping[str, str]], paper: Mapping[str, Any], curves: Mapping[str, Sequence[Mapping[str, str]]]
 ) -> list[dict[str, Any]]:
     """Rows of the table: every published number of which our studies hold runs.
 
