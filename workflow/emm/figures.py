@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, NullLocator
+from matplotlib.ticker import FixedLocator, LogLocator, NullLocator
 
 from emm.files import replacing
 from emm.settings import Figures
@@ -227,12 +227,14 @@ def draw_onset(study: Row, onsets: Sequence[Row], style: Figures) -> Figure:
             x = np.geomspace(n.min(), n.max(), 2)
             middle = np.exp(np.log(seen / n).mean())
             axes.plot(x, middle * x, color=colour(index), lw=1, ls=(0, (4, 3)), label="in proportion to N")
-            axes.set_yscale("log", base=2)
+            axes.set_yscale("log")
+            axes.yaxis.set_major_locator(LogLocator(10, (1, 2, 5)))
+            axes.yaxis.set_minor_locator(NullLocator())
             axes.yaxis.set_major_formatter(lambda y, _: f"{y:,.0f}")
     axes.set_ylabel(f"training images seen when {level:g} % are memorized")
-    axes.set_title(f"{study['title']}: does it take training in proportion to N?")
+    axes.set_title(study["title"])
     missing = len(onsets) - len(known)
-    axes.legend(loc="upper left", title=f"{missing} runs without an onset" if missing else None, alignment="left")
+    axes.legend(loc="upper left", title=f"runs without an onset: {missing}" if missing else None, alignment="left")
     return figure
 
 
