@@ -30,7 +30,7 @@ COLUMNS = (
 # What a published number does not depend on: seeds, which of the images are drawn, what is kept and how often counted.
 _FREE = {
     "data": {"root", "download", "draw", "held_out", "balanced"},
-    "training": {"snapshots", "ema_decays", "order", "duration"},
+    "training": {"snapshots", "ema_decays", "order"},
     "sampling": {"images", "ema_decay"},
     "scoring": {"distinct", "neighbours"},
 }
@@ -43,8 +43,7 @@ def identity(run: Run) -> str:
         for section, content in stage_settings("score", run).items()
         if section != "seed"
     }
-    settings |= {"ema_decay": ema_decay(run), "duration": run.training.duration}
-    return digest(settings)
+    return digest(settings | {"ema_decay": ema_decay(run)})
 
 
 def identities(settings: Settings) -> dict[str, dict[str, str]]:
