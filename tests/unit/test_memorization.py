@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from emm import cli
+from emm import cli, memorization
 from emm import score as score_stage
 from emm.files import write_json, write_npz
 from emm.memorization import SLACK, Neighbours, mean_distance, memorized, mirrored_neighbours, neighbours
@@ -21,6 +21,18 @@ from emm.statistics import wilson
 from emm.subset import Subset, duplicate_groups, save
 
 VECTORS = Path(__file__).parents[1] / "vectors"
+
+
+@pytest.fixture(autouse=True, scope="module", params=["pixels", "products", "faiss"])
+def proposer(request):
+    """Every test of this module goes through each of the ways in which candidates are found."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "pixels":
+            patch.setattr(memorization, "_proposer", lambda: pytest.fail("a small set is compared pixel by pixel"))
+        else:
+            patch.setattr(memorization, "SMALL", 0)
+            patch.setattr(memorization, "_proposer", lambda: getattr(memorization, f"_by_{request.param}"))
+        yield request.param
 
 
 def distances(generated: np.ndarray, train: np.ndarray) -> np.ndarray:
@@ -73,7 +85,7 @@ def reference() -> dict[str, np.ndarray]:
         return {name: archive[name] for name in archive.files}
 
 
-@pytest.mark.parametrize("k", [2, 10, 64])  # 2: candidates by FAISS; 64: all of them
+@pytest.mark.parametrize("k", [2, 10, 64])  # 2: a few candidates where sets are large; 64: all of them
 def test_criterion_equals_reference(reference, k):
     train, samples = reference["train_uint8"], reference["samples_uint8"]
     found = search(samples, train, k)
@@ -117,7 +129,7 @@ def test_equals_brute_force(sets):
     check_against_brute_force(*sets)
 
 
-@pytest.mark.parametrize("n", [10 + SLACK, 11 + SLACK])  # the largest set without FAISS, the smallest with
+@pytest.mark.parametrize("n", [10 + SLACK, 11 + SLACK])  # the largest set whose images are all candidates, and one more
 def test_both_paths_meet(n):
     random = np.random.default_rng(n)
     train = random.integers(0, 256, (n, 1, 4, 4)).astype(np.uint8)
@@ -159,6 +171,15 @@ def test_large_images_do_not_overflow():
     found = search(halves[:1] + np.uint8(64), halves[1:])  # d1 = 128, d2 = 129
     assert memorized(found, 128 / 129).tolist() == [False]
     assert memorized(found, 129 / 130).tolist() == [True]
+
+
+def test_more_pixels_than_one_product_of_bytes_can_sum():
+    """2^16 + 1 pixels of the largest values: their squares do not fit int32."""
+    random = np.random.default_rng(0)
+    train = random.choice([0, 255], (20, 1, 2**16 + 1, 1)).astype(np.uint8)
+    generated = np.concatenate([255 - train[:3], near(train[3], 3, 5, random)])
+    exact = np.sort(distances(generated, train), axis=1)[:, :2]
+    assert np.array_equal(search(generated, train, 2).squared, exact)
 
 
 def pairs(*squared: tuple[int, int]) -> Neighbours:
@@ -458,7 +479,7 @@ def test_mirrored_neighbours_equal_brute_force(sets, mirrored_copies):
     check_mirrored_against_brute_force(generated, train, k)
 
 
-@pytest.mark.parametrize("n", [10 + SLACK, 11 + SLACK])  # the largest set without FAISS, the smallest with
+@pytest.mark.parametrize("n", [10 + SLACK, 11 + SLACK])  # the largest set whose images are all candidates, and one more
 def test_both_paths_of_mirrored_neighbours_meet(n):
     random = np.random.default_rng(n)
     train = random.integers(0, 256, (n, 1, 4, 4)).astype(np.uint8)

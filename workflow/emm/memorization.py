@@ -1,16 +1,24 @@
 """Which generated images are copies: nearest neighbours among the training images, and the criterion on them.
 
 A generated image is memorized if its nearest training image is closer than `threshold` (1/3) times its second nearest,
-in l2 distance on uint8 pixels (Yoon et al. 2023; paper, section 2).  FAISS proposes candidates in float32; distances
-are then recomputed in integers, because float32 loses the digits of near copies, which decide the criterion.
+in l2 distance on uint8 pixels (Yoon et al. 2023; paper, section 2).  Distances are computed in integers throughout:
+float32 loses the digits of near copies, which decide the criterion.  Small sets are compared pixel by pixel; large ones
+by products of bytes on a CPU, or by FAISS on a GPU, which proposes candidates in float32 whose distances are then
+recomputed.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import reduce
 
 import numpy as np
 
-SLACK = 6  # candidates beyond those asked for, so that float32 rounding cannot hide a true neighbour
+SLACK = 6  # candidates beyond those asked for, so that rounding and ties seldom hide a true neighbour
+BYTE_PIXELS = 2**15  # pixels up to which |b|^2 - 2 q b of signed bytes fits int32
+SMALL = 2**28  # pixel differences that take less time than to import torch
+
+Proposer = Callable[[np.ndarray, np.ndarray, int], tuple[np.ndarray, np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -81,15 +89,48 @@ def _nearest(query: np.ndarray, base: np.ndarray, candidates: np.ndarray, k: int
 
 
 def _candidates(query: np.ndarray, base: np.ndarray, wanted: int) -> tuple[np.ndarray, np.ndarray]:
-    """Images near each query by float32 distance.
+    """Images near each query.
 
     Returns:
-        (m, wanted) positions in `base`, in no promised order; and (m,) a squared distance below which no other
-        image lies, rounding allowed for.
+        (m, wanted or N) positions in `base`, in no promised order; and (m,) a squared distance below which no other
+        image lies.
     """
-    if wanted == len(base):
-        return np.broadcast_to(np.arange(wanted), (len(query), wanted)).copy(), np.full(len(query), np.inf)
-    import faiss  # slow to import, and not needed for the smallest sets
+    if wanted == len(base) or query.size * len(base) < SMALL:
+        return np.broadcast_to(np.arange(len(base)), (len(query), len(base))).copy(), np.full(len(query), np.inf)
+    return _proposer()(query, base, wanted)
+
+
+def _proposer() -> Proposer:
+    """The fastest way through a large set on this machine."""
+    import torch
+
+    return _by_faiss if torch.cuda.is_available() else _by_products
+
+
+def _by_products(query: np.ndarray, base: np.ndarray, wanted: int) -> tuple[np.ndarray, np.ndarray]:
+    """Candidates by |b|^2 - 2 q b, exact: products of bytes summed in int32, for which CPUs have instructions.
+
+    On a CPU with AVX-512 VNNI six times as fast as the float32 product that `torch.cdist` and FAISS use.
+    """
+    import torch
+
+    # Differences stay the same when both sides move from 0..255 to -128..127, the range of a signed byte.
+    asked, stored = (torch.from_numpy(np.bitwise_xor(images, 128).view(np.int8)) for images in (query, base))
+    wide = torch.int32 if query.shape[1] <= BYTE_PIXELS else torch.int64
+    squares = torch.cat([part.to(wide).square_().sum(dim=1, dtype=wide) for part in stored.split(1024)])
+    positions, last = [], []
+    for rows in asked.split(max(1, 2**25 // len(base))):
+        pairs = zip(rows.split(BYTE_PIXELS, dim=1), stored.split(BYTE_PIXELS, dim=1), strict=True)
+        products = reduce(torch.add, (torch.ops.aten._int_mm(q, b.T).to(wide) for q, b in pairs))
+        found = products.mul_(-2).add_(squares).topk(wanted, largest=False)
+        positions.append(found.indices)
+        last.append(found.values[:, -1].to(torch.int64) + rows.to(torch.int64).square_().sum(dim=1))
+    return torch.cat(positions).numpy(), torch.cat(last).numpy()
+
+
+def _by_faiss(query: np.ndarray, base: np.ndarray, wanted: int) -> tuple[np.ndarray, np.ndarray]:
+    """Candidates by float32 distance, with a bound that allows for its rounding."""
+    import faiss
 
     mean = base.mean(axis=0, dtype=np.float64).astype(np.float32)  # centring shrinks the squares that cancel
     index = faiss.IndexFlatL2(base.shape[1])
