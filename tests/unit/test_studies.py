@@ -71,7 +71,7 @@ def test_an_arm_of_every_study_trains_and_is_scored(study):
         denoise = build(run, drawn.images.shape[1:], drawn.label_count).train()
         trainer = Trainer(run, n, 1, denoise, drawn, torch.device("cpu"))
         before = trainer.parameters.values.clone()
-        losses = [trainer.advance() for _ in range(3)]  # the first step has learning rate 0
+        losses = [trainer.advance().item() for _ in range(3)]  # the first step has learning rate 0
         assert np.isfinite(losses).all()
         assert not torch.equal(before, trainer.parameters.values)
         levels = noise_levels(run.sampling, denoise.kind.sigma_min, denoise.kind.sigma_max)

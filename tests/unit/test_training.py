@@ -388,7 +388,42 @@ def test_first_step_equals_a_plain_implementation(tmp_path):
     images = to_unit(torch.from_numpy(subset.images)[index])
     draw, noise = torch.randn(10), torch.randn_like(images)
     expected = denoising_loss(trainer.denoiser, trainer.denoiser.kind, images, draw, noise).mean().item()
-    assert trainer.advance() == pytest.approx(expected, rel=1e-6)
+    assert trainer.advance().item() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_compiled_network_is_one_graph_with_the_same_gradients(name, tmp_path, monkeypatch):
+    """The graph that torch.compile captures, run without code generation; `fullgraph` refuses to split it."""
+    changes, labels = VARIANTS[name]
+    run = run_of(**(changes | {"network": changes.get("network", {}) | {"dropout": 0.0}}))
+    graphs, original = [], torch.compile
+
+    def compiled(function, **options):
+        def backend(graph, inputs):
+            graphs.append(graph)
+            return graph.forward
+
+        return original(function, fullgraph=True, backend=backend, **options)
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    trainers = [
+        start(run, subset_of(n, labels), n, 0, CPU, tmp_path / f"{n}{when}", compiled=when)
+        for n in (N, 2 * N) for when in ("never", "always")
+    ]  # fmt: skip
+    for trainer in trainers:
+        for _ in range(3):
+            trainer.advance()
+        trainer.log()  # evaluation, with another batch size, is not compiled
+    for eager, lowered in (trainers[:2], trainers[2:]):
+        assert torch.allclose(eager.parameters.values, lowered.parameters.values, rtol=0, atol=1e-6)
+    assert len(graphs) == 2  # one for each network, whatever N and however many steps
+
+
+@pytest.mark.parametrize(("steps", "compiled"), [(19_999, False), (20_000, True)])
+def test_only_long_trainings_are_compiled(steps, compiled, tmp_path):
+    run = run_of(training={"duration": f"{10 * steps} images"})
+    trainer = start(run, subset_of(), N, 0, CPU, tmp_path, compiled="auto")
+    assert (trainer.denoiser.compiled is not None) == compiled
 
 
 def test_rows_report_the_schedule_and_both_losses(tmp_path):
@@ -662,9 +697,9 @@ def half_way(place: Place, program) -> None:
     """Leave the state of a run that was told to stop after its first step."""
     original = train_stage.Progress.show
 
-    def show(self, loss):
+    def show(self):
         signal.raise_signal(signal.SIGTERM)
-        original(self, loss)
+        original(self)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train_stage.Progress, "show", show)

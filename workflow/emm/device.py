@@ -1,5 +1,7 @@
 """The device that a job computes on."""
 
+import os
+
 import torch
 
 from emm.stage import StageError
@@ -16,7 +18,11 @@ def select(name: str, threads: int) -> torch.device:
     available = torch.cuda.is_available()
     if name == "cuda" and not available:
         raise StageError("execution.device = 'cuda': torch sees no GPU on this machine; use auto or cpu")
-    return torch.device("cuda" if available and name != "cpu" else "cpu")
+    if not available or name == "cpu":
+        return torch.device("cpu")
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))  # one a process under torchrun
+    torch.cuda.set_device(device)
+    return device
 
 
 def describe(device: torch.device) -> str:

@@ -40,6 +40,9 @@ def stage_settings(stage: Stage, run: Run) -> dict[str, Any]:
             diffusion = {k: v for k, v in diffusion.items() if k not in ("sigma_data", "p_mean", "p_std")}
         if run.training.optimizer != "sgd":
             del training["momentum"]
+        del training["gpus"]  # the same batches, whoever computes them
+        if run.training.precision == "float32":
+            del training["precision"]
         if not run.training.flip:
             del training["flip"]
         if not run.training.weight_decay:
@@ -49,6 +52,8 @@ def stage_settings(stage: Stage, run: Run) -> dict[str, Any]:
         return resolved
     sampling = run.sampling.model_dump()
     sampling["ema_decay"] = None if optimum else ema_decay(run)
+    if optimum or run.sampling.precision == "float32":
+        del sampling["precision"]
     resolved["sampling"] = sampling
     if stage == "sample":
         return resolved

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim.adam import adam
 from torch.optim.sgd import sgd
 
+from emm.parallel import ALONE, Processes
 from emm.settings import Training
 
 BETAS, EPSILON = (0.9, 0.999), 1e-8
@@ -21,10 +22,12 @@ BETAS, EPSILON = (0.9, 0.999), 1e-8
 class FlatParameters:
     """The parameters of a module, moved into one tensor of which they become views.
 
-    ``values`` and ``gradients`` are (P,); parameters keep their shapes and memory layouts.
+    ``values`` (P,) float32 are the weights.  The module computes with ``computed``, which is the same tensor, or its
+    copy in another type; parameters keep their shapes and memory layouts.  Autograd adds into ``gradients`` (P,), of
+    the type of ``computed``.
     """
 
-    def __init__(self, module: nn.Module):
+    def __init__(self, module: nn.Module, dtype: torch.dtype = torch.float32):
         self.places: dict[str, tuple[int, torch.Size, tuple[int, ...]]] = {}
         parameters = dict(module.named_parameters())
         total = 0
@@ -32,17 +35,24 @@ class FlatParameters:
             self.places[name] = (total, parameter.shape, parameter.stride())
             total += parameter.numel()
         first = next(iter(parameters.values()))
-        self.values = torch.empty(total, dtype=first.dtype, device=first.device)
-        self.gradients = torch.zeros_like(self.values)
-        views, gradients = self.view(self.values), self.view(self.gradients)
+        self.values = torch.empty(total, dtype=torch.float32, device=first.device)
+        for name, view in self.view(self.values).items():
+            view.copy_(parameters[name].detach())
+        self.computed = self.values.to(dtype)  # itself where the types are equal
+        self.gradients = torch.zeros_like(self.computed)
+        views, gradients = self.view(self.computed), self.view(self.gradients)
         for name, parameter in parameters.items():
-            views[name].copy_(parameter.detach())
             parameter.data = views[name]
-            parameter.grad = gradients[name]  # autograd adds into it
+            parameter.grad = gradients[name]
 
     def view(self, flat: Tensor) -> Mapping[str, Tensor]:
         """A tensor like `values` as named parameters."""
         return {name: flat.as_strided(shape, stride, start) for name, (start, shape, stride) in self.places.items()}
+
+    def refresh(self) -> None:
+        """Let the module compute with the present `values`; called after each change of them."""
+        if self.computed is not self.values:
+            self.computed.copy_(self.values)
 
 
 class Optimizer:
@@ -54,9 +64,11 @@ class Optimizer:
         self.state = {"first": zeros, "second": zeros.clone(), "step": torch.zeros((), device=zeros.device)}
 
     @torch.no_grad()
-    def step(self, learning_rate: float) -> None:
-        """Update the parameters with their gradients, then clear these."""
-        settings, values, gradients = self.settings, [self.parameters.values], [self.parameters.gradients]
+    def step(self, learning_rate: float, processes: Processes = ALONE) -> None:
+        """Update the parameters with their gradients, averaged over the processes, then clear these."""
+        settings, values = self.settings, [self.parameters.values]
+        gradients = [self.parameters.gradients.to(torch.float32)]
+        processes.average(gradients[0])
         first, second, step = ([self.state[name]] for name in ("first", "second", "step"))
         if settings.decoupled and settings.weight_decay:
             values[0].mul_(1 - learning_rate * settings.weight_decay)
@@ -72,4 +84,5 @@ class Optimizer:
                 values, gradients, first, second, [], step, fused=True, amsgrad=False, beta1=BETAS[0], beta2=BETAS[1],
                 lr=learning_rate, weight_decay=coupled, eps=EPSILON, maximize=False,
             )  # fmt: skip
-        gradients[0].zero_()
+        self.parameters.gradients.zero_()
+        self.parameters.refresh()

@@ -229,7 +229,7 @@ def measure(run: Run, device_name: str, threads: int, started: float) -> dict[st
             times += 1
         return flops * times / (time.perf_counter() - begun)
 
-    train = rate(3 * forward * run.training.batch_size, trainer.advance, 0.7 * CALIBRATION)
+    train = rate(3 * forward * run.training.batch_size, lambda: trainer.advance().item(), 0.7 * CALIBRATION)
     count = min(run.sampling.images, 250)
     latents = draws(count, shape, None, 0)
     denoiser.eval()

@@ -5,6 +5,7 @@ Noise levels are (B,) tensors; coefficients come back in that shape.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -139,13 +140,15 @@ class Denoiser(nn.Module):
         super().__init__()
         self.network = network
         self.kind = kind
+        self.compiled: Callable[..., Tensor] | None = None  # of the network, for training
 
     def forward(self, x: Tensor, sigma: Tensor, labels: Tensor | None = None) -> Tensor:
         """(B, C, H, W) noisy images, (B,) noise levels, (B,) labels or None -> (B, C, H, W), float32."""
         x = x.to(torch.float32)
         c = self.kind.coefficients(sigma.to(torch.float32))
         skip, out, into = (value[:, None, None, None] for value in (c.skip, c.out, c.into))
-        return skip * x + out * self.network(into * x, c.noise, labels)
+        network = self.network if self.compiled is None or not self.training else self.compiled
+        return skip * x + out * network(into * x, c.noise, labels).to(torch.float32)
 
 
 def denoising_loss(

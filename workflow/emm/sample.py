@@ -13,6 +13,7 @@ from emm.device import select
 from emm.files import provenance, write_json, write_npz
 from emm.keys import ema_decay, key
 from emm.optimum import OptimalDenoiser
+from emm.precision import cast, choose
 from emm.preconditioning import to_unit
 from emm.sampling import Draws, draws, generate, noise_levels
 from emm.settings import Run
@@ -68,6 +69,7 @@ def from_snapshots(
         StageError: the file is damaged or belongs to other settings.
     """
     denoiser = build(run, subset.images.shape[1:], subset.label_count).to(device).eval().requires_grad_(False)
+    cast(denoiser.network, choose(run.sampling.precision))
     levels = noise_levels(run.sampling, denoiser.kind.sigma_min, denoiser.kind.sigma_max)
     try:
         with safe_open(path, "pt") as file:

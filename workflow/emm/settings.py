@@ -55,6 +55,7 @@ PositiveInt = Annotated[Int, Field(ge=1)]
 PositiveFloat = Annotated[Float, Field(gt=0)]
 Share = Annotated[Float, Field(gt=0, le=1)]
 Decay = Annotated[Float, Field(ge=0, lt=1)]
+Precision = Literal["float32", "tf32", "bfloat16"]
 
 
 class Section(BaseModel):
@@ -186,6 +187,8 @@ class Training(Section):
     ema_decays: Annotated[list[Decay], Field(min_length=1)] = [0.99929]  # per step, all tracked in one run
     ema_ramp: SpanText = "200 epochs"
     ema_warmup: Literal["own", "common"] = "own"  # how a decay grows during the ramp; see schedules.ema_decay
+    precision: Precision = "float32"  # of the network's arithmetic; weights, averages and updates are float32
+    gpus: Annotated[Int, Field(ge=1, le=64)] = 1  # devices that train one run together; each takes its share of a batch
     flip: Annotated[Float, Field(ge=0, le=1)] = 0.0  # probability that an image is mirrored left to right
     order: Literal["shuffled", "fixed"] = "shuffled"  # a fresh permutation each epoch, or the first one for ever
     snapshots: Annotated[list[Share], Field(min_length=1, max_length=256)] = [0.25, 0.5, 0.75, 1.0]
@@ -196,6 +199,8 @@ class Training(Section):
             raise ValueError(f"snapshots = {self.snapshots}: must be increasing shares of the budget that end with 1.0")
         if len(set(self.ema_decays)) != len(self.ema_decays):
             raise ValueError(f"ema_decays = {self.ema_decays}: must not repeat a value")
+        if self.batch_size % self.gpus:
+            raise ValueError(f"gpus = {self.gpus}: must divide batch_size = {self.batch_size}")
         return self
 
 
@@ -207,6 +212,7 @@ class Sampling(Section):
     sigma_min: PositiveFloat = 0.002
     sigma_max: PositiveFloat = 80.0
     rho: PositiveFloat = 7.0
+    precision: Precision = "float32"  # of the network's arithmetic; the images in between are float64
     ema_decay: Decay | None = None  # which of training.ema_decays; none: the first
 
     @model_validator(mode="after")
@@ -264,6 +270,7 @@ class Execution(Section):
     state_seconds: PositiveFloat = 30.0  # between two saves of the training state
     log_seconds: PositiveFloat = 20.0  # between two log lines where there is no terminal
     sampling_batch: PositiveInt = 500
+    compile: Literal["auto", "never", "always"] = "auto"  # auto: trainings so long that compiling pays
 
 
 class Figures(Section):

@@ -7,6 +7,8 @@ import signal
 import sys
 import threading
 import time
+from contextlib import nullcontext
+from typing import Any
 
 from tqdm import tqdm
 
@@ -14,6 +16,8 @@ from emm import state
 from emm.device import describe, select
 from emm.files import provenance, write_csv, write_json
 from emm.keys import VERSIONS, key
+from emm.parallel import joined
+from emm.settings import Run
 from emm.stage import StageError, arguments, command, execution_options, read_settings, record_settings
 from emm.subset import load as load_subset
 from emm.training import (
@@ -33,6 +37,7 @@ EXIT_INTERRUPTED = 143  # 128 + SIGTERM: what a scheduler expects of a process t
 def main() -> None:
     parser = arguments(__doc__, "--subset", "--snapshots", "--log", "--record", "--state")
     execution_options(parser)
+    parser.add_argument("--compile", default="auto", choices=("auto", "never", "always"))
     parser.add_argument("--state-seconds", type=float, default=30.0, help="between two saves of the training state")
     parser.add_argument("--log-seconds", type=float, default=20.0, help="between two lines of progress")
     args = parser.parse_args()
@@ -44,45 +49,62 @@ def main() -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     try:
-        with state.held(args.state):
-            state.bind(args.state, _identity(args))
-            trainer = start(run, subset, args.n, args.replicate, device, args.state)
+        with joined() as processes, state.held(args.state) if processes.writes else nullcontext():
+            if processes.writes:
+                state.bind(args.state, _identity(args))
+            processes.first(0)  # the others read the state folder only now
+            trainer = start(
+                run, subset, args.n, args.replicate, device, args.state, processes=processes, compiled=args.compile
+            )
             first_step, clock = trainer.step, time.monotonic()
             with Progress(trainer, args.log_seconds) as progress:
-                for loss in train(trainer, args.state, args.state_seconds, stop):
-                    progress.show(loss)
+                for _ in train(trainer, args.state, args.state_seconds, stop):
+                    progress.show()
             rate = (trainer.step - first_step) * run.training.batch_size / max(time.monotonic() - clock, 1e-9)
-            snapshots = [step * run.training.batch_size for step in trainer.budget.snapshots]
-            write_csv(args.log, LOG_COLUMNS, trainer.rows)
-            record_settings(args.record.parent, args.settings)
-            write_json(
-                args.record,
-                {
-                    "n": args.n,
-                    "replicate": args.replicate,
-                    "images_trained": trainer.budget.images,
-                    # The gradients cost twice the forward pass.
-                    "flops": 3 * forward_flops(run, subset.images.shape[1:]) * trainer.budget.images,
-                    "parameters": trainer.parameters.values.numel(),
-                    "images_per_second": round(rate, 1),
-                    "resumed_at_image": first_step * run.training.batch_size,
-                    "device": describe(device),
-                    **provenance(args.key, started - trainer.seconds_before),
-                },
-            )
-            description = {
-                "key": args.key,
-                "shares": run.training.snapshots,
-                "ema_decays": run.training.ema_decays,
-                "images_seen": snapshots,
-            }
-            collect_snapshots(args.state, args.snapshots, description)
-            state.clear(args.state)
+            if processes.writes:
+                finish(
+                    args,
+                    run,
+                    trainer,
+                    {
+                        "images_per_second": round(rate, 1),
+                        "resumed_at_image": first_step * run.training.batch_size,
+                        **provenance(args.key, started - trainer.seconds_before),
+                    },
+                )
     except Interrupted:
         print("interrupted: state saved; the same command resumes", file=sys.stderr, flush=True)
         sys.exit(EXIT_INTERRUPTED)
     except (TrainingError, state.RunLocked) as error:
         raise StageError(str(error)) from None
+
+
+def finish(args: argparse.Namespace, run: Run, trainer: Trainer, course: dict[str, Any]) -> None:
+    """Write the outputs of a finished training, then remove its state.  `course`: how the computation went."""
+    write_csv(args.log, LOG_COLUMNS, trainer.rows)
+    record_settings(args.record.parent, args.settings)
+    write_json(
+        args.record,
+        {
+            "n": args.n,
+            "replicate": args.replicate,
+            "images_trained": trainer.budget.images,
+            # The gradients cost twice the forward pass.
+            "flops": 3 * forward_flops(run, trainer.subset.images.shape[1:]) * trainer.budget.images,
+            "parameters": trainer.parameters.values.numel(),
+            "processes": trainer.processes.size,
+            "device": describe(trainer.device),
+            **course,
+        },
+    )
+    description = {
+        "key": args.key,
+        "shares": run.training.snapshots,
+        "ema_decays": run.training.ema_decays,
+        "images_seen": [step * run.training.batch_size for step in trainer.budget.snapshots],
+    }
+    collect_snapshots(args.state, args.snapshots, description)
+    state.clear(args.state)
 
 
 def _identity(args: argparse.Namespace) -> str:
@@ -100,7 +122,8 @@ class Progress:
         self.batch = trainer.run.training.batch_size
         done = trainer.step * self.batch
         self.last, self.begun, self.first = time.monotonic(), time.monotonic(), done
-        self.bar = tqdm(total=trainer.budget.images, initial=done, unit="img", disable=not sys.stderr.isatty())
+        quiet = not trainer.processes.writes or not sys.stderr.isatty()
+        self.bar = tqdm(total=trainer.budget.images, initial=done, unit="img", disable=quiet)
 
     def __enter__(self) -> "Progress":
         return self
@@ -108,10 +131,11 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         self.bar.close()
 
-    def show(self, loss: float) -> None:
+    def show(self) -> None:
         self.bar.update(self.batch)
         now = time.monotonic()
-        if self.bar.disable and now - self.last > self.log_seconds:
+        if self.trainer.processes.writes and self.bar.disable and now - self.last > self.log_seconds:
+            loss = self.trainer.loss_sum.item() / max(self.trainer.loss_steps, 1)
             done, total = self.trainer.step * self.batch, self.trainer.budget.images
             rate = (done - self.first) / (now - self.begun)
             print(

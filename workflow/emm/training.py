@@ -10,8 +10,9 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -22,6 +23,8 @@ from torch import Tensor
 from emm import state as training_state
 from emm.files import replacing
 from emm.optimizer import FlatParameters, Optimizer
+from emm.parallel import ALONE, Processes
+from emm.precision import choose
 from emm.preconditioning import Denoiser, denoising_loss, preconditioning, to_unit
 from emm.schedules import ema_decay, learning_rate_factor
 from emm.seeds import derive
@@ -30,6 +33,8 @@ from emm.subset import Subset
 from emm.unet import UNet
 
 LOG_POINTS = 10  # rows of training.csv, evenly spaced over the budget
+AHEAD = 64  # steps whose indices go to the device at once
+LONG = 20_000  # steps from which compiling the network (about a minute, once for all N) pays
 LOG_COLUMNS = ("images_seen", "progress", "learning_rate", "loss", "train_loss", "held_out_loss")
 
 
@@ -93,6 +98,14 @@ def batches(n: int, batch_size: int, seed: int, first_step: int, fixed: bool = F
         step += 1
 
 
+def ahead(stream: Iterator[Tensor], device: torch.device) -> Iterator[Tensor]:
+    """The same tensors on the device, sent in stacks of `AHEAD`: one transfer that the host has to wait for, not 64."""
+    if device.type == "cpu":
+        yield from stream
+    while stack := list(islice(stream, AHEAD)):
+        yield from torch.stack(stack).to(device)
+
+
 def build(run: Run, shape: tuple[int, ...], label_count: int) -> Denoiser:
     """An initialized denoiser for images of `shape` (C, H, W), its weights laid out channels last.
 
@@ -112,52 +125,65 @@ class Trainer:
     denoiser: Denoiser
     subset: Subset
     device: torch.device
+    processes: Processes = ALONE
     step: int = 0
-    loss_sum: float = 0.0
-    loss_steps: int = 0
+    loss_steps: int = 0  # since the last row of the log
     seconds_before: float = 0.0  # wall time of earlier processes of this run
     rows: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.budget = budget(self.run, self.n)
-        self.parameters = FlatParameters(self.denoiser.network)
+        self.parameters = FlatParameters(self.denoiser.network, choose(self.run.training.precision))
         self.optimizer = Optimizer(self.run.training, self.parameters)
         self.averages = [self.parameters.values.clone() for _ in self.run.training.ema_decays]
         # The whole training set stays on the device as uint8 and is indexed there: no loader processes.
         self.images = torch.from_numpy(self.subset.images).to(self.device)
         self.labels = torch.from_numpy(self.subset.labels).to(self.device) if self.subset.label_count else None
         self.batches: Iterator[Tensor] | None = None
+        # On the device: reading a loss would make the host wait for the device in every step.
+        self.loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
         self.clock = time.monotonic()
 
-    def advance(self) -> float:
-        """One optimizer step; returns the mean loss of its batch."""
+    def advance(self) -> Tensor:
+        """One optimizer step; returns the mean loss of its batch (of this process's share of it)."""
         training, seen = self.run.training, self.step * self.run.training.batch_size
         if self.batches is None:
-            self.batches = batches(self.n, training.batch_size, self.seed, self.step, training.order == "fixed")
-        index = next(self.batches).to(self.device)
+            fixed = training.order == "fixed"
+            self.batches = ahead(batches(self.n, training.batch_size, self.seed, self.step, fixed), self.device)
+        index = next(self.batches)
         torch.manual_seed(derive(self.seed, "step", self.step))  # noise levels, noise and dropout of this step
-        kind = self.denoiser.kind
+        kind, share = self.denoiser.kind, self.processes.share
         draw = (torch.rand if kind.draw == "uniform" else torch.randn)(len(index), device=self.device)
         images = to_unit(self.images[index])
         noise = torch.randn_like(images)
         if training.flip:
             mirrored = torch.rand(len(index), device=self.device) < training.flip
             images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
-        labels = None if self.labels is None else self.labels[index]
-        loss = denoising_loss(self.denoiser, kind, images, draw, noise, labels).mean()
+        labels = None if self.labels is None else share(self.labels[index])
+        if self.processes.rank:
+            torch.manual_seed(derive(self.seed, "step", self.step, self.processes.rank))  # dropout of its own images
+        loss = denoising_loss(self.denoiser, kind, share(images), share(draw), share(noise), labels).mean()
         loss.backward()
-        self.optimizer.step(training.learning_rate * learning_rate_factor(seen, self.budget.lr_ramp))
+        rate = training.learning_rate * learning_rate_factor(seen, self.budget.lr_ramp)
+        self.optimizer.step(rate, self.processes)
         for average, final in zip(self.averages, training.ema_decays, strict=True):
             common = training.batch_size if training.ema_warmup == "common" else None
             decay = ema_decay(seen, self.budget.ema_ramp, final, common)
             average.lerp_(self.parameters.values, 1 - decay)
         self.step += 1
-        value = loss.item()
-        self.loss_sum, self.loss_steps = self.loss_sum + value, self.loss_steps + 1
-        self._check(value)
-        return value
+        loss = loss.detach()
+        self.loss_sum += loss
+        self.loss_steps += 1
+        return loss
 
-    def _check(self, loss: float) -> None:
+    def mean_loss(self) -> float:
+        """Of the steps since the last row of the log, over all processes.  Every process must ask."""
+        total = self.loss_sum.clone()
+        self.processes.average(total)
+        return total.item() / max(self.loss_steps, 1)
+
+    def check(self, loss: float) -> None:
+        """Raises TrainingError where a loss is not finite.  A sum that was not finite once never is again."""
         training = self.run.training
         if not math.isfinite(loss):
             raise TrainingError(
@@ -177,16 +203,18 @@ class Trainer:
             "parameters": self.parameters.values,
             "averages": self.averages,
             "optimizer": self.optimizer.state,
-            "loss": [self.loss_sum, self.loss_steps],
+            "loss": [self.loss_sum.item(), self.loss_steps],
             "rows": self.rows,
             "seconds": self.seconds_before + time.monotonic() - self.clock,
         }
 
     def restore(self, saved: dict[str, Any]) -> None:
         self.step, self.rows = saved["step"], saved["rows"]
-        self.loss_sum, self.loss_steps = saved["loss"]
+        self.loss_sum.fill_(saved["loss"][0])
+        self.loss_steps = saved["loss"][1]
         self.seconds_before = saved["seconds"]
         self.parameters.values.copy_(saved["parameters"])
+        self.parameters.refresh()
         for name, value in saved["optimizer"].items():
             self.optimizer.state[name].copy_(value)
         for average, value in zip(self.averages, saved["averages"], strict=True):
@@ -206,6 +234,7 @@ class Trainer:
         noise = torch.randn(count, *self.subset.images.shape[1:], generator=generator).to(self.device)
         current = self.parameters.values.clone()
         self.parameters.values.copy_(self.averages[0])
+        self.parameters.refresh()
         self.denoiser.eval()
 
         def loss(images: np.ndarray, labels: np.ndarray) -> float:
@@ -217,58 +246,87 @@ class Trainer:
         held_out = loss(self.subset.held_out, self.subset.held_out_labels) if len(self.subset.held_out) else None
         self.denoiser.train()
         self.parameters.values.copy_(current)
+        self.parameters.refresh()
         return train, held_out
 
     def log(self) -> dict[str, Any]:
         seen = self.step * self.run.training.batch_size
+        mean = self.mean_loss()
+        self.check(mean)
         train, held_out = self.evaluate()
-        self._check(train)  # the loss of a step does not see its own update, so nor the last one
+        self.check(train)  # the loss of a step does not see its own update, so nor the last one
         factor = learning_rate_factor(seen, self.budget.lr_ramp)
         row = {
             "images_seen": seen,
             "progress": self.step / self.budget.steps,
             "learning_rate": self.run.training.learning_rate * factor,
-            "loss": self.loss_sum / self.loss_steps,
+            "loss": mean,
             "train_loss": train,
             "held_out_loss": held_out,
         }
-        self.loss_sum, self.loss_steps = 0.0, 0
+        self.loss_sum.zero_()
+        self.loss_steps = 0
         self.rows.append(row)
         return row
 
 
-def start(run: Run, subset: Subset, n: int, replicate: int, device: torch.device, folder: Path) -> Trainer:
-    """The trainer of a run: from its saved state in `folder` where there is one, else from initialized weights."""
+def start(
+    run: Run,
+    subset: Subset,
+    n: int,
+    replicate: int,
+    device: torch.device,
+    folder: Path,
+    processes: Processes = ALONE,
+    compiled: Literal["auto", "never", "always"] = "never",
+) -> Trainer:
+    """The trainer of a run: from its saved state in `folder` where there is one, else from initialized weights.
+
+    `compiled`: whether the network is compiled; "auto" decides by the length of the whole run, so that a resumed run
+    computes as it began.
+    """
     seed = derive(run.seed, "train", replicate, n)
     torch.manual_seed(derive(seed, "weights"))
     denoiser = build(run, subset.images.shape[1:], subset.label_count).to(device).train()
-    trainer = Trainer(run, n, seed, denoiser, subset, device)
+    trainer = Trainer(run, n, seed, denoiser, subset, device, processes)
     if saved := training_state.load(folder):
         trainer.restore(saved)
+    if compiled == "always" or (compiled == "auto" and trainer.budget.steps >= LONG):
+        # N is not part of the graph; evaluation, whose batches have other sizes, stays as it is.
+        denoiser.compiled = torch.compile(denoiser.network.forward, dynamic=False)
     return trainer
 
 
-def train(trainer: Trainer, folder: Path, state_seconds: float, stop: threading.Event) -> Iterator[float]:
-    """Train to the end of the budget, yielding the loss of every step.
+def train(trainer: Trainer, folder: Path, state_seconds: float, stop: threading.Event) -> Iterator[int]:
+    """Train to the end of the budget, yielding the number of every step.
 
-    State is saved to `folder` every `state_seconds`, and at once when `stop` is set.
+    State is saved to `folder` every `state_seconds`, and at once when `stop` is set, by the process that writes.
     Raises:
         Interrupted: `stop` was set; the state has been saved.
         TrainingError: the loss is no longer finite.
     """
-    last_save = time.monotonic()
+    last_save, processes = time.monotonic(), trainer.processes
+    # A loss on a CPU is there to be looked at; a GPU is asked when a snapshot, a row or the state is due.
+    on_host = trainer.device.type == "cpu" and processes.size == 1
     while trainer.step < trainer.budget.steps:
         loss = trainer.advance()
-        for index, step in enumerate(trainer.budget.snapshots):
-            if step == trainer.step:
-                _keep_snapshot(folder, trainer, index)
-        if trainer.step in trainer.budget.log:
+        if on_host:
+            trainer.check(loss.item())
+        if trainer.step in trainer.budget.log:  # as all snapshots are
             trainer.log()
-        yield loss
-        if stop.is_set() or time.monotonic() - last_save > state_seconds:
-            training_state.save(folder, trainer.state())
+        if processes.writes:
+            for index, step in enumerate(trainer.budget.snapshots):
+                if step == trainer.step:
+                    _keep_snapshot(folder, trainer, index)
+        yield trainer.step
+        stopping, due = stop.is_set(), time.monotonic() - last_save > state_seconds
+        stopping, due = divmod(processes.first(2 * stopping + (due or stopping)), 2)
+        if due:
+            trainer.check(trainer.mean_loss())
+            if processes.writes:
+                training_state.save(folder, trainer.state())
             last_save = time.monotonic()
-        if stop.is_set():
+        if stopping:
             raise Interrupted
 
 

@@ -257,10 +257,11 @@ class UNet(nn.Module):
         self.out_conv = convolution(width, image_channels, gain=OUTPUT_GAIN)
 
     def forward(self, x: Tensor, noise: Tensor, labels: Tensor | None = None) -> Tensor:
-        """(B, C, H, W) images, (B,) noise coordinates, (B,) labels or None -> (B, C, H, W)."""
+        """(B, C, H, W) images, (B,) noise coordinates, (B,) labels or None -> (B, C, H, W), in the weights' type."""
         if (labels is None) != (self.label_embedding is None):
             raise ValueError("labels must be given to a class-conditional network, and to no other")
-        embedding = self.noise_embedding(noise)
+        dtype = self.stem.weight.dtype
+        x, embedding = x.to(dtype), self.noise_embedding(noise).to(dtype)
         if self.label_embedding is not None and labels is not None:
             embedding = embedding + self.label_embedding(labels)
         embedding = F.silu(self.mlp1(F.silu(self.mlp0(embedding))))

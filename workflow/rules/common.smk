@@ -85,6 +85,17 @@ def earlier(stage, before, name):
     return path
 
 
+def devices(wildcards):
+    """How many devices train the run together."""
+    return INDEX.runs["train", wildcards.key].training.gpus
+
+
+def launcher(processes):
+    """What starts a module: Python itself, or torchrun with one process a device."""
+    # The last -- because torchrun would take --n for one of its own options.
+    return f"-m torch.distributed.run --standalone --nproc-per-node {processes} -m --" if processes > 1 else "-m"
+
+
 def weights(wildcards):
     """Snapshots of the run; the theoretical optimum has none."""
     if INDEX.is_optimum("sample", wildcards.key):

@@ -11,8 +11,10 @@ rule train:
         "logs/train/{key}/n{n}-r{r}.tsv"
     conda:
         "../../envs/gpu.yaml"
-    threads: SETTINGS.execution.threads
+    threads: lambda wildcards: SETTINGS.execution.threads * devices(wildcards)
     resources:
+        launcher=lambda wildcards: launcher(devices(wildcards)),
+        compile=SETTINGS.execution.compile,
         device=SETTINGS.execution.device,
         state_seconds=str(SETTINGS.execution.state_seconds),
         log_seconds=str(SETTINGS.execution.log_seconds),
@@ -23,8 +25,8 @@ rule train:
     message:
         "train on {wildcards.n} images, replicate {wildcards.r}"
     shell:
-        "OMP_NUM_THREADS={threads} python -m emm.train --settings {params.settings:q} --key {wildcards.key}"
+        "OMP_NUM_THREADS={SETTINGS.execution.threads} python {resources.launcher} emm.train --settings {params.settings:q} --key {wildcards.key}"
         " --n {wildcards.n} --replicate {wildcards.r} --subset {input.subset} --snapshots {output.snapshots}"
-        " --log {output.log} --record {output.record} --state {params.state} --threads {threads}"
-        " --device {resources.device} --state-seconds {resources.state_seconds}"
+        " --log {output.log} --record {output.record} --state {params.state} --threads {SETTINGS.execution.threads}"
+        " --device {resources.device} --compile {resources.compile} --state-seconds {resources.state_seconds}"
         " --log-seconds {resources.log_seconds} > {log} 2>&1"
