@@ -22,6 +22,7 @@ def select(name: str, threads: int) -> torch.device:
         return torch.device("cpu")
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))  # one a process under torchrun
     torch.cuda.set_device(device)
+    torch.backends.cudnn.benchmark = True  # batches of one size: the fastest algorithm is worth looking for
     return device
 
 
