@@ -55,6 +55,29 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     ({"data": {"labels": "uniqe"}}, "data.labels = 'uniqe'", "did you mean 'unique'?"),
     ({"run": ["other"]}, "run = 'other'", "allowed: factors"),
     ({"run": ["factor"]}, "run = 'factor'", "did you mean 'factors'?"),
+    *(
+        ({"execution": {"gpus": value}}, f"execution.gpus = {value!r}", "must be auto, none, a number from 1 to 1024")
+        for value in (
+            0,
+            -1,
+            1.5,
+            True,
+            "all",
+            "0,1",
+            [],
+            [0, 0],
+            [0, "00"],
+            [-1],
+            [True],
+            [1.0],
+            {"0": 1},
+            ["GPU-../x"],
+            ["cuda:0"],
+            [[0]],
+        )
+    ),
+    ({"execution": {"jobs_per_gpu": 0}}, "execution.jobs_per_gpu = 0", "greater than or equal to 1"),
+    ({"training": {"gpus": 0}}, "training.gpus = 0", "greater than or equal to 1"),
     # wrong kinds
     ({"network": {"channels": 16.0}}, "network.channels = 16.0", "integer"),
     ({"network": {"channels": True}}, "network.channels = True", "integer"),

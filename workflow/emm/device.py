@@ -17,7 +17,11 @@ def select(name: str, threads: int) -> torch.device:
     torch.set_num_threads(threads)
     available = torch.cuda.is_available()
     if name == "cuda" and not available:
-        raise StageError("execution.device = 'cuda': torch sees no GPU on this machine; use auto or cpu")
+        shown = os.environ.get("CUDA_VISIBLE_DEVICES")
+        among = "" if shown is None else f" (CUDA_VISIBLE_DEVICES = {shown!r})"
+        raise StageError(
+            f"execution.device = 'cuda', or execution.gpus: torch sees no GPU on this machine{among}; use auto or cpu"
+        )
     if not available or name == "cpu":
         return torch.device("cpu")
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))  # one a process under torchrun

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from emm import gpus
 from emm.configuration import read
 from emm.dag import Dag, index
 from emm.keys import key
@@ -186,11 +187,14 @@ def _amounts(costs: Sequence[Cost], seconds: float) -> list[str]:
     ]
 
 
-def calibrate(run: Run, device: str, threads: int, jobs: int) -> Speed:
-    """Measure the base network on this machine, in as many processes at once as jobs will run."""
+def calibrate(run: Run, device: str, threads: int, jobs: int, claim: Sequence[str] = ()) -> Speed:
+    """Measure the base network on this machine, in as many processes at once as jobs will run.
+
+    `claim` are the words before a command that give it a GPU of its own (`gpus.claim`).
+    """
     options = ["--calibrate", run.model_dump_json(), "--device", device, "--threads", str(threads)]
     started = [
-        subprocess.Popen([sys.executable, "-m", "emm.plan", *options], stdout=subprocess.PIPE, text=True)
+        subprocess.Popen([*claim, sys.executable, "-m", "emm.plan", *options], stdout=subprocess.PIPE, text=True)
         for _ in range(jobs)
     ]
     outputs = [process.communicate()[0] for process in started]
@@ -251,7 +255,7 @@ def show(settings: Settings, dag: Dag, cores: int | None = None, throughput: flo
     """Plan the selected studies: with a given throughput (GFLOP/s of one job), or one measured here.
 
     Raises:
-        SettingsError: cores or throughput are not positive.
+        SettingsError: cores or throughput are not positive, or execution.gpus names GPUs that are hidden here.
     """
     for option, value in (("--cores", cores), ("--throughput", throughput)):
         if value is not None and not 0 < value < math.inf:
@@ -264,7 +268,10 @@ def show(settings: Settings, dag: Dag, cores: int | None = None, throughput: flo
     base = settings.base.model_copy(
         update={"data": settings.base.data.model_copy(update={"labels": "none", "held_out": 0})}
     )
-    return text(planned, calibrate(base, execution.device, execution.threads, jobs))
+    if shared := gpus.devices(execution):
+        jobs = min(jobs, len(shared) * execution.jobs_per_gpu)
+    claim = gpus.claim(shared, execution, python=sys.executable)
+    return text(planned, calibrate(base, gpus.device(execution), execution.threads, jobs, claim))
 
 
 def main() -> None:

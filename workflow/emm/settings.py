@@ -262,10 +262,30 @@ class Search(Section):
         return self
 
 
+GPU_NAME = r"\d{1,4}|(GPU|MIG)-[0-9A-Za-z/-]{1,100}"  # of one device in CUDA_VISIBLE_DEVICES
+
+
+def _gpus(value: object) -> object:
+    value = _number(value)
+    if value is None or value in ("none", "auto") or (type(value) is int and 1 <= value <= 1024):
+        return "none" if value is None else value
+    if isinstance(value, list) and value and all(type(one) in (int, str) for one in value):
+        names = [str(int(one)) if str(one).isdecimal() else str(one) for one in value]
+        if all(re.fullmatch(GPU_NAME, name) for name in names) and len(set(names)) == len(names):
+            return names
+    raise ValueError(
+        "must be auto, none, a number from 1 to 1024, or a list of different GPUs by their numbers or UUIDs, such as "
+        "[0, 1] or [GPU-8f6b1c2e, MIG-3c1f5d07]"
+    )
+
+
 class Execution(Section):
     """Where and how jobs run.  Nothing here changes a result beyond rounding, so nothing here enters a key."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    # Of this machine, shared out among jobs.  auto: all that are visible; none: not shared out, each job sees them all.
+    gpus: Annotated[Literal["auto", "none"] | int | list[int | str], BeforeValidator(_gpus)] = "auto"
+    jobs_per_gpu: Annotated[Int, Field(ge=1, le=1024)] = 1  # at once on one of them
     threads: PositiveInt = 1  # of one training or sampling job
     state_seconds: PositiveFloat = 30.0  # between two saves of the training state
     log_seconds: PositiveFloat = 20.0  # between two log lines where there is no terminal
@@ -407,7 +427,8 @@ def _line(model: type[BaseModel], fault: Mapping[str, Any]) -> str:
     if fault["type"] == "missing":
         return f"{key}: is missing"
     message = fault["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
-    if fault["type"] == "value_error" and isinstance(fault["input"], Mapping | BaseModel):
+    whole = isinstance(fault["input"], Mapping | BaseModel) and not message.startswith("must ")
+    if fault["type"] == "value_error" and whole:
         return ".".join([*path, message])  # a check over several keys names its own
     if fault["type"] == "literal_error" and isinstance(fault["input"], str):
         near = difflib.get_close_matches(fault["input"], re.findall(r"'([^']*)'", message), 1)

@@ -2,6 +2,7 @@
 # Names start with emm_ or are unusual: a Snakefile shares its namespace with Snakemake's own, where DAG is taken.
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import yaml
 from emm import configuration as emm_configuration
 from emm import dag as emm_dag
+from emm import gpus as emm_gpus
 from emm import keys as emm_keys
 from emm.datasets import DataError
 from emm.published import identities
@@ -34,6 +36,8 @@ try:
     CONFIG = emm_configuration.ordered(config, emm_configuration.load())
     SETTINGS = emm_configuration.read(CONFIG)
     INDEX = emm_dag.index(SETTINGS, RESULTS)
+    # A job that a cluster has started has GPUs of its own already.
+    GPUS = () if workflow.remote_exec else emm_gpus.devices(SETTINGS.execution)
 except (SettingsError, DataError) as error:
     stop(str(error).splitlines())
 
@@ -47,6 +51,10 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(2**30))
 os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(2**31 - 1))
 os.environ.setdefault("MALLOC_TOP_PAD_", str(2**26))
+
+# So that no more jobs start than find a slot, and the others' cores stay free; `--resources gpu_slots=N` overrides it.
+if GPUS and "gpu_slots" not in workflow.global_resources:
+    workflow.register_resource("gpu_slots", len(GPUS) * SETTINGS.execution.jobs_per_gpu)
 
 
 wildcard_constraints:
@@ -94,6 +102,33 @@ def launcher(processes):
     """What starts a module: Python itself, or torchrun with one process a device."""
     # The last -- because torchrun would take --n for one of its own options.
     return f"-m torch.distributed.run --standalone --nproc-per-node {processes} -m --" if processes > 1 else "-m"
+
+
+def shared_gpus():
+    """The GPUs that jobs claim from one another: this machine's, if jobs run on it."""
+    # To a dry run every executor is local; one that submits jobs has a number of nodes.
+    submits = workflow.dryrun and workflow.global_resources["_nodes"].value is not None
+    return GPUS if workflow.local_exec and not submits else ()
+
+
+def gpu_slots(count=lambda wildcards: 1):
+    """Resource function: how many slots on GPUs a job claims."""
+    return lambda wildcards: count(wildcards) if shared_gpus() else 0
+
+
+def gpu_claim(count=lambda wildcards: 1):
+    """Parameter function: what to put before a job's command, so that it waits for its slots and sees their GPUs alone.
+
+    It takes `resources` because Snakemake then takes no change of it for a change of the results.
+    """
+
+    def claim(wildcards, resources):
+        try:
+            return shlex.join(emm_gpus.claim(shared_gpus(), SETTINGS.execution, count(wildcards)))
+        except SettingsError as error:
+            stop(str(error).splitlines())
+
+    return claim
 
 
 def weights(wildcards):

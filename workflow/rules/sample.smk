@@ -11,14 +11,16 @@ rule sample:
         "../../envs/gpu.yaml"
     threads: SETTINGS.execution.threads
     resources:
-        device=SETTINGS.execution.device,
+        gpu_slots=gpu_slots(),
+        device=emm_gpus.device(SETTINGS.execution),
         batch=SETTINGS.execution.sampling_batch,
     params:
+        claim=gpu_claim(),
         settings=stage_json("sample"),
     message:
         "sample from the run on {wildcards.n} images, replicate {wildcards.r}"
     shell:
-        "OMP_NUM_THREADS={threads} python -m emm.sample --settings {params.settings:q} --key {wildcards.key}"
+        "OMP_NUM_THREADS={threads} {params.claim} python -m emm.sample --settings {params.settings:q} --key {wildcards.key}"
         " --n {wildcards.n} --replicate {wildcards.r} --subset {input.subset} --snapshots {input.snapshots}"
         " --output {output.samples} --record {output.record} --batch {resources.batch}"
         " --device {resources.device} --threads {threads} > {log} 2>&1"

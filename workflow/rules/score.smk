@@ -13,13 +13,15 @@ checkpoint score:
     conda:
         "../../envs/gpu.yaml"
     resources:
+        gpu_slots=gpu_slots(),
         arms=lambda wildcards: INDEX.arms("score", wildcards.key),
     params:
+        claim=gpu_claim(),
         settings=stage_json("score"),
     message:
         "score the run on {wildcards.n} images, replicate {wildcards.r}"
     shell:
-        "OMP_NUM_THREADS={threads} python -m emm.score --settings {params.settings:q} --key {wildcards.key}"
+        "OMP_NUM_THREADS={threads} {params.claim} python -m emm.score --settings {params.settings:q} --key {wildcards.key}"
         " --n {wildcards.n} --replicate {wildcards.r} --subset {input.subset} --samples {input.samples}"
         " --records {input.records} --score {output.score} --neighbours {output.neighbours}"
         " --gallery {output.gallery} --arms {resources.arms:q} > {log} 2>&1 && tail -n 1 {log}"

@@ -13,19 +13,21 @@ rule train:
         "../../envs/gpu.yaml"
     threads: lambda wildcards: SETTINGS.execution.threads * devices(wildcards)
     resources:
+        gpu_slots=gpu_slots(devices),
         launcher=lambda wildcards: launcher(devices(wildcards)),
         compile=SETTINGS.execution.compile,
-        device=SETTINGS.execution.device,
+        device=emm_gpus.device(SETTINGS.execution),
         state_seconds=str(SETTINGS.execution.state_seconds),
         log_seconds=str(SETTINGS.execution.log_seconds),
     params:
+        claim=gpu_claim(devices),
         settings=stage_json("train"),
         # Not an output: Snakemake deletes outputs of failed jobs, and this is what a killed training resumes from.
         state="results/state/{key}/n{n}-r{r}",
     message:
         "train on {wildcards.n} images, replicate {wildcards.r}"
     shell:
-        "OMP_NUM_THREADS={SETTINGS.execution.threads} python {resources.launcher} emm.train --settings {params.settings:q} --key {wildcards.key}"
+        "OMP_NUM_THREADS={SETTINGS.execution.threads} {params.claim} python {resources.launcher} emm.train --settings {params.settings:q} --key {wildcards.key}"
         " --n {wildcards.n} --replicate {wildcards.r} --subset {input.subset} --snapshots {output.snapshots}"
         " --log {output.log} --record {output.record} --state {params.state} --threads {SETTINGS.execution.threads}"
         " --device {resources.device} --compile {resources.compile} --state-seconds {resources.state_seconds}"

@@ -1,0 +1,91 @@
+"""Which GPUs jobs share out: what the settings ask for, and what the environment and the machine leave of it."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from emm.gpus import claim, device, devices
+from emm.settings import Execution, SettingsError, validate
+
+MIG = "MIG-GPU-5c89852c-d268-c3f3-1b07-005d5ae1dc3f/7/0"
+
+
+def execution(**values: Any) -> Execution:
+    return validate(Execution, values)
+
+
+@pytest.fixture
+def nodes(tmp_path: Path) -> Path:
+    """The device files of a machine with three GPUs."""
+    for name in ("nvidia0", "nvidia1", "nvidia10", "nvidiactl", "nvidia-uvm", "nvidia-modeset", "null"):
+        (tmp_path / name).touch()
+    (tmp_path / "nvidia-caps").mkdir()
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("gpus", "shown", "expected"),
+    [
+        # all that the machine has, or that are visible
+        ("auto", None, ("0", "1", "2")),
+        ("auto", "2,0", ("2", "0")),
+        ("auto", f"GPU-8f6b, {MIG}", ("GPU-8f6b", MIG)),
+        ("auto", "1,-1,0", ("1",)),  # CUDA stops at the first that is none
+        ("auto", "", ()),
+        ("auto", "NoDevFiles", ()),  # SLURM's word for none
+        # a count
+        (2, None, ("0", "1")),
+        ("2", None, ("0", "1")),
+        (8, None, tuple("01234567")),  # where GPUs have no such files
+        (2, "3,1,0", ("3", "1")),
+        # a list
+        ([3, 1], None, ("3", "1")),
+        (["GPU-8f6b", MIG], None, ("GPU-8f6b", MIG)),
+        ([1, "03"], "0,3,1", ("1", "3")),
+        # not shared out
+        ("none", None, ()),
+        (None, "0,1", ()),
+    ],
+)
+def test_devices(gpus, shown, expected, nodes):
+    environ = {} if shown is None else {"CUDA_VISIBLE_DEVICES": shown}
+    assert devices(execution(gpus=gpus), environ, nodes) == expected
+    assert devices(execution(gpus=gpus, device="cpu"), environ, nodes) == ()
+
+
+def test_a_machine_without_gpus_shares_none(tmp_path):
+    assert devices(execution(), {}, tmp_path) == ()
+
+
+@pytest.mark.parametrize(("gpus", "shown"), [(3, "0,1"), (1, ""), ([0, 2], "0,1"), (["GPU-8f6b"], "0")])
+def test_gpus_that_are_hidden_are_told(gpus, shown):
+    with pytest.raises(SettingsError) as error:
+        devices(execution(gpus=gpus), {"CUDA_VISIBLE_DEVICES": shown})
+    (line,) = str(error.value).splitlines()
+    assert line.startswith("execution.gpus = ")
+    assert f"CUDA_VISIBLE_DEVICES = {shown!r}" in line
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({}, "auto"),
+        ({"gpus": "none"}, "auto"),
+        ({"gpus": 1}, "cuda"),  # asked for, so that its absence is an error
+        ({"gpus": ["GPU-8f6b"]}, "cuda"),
+        ({"gpus": 1, "device": "cpu"}, "cpu"),
+        ({"device": "cuda"}, "cuda"),
+    ],
+)
+def test_device(values, expected):
+    assert device(execution(**values)) == expected
+
+
+def test_claim():
+    assert claim((), execution()) == []
+    words = claim(("0", MIG), execution(jobs_per_gpu=3), 2)
+    assert words[:3] == ["python", "-m", "emm.slots"]
+    assert words[3:] == ["--devices", f"0,{MIG}", "--jobs-per-gpu", "3", "--count", "2", "--"]
+    with pytest.raises(SettingsError, match=r"^training\.gpus = 3: must be at most 2"):
+        claim(("0", "1"), execution(), 3)

@@ -1,0 +1,175 @@
+"""Jobs of the real workflow on a machine with two GPUs, which are made up: stages compute on the CPU instead.
+
+Everything else is real: Snakemake's resource, the locks, and the devices that each stage sees.
+"""
+
+import os
+import re
+import shutil
+import stat
+import sys
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from conftest import Project, fresh
+
+from emm import slots
+
+# What `python` is on the made-up machine.  A stage notes the devices that it sees when it begins and ends, and finds
+# its "cuda" on the CPU.  A training begins only when a second one does, so that they surely run at the same time.
+PYTHON = """#!/bin/sh
+case "$2" in emm.train|emm.sample|emm.score) ;; *) exec {python} "$@" ;; esac
+echo "begin $2 $CUDA_VISIBLE_DEVICES" >> {log}
+while [ "$2" = emm.train ] && [ "$(grep -c 'begin emm.train' {log})" -lt 2 ]; do sleep 0.1; done
+module=$2
+for word in "$@"; do
+    [ "$word" != cuda ] || word=cpu
+    set -- "$@" "$word"
+    shift
+done
+{python} "$@"
+status=$?
+echo "end $module $CUDA_VISIBLE_DEVICES" >> {log}
+exit $status
+"""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A project on the made-up machine."""
+
+    project: Project
+    gpus: list[str]
+    log: Path
+
+
+@pytest.fixture(autouse=True)
+def _all_visible(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    """Study `labels`, two arms of which each trains one run, made on two GPUs."""
+    folder = tmp_path_factory.mktemp("machine")
+    log, python = folder / "log", folder / "bin" / "python"
+    python.parent.mkdir()
+    python.write_text(PYTHON.format(python=sys.executable, log=log))
+    python.chmod(python.stat().st_mode | stat.S_IXUSR)
+    gpus = [f"GPU-{uuid.uuid4()}" for _ in range(2)]  # the locks are the user's own: nothing else may use these names
+    project = fresh(folder / "project")
+    project.change("execution", {"gpus": gpus})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        patch.setattr(Project, "process", _with_path(python.parent))
+        project.snakemake("labels", "--cores", 4)
+    yield Machine(project, gpus, log)
+    for path in slots.default_folder().glob("GPU-*"):
+        if path.name.startswith(tuple(gpus)):
+            shutil.rmtree(path)
+
+
+def _with_path(folder: Path):  # type: ignore[no-untyped-def]
+    real = Project.process
+
+    def process(project: Project):  # type: ignore[no-untyped-def]
+        found = real(project)
+        found["env"]["PATH"] = os.pathsep.join([str(folder), found["env"]["PATH"]])
+        return found
+
+    return process
+
+
+def test_every_job_has_a_gpu_of_its_own(machine):
+    notes = [line.split() for line in machine.log.read_text().splitlines()]
+    assert [module for what, module, *_ in notes if what == "begin"].count("emm.train") == 2
+    assert {module for _, module, *_ in notes} == {"emm.train", "emm.sample", "emm.score"}
+    running: set[str] = set()
+    for what, _, gpu in notes:
+        assert gpu in machine.gpus  # exactly one
+        if what == "begin":
+            assert gpu not in running
+            running.add(gpu)
+        else:
+            running.remove(gpu)
+    trained = {gpu for what, module, gpu in notes if (what, module) == ("begin", "emm.train")}
+    assert trained == set(machine.gpus)  # two at a time, therefore on two GPUs
+
+
+def test_the_log_tells_the_gpu(machine):
+    for path in machine.project.folder.glob("logs/train/*/*.log"):
+        assert path.read_text().splitlines()[0] in [f"on GPU {gpu} (slot 1 of 1)" for gpu in machine.gpus]
+
+
+def test_other_gpus_run_nothing_again(machine):
+    machine.project.change("execution", {"gpus": 3, "jobs_per_gpu": 4})
+    assert machine.project.plan("labels").jobs == {}
+    machine.project.change("execution", {"device": "cpu"})
+    assert machine.project.plan("labels").jobs == {}
+
+
+# What is planned, without running it
+
+
+def test_on_a_cpu_nothing_is_claimed(finished):
+    assert "emm.train" in finished.first_plan.output
+    assert "emm.slots" not in finished.first_plan.output + finished.output
+    assert "gpu_slots" not in finished.first_plan.output + finished.output
+
+
+def test_as_many_jobs_as_slots_unless_the_user_says_otherwise(empty):
+    empty.change("execution", {"gpus": [0, 1], "jobs_per_gpu": 3})
+    plan = empty.plan("labels")
+    assert plan.output.count("emm.slots --devices 0,1 --jobs-per-gpu 3 --count 1 -- python -m emm.train") == 2
+    assert plan.output.count("--device cuda") == 4  # of training and sampling: no job falls back to the CPU
+    for arguments, limit in (((), 6), (("--resources", "gpu_slots=2"), 2)):
+        output = empty.snakemake("labels", "--touch", *arguments, check=False).stdout
+        assert f'gpu_slots=Resource("gpu_slots", {limit})' in output
+
+
+def test_a_training_of_several_gpus_claims_them_at_once(empty):
+    empty.change("execution.device", "auto")
+    empty.change("execution.gpus", 4)
+    empty.change(["studies", "labels", "arms", "random", "training.gpus"], 2)
+    output = empty.snakemake("labels", "--dry-run", "--printshellcmds").stdout
+    assert output.count("--count 1 -- python -m emm.train ") == 1
+    assert len(re.findall("--count 2 -- python -m torch.distributed.run .*emm.train ", output)) == 1
+    assert output.count("--count 1 -- python -m emm.sample ") == 2
+
+
+def test_more_gpus_than_there_are_is_told_before_anything_starts(empty):
+    empty.change("execution.device", "auto")
+    empty.change("execution.gpus", 2)
+    empty.change("training.gpus", 4)
+    done = empty.snakemake("labels", check=False)
+    assert done.returncode != 0
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("config: ")]
+    assert line == "config: training.gpus = 4: must be at most 2, the GPUs of execution.gpus here"
+    assert "Traceback" not in done.stdout
+    assert not (empty.folder / "results").exists() and not (empty.folder / "logs").exists()
+
+
+def test_hidden_gpus_are_told_before_anything_starts(empty, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    empty.change("execution", {"gpus": [0, 1]})
+    done = empty.snakemake("labels", check=False)
+    assert done.returncode != 0
+    line = "config: execution.gpus = ['0', '1']: CUDA_VISIBLE_DEVICES = '1' does not show them\n"
+    assert line in done.stdout
+    assert not (empty.folder / "results").exists()
+
+
+def test_jobs_of_a_cluster_claim_nothing(empty):
+    """Neither where they are submitted, though it may have GPUs of its own, nor where they run."""
+    empty.change("execution", {"gpus": [0, 1]})
+    empty.change("training.gpus", 4)  # more than the submitting machine has
+    dry = ("labels", "--dry-run", "--printshellcmds")
+    submitting = empty.snakemake(*dry, "--workflow-profile", "profiles/slurm").stdout
+    assert submitting.count("emm.train ") == 2
+    assert "emm.slots" not in submitting and "gpu_slots=1" not in submitting
+    running = empty.snakemake(*dry, "--mode", "remote").stdout
+    assert running.count("emm.train ") == 2
+    assert "emm.slots" not in running
