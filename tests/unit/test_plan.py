@@ -281,6 +281,27 @@ def test_show_takes_the_throughput_it_is_given(monkeypatch):
     assert shown == text(planned(settings), Speed(20e9, 20e9, 3.0, 4))
 
 
+def test_a_calibration_on_gpus_runs_as_many_jobs_as_they_have_slots(monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    asked = []
+    monkeypatch.setattr(module, "calibrate", lambda *arguments: asked.append(arguments) or SPEED)
+    chosen = configuration({"one": {"plain": {}}}, execution={"gpus": [4, 6], "jobs_per_gpu": 3})
+    show(chosen, index(chosen, Path("results")), 16)
+    show(chosen, index(chosen, Path("results")), 2)
+    (_, device, threads, jobs, claim), (*_, fewer, _) = asked
+    assert (device, threads, jobs, fewer) == ("cuda", 1, 6, 2)
+    assert claim[:3] == [sys.executable, "-m", "emm.slots"]
+    assert " ".join(claim[3:]) == "--devices 4,6 --jobs-per-gpu 3 --count 1 --"
+
+
+def test_a_claim_stands_before_the_calibrating_command(monkeypatch, tmp_path):
+    rates = '{"train": 4e9, "sample": 6e9, "start": 2.5}'
+    monkeypatch.setattr(sys, "executable", fake_python(tmp_path, f"echo '{rates}'"))
+    claim = ["/bin/sh", "-c", f'echo "$2" "$3" >> {tmp_path}/calls; exec "$@"', "sh"]
+    assert calibrate(Run(), "cuda", 1, 2, claim) == Speed(4e9, 6e9, 2.5, 2)
+    assert (tmp_path / "calls").read_text() == "-m emm.plan\n" * 2
+
+
 def test_the_command_plans_files_and_the_stage_json(monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(sys, "argv", ["emm", "plan", "--throughput", "20", "--cores", "1"])

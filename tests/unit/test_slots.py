@@ -15,7 +15,7 @@ from emm import slots
 
 # Says which devices it sees, and ends when its input does.
 HOLD = "import os, sys; print(os.environ['CUDA_VISIBLE_DEVICES'], flush=True); sys.stdin.read()"
-PATIENCE = 60  # seconds; never waited for unless something is wrong
+PATIENCE = 120  # seconds; never waited for unless something is wrong
 
 
 class Job:
