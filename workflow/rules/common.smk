@@ -12,6 +12,7 @@ from emm import configuration as emm_configuration
 from emm import dag as emm_dag
 from emm import gpus as emm_gpus
 from emm import keys as emm_keys
+from emm.allocator import ENVIRONMENT as ALLOCATOR
 from emm.datasets import DataError
 from emm.published import identities
 from emm.settings import SettingsError
@@ -47,10 +48,7 @@ PACKAGE = str(Path(workflow.basedir) / "workflow")
 os.environ.update(PYTHONPATH=os.pathsep.join(filter(None, [PACKAGE, os.getenv("PYTHONPATH")])))
 # Every job starts a Python: 2 s with compiled modules, 6 s where a machine forbids to keep them.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-# Without these glibc returns every activation of a training step to the system, which has to clear it for the next one.
-os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(2**30))
-os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(2**31 - 1))
-os.environ.setdefault("MALLOC_TOP_PAD_", str(2**26))
+os.environ.update({name: os.getenv(name, value) for name, value in ALLOCATOR.items()})
 
 # So that no more jobs start than find a slot, and the others' cores stay free; `--resources gpu_slots=N` overrides it.
 if GPUS and "gpu_slots" not in workflow.global_resources:

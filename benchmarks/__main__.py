@@ -1,0 +1,112 @@
+"""``python -m benchmarks NAME``: run one benchmark, a JSON row a case; ``all`` runs them all and writes RESULTS.md."""
+
+import argparse
+import importlib
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from types import ModuleType
+
+from benchmarks import results
+from benchmarks.record import Row, read
+from emm.allocator import ENVIRONMENT
+from emm.stage import StageError, command
+
+NAMES = (*results.TIMED, *results.WORKFLOW, *results.SIMULATED)
+ALLOCATED = "EMM_BENCHMARKS_ALLOCATOR"  # marks the process that has the allocator asked for
+
+
+def parser(modules: Mapping[str, ModuleType]) -> argparse.ArgumentParser:
+    """The command line of the benchmarks given by their modules."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    commands = parser.add_subparsers(dest="name", required=True)
+    for name, module in modules.items():
+        summary = (module.__doc__ or "").splitlines()[0]
+        one = commands.add_parser(name, help=summary, description=module.__doc__)
+        module.options(one)
+        if name in results.TIMED:
+            one.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+        _common(one)
+    everything = commands.add_parser("all", help="every benchmark on this machine")
+    everything.add_argument("--device", nargs="+", choices=("cpu", "cuda"), help="default: all that the machine has")
+    everything.add_argument("--only", nargs="+", choices=NAMES, default=list(NAMES))
+    return parser
+
+
+def _common(one: argparse.ArgumentParser) -> None:
+    one.add_argument("--write", action="store_true", help="enter the rows into benchmarks/RESULTS.md")
+    one.add_argument(
+        "--allocator", choices=("workflow", "default"), default="workflow",
+        help="memory allocator's settings, of both sides: those that the workflow gives its jobs, or glibc's own",
+    )  # fmt: skip
+
+
+def allocate(which: str) -> None:
+    """Start this process anew with the allocator's settings, which glibc reads only at the start of a process."""
+    if os.environ.get(ALLOCATED) == which:
+        return
+    environment = {name: value for name, value in os.environ.items() if name not in ENVIRONMENT}
+    environment |= ENVIRONMENT if which == "workflow" else {}
+    os.execve(sys.executable, [sys.executable, "-m", "benchmarks", *sys.argv[1:]], environment | {ALLOCATED: which})
+
+
+def one(args: argparse.Namespace, module: ModuleType) -> list[Row]:
+    """Run one benchmark and print its rows as they come."""
+    rows = []
+    for row in module.measure(args):
+        print(row.json(), flush=True)
+        rows.append(row)
+    return rows
+
+
+def everything(args: argparse.Namespace) -> None:
+    """Run each benchmark on each device in a process of its own, and enter what was measured into RESULTS.md.
+
+    Raises:
+        StageError: some benchmark failed; the others have been entered all the same.
+    """
+    import torch
+
+    devices = args.device or ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+    failed = []
+    for name in args.only:
+        for device in devices if name in results.TIMED else [""]:
+            rows, code = _apart([name, *(["--device", device] if device else [])])
+            if rows:
+                results.update(rows)
+            if code:
+                failed.append(f"{name} {device}".strip())
+    if failed:
+        raise StageError(f"benchmarks failed: {', '.join(failed)}; RESULTS.md holds the others")
+
+
+def _apart(arguments: list[str]) -> tuple[list[Row], int]:
+    """Rows and exit status of one benchmark in a process of its own, its output passed on."""
+    print(f"# {' '.join(arguments)}", file=sys.stderr, flush=True)
+    rows = []
+    with subprocess.Popen(
+        [sys.executable, "-m", "benchmarks", *arguments], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            print(line, end="", flush=True)
+            if row := read(line):
+                rows.append(row)
+    return rows, process.returncode
+
+
+def main() -> None:
+    modules = {name: importlib.import_module(f"benchmarks.{name}") for name in NAMES}
+    args = parser(modules).parse_args()
+    if args.name == "all":
+        everything(args)
+        return
+    allocate(args.allocator)
+    rows = one(args, modules[args.name])
+    if args.write and rows:
+        results.update(rows)
+
+
+if __name__ == "__main__":
+    command(main)

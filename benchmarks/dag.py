@@ -1,0 +1,152 @@
+"""The time that Snakemake itself needs: a dry run, and the overhead of each finished run, in a large project.
+
+How it is done: the project's tracked files are copied to a new folder.  An overlay adds STUDIES studies of ARMS arms
+each to those it has, and selects them; the arms differ in `training.weight_decay`, so that none share a training.
+Snakefile, rules, profile and package are the real ones, and so is the search: it asks for 7 runs an arm (3 that
+locate, 4 that confirm), because the scores that it reads were computed beforehand, for every size of the ladder, from
+the curve that `emm.plan` assumes, with EMM two octaves above search.start.  Only the jobs are not real: before Python
+on their PATH stands a shell script that reads the same command line and puts files of the right names in place (a
+score's content by its N, a line of text for everything else).
+
+What is reported: seconds of ``snakemake -n`` before anything has run and after everything has, and seconds of the
+whole execution over the number of runs (a run is a subset, a training, a sampling and a score, with its part of the
+searches and tables).  The plain baseline calls the same script in turn for the same four steps from a shell loop.
+"""
+
+import argparse
+import json
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import yaml
+
+from benchmarks import project, timing
+from benchmarks.record import Row, make
+from benchmarks.train import cores
+from emm.configuration import load, read
+from emm.dag import index
+from emm.keys import key
+from emm.plan import Assumed
+from emm.search import RunId, replay
+from emm.stage import StageError
+
+STUDIES, ARMS, RUNS = 15, 6, 7
+PLAIN_RUNS = 50  # of the shell loop
+OCTAVES = 2.0  # of the crossing above search.start: so far that three runs locate it
+DECAY = 1e-6  # weight decay of the first arm; the others have multiples of it
+
+# Makes the outputs of `python -m emm.MODULE OPTIONS` without doing its work.
+STAGE = """#!/bin/sh
+module=$2
+shift 2
+n=
+while [ $# -gt 0 ]; do
+    case $1 in
+        --n) n=$2 ;;
+        --score) cp "{scores}/$n.json" "$2" ;;
+        --snapshots) [ "$module" = emm.train ] && echo made > "$2" ;;
+        --emm|--curves|--contrasts|--findings|--onset) [ "$module" = emm.study ] && echo made > "$2" ;;
+        --folder)
+            for name in curves emm progress gallery; do echo made > "$2/$name.svg"; echo made > "$2/$name.png"; done ;;
+        --log|--record|--output|--neighbours|--gallery|--page|--table) echo made > "$2" ;;
+    esac
+    shift
+done
+exit 0
+"""
+
+# What a run is without Snakemake.
+LOOP = """
+for i in $(seq {runs}); do
+    mkdir -p plain/$i
+    python -m emm.subset --n {n} --output plain/$i/subset.npz
+    python -m emm.train --n {n} --snapshots plain/$i/snapshots --log plain/$i/log --record plain/$i/training.json
+    python -m emm.sample --n {n} --output plain/$i/samples.npz --record plain/$i/sampling.json
+    python -m emm.score --n {n} --score plain/$i/score.json --neighbours plain/$i/nearest --gallery plain/$i/gallery
+done
+"""
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--studies", type=int, default=STUDIES)
+    parser.add_argument("--arms", type=int, default=ARMS, help="of a study")
+    parser.add_argument("--cores", type=int, default=cores())
+
+
+def measure(args: argparse.Namespace) -> Iterator[Row]:
+    """Rows: dry run before, execution per run, dry run after.
+
+    Raises:
+        StageError: the search asks for another number of runs than RUNS, or the workflow fails.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        folder, programs, log = Path(name, "project"), Path(name, "programs"), Path(name, "jobs")
+        project.copy(folder)
+        overlay = prepare(folder, Path(name, "scores"), args.studies, args.arms)
+        project.program(programs / "python", STAGE.format(scores=Path(name, "scores")))
+        given = ["--cores", args.cores, "--configfile", overlay]
+        before = project.snakemake(folder, programs, log, [*given, "--dry-run"])
+        done = project.snakemake(folder, programs, log, given)
+        after = project.snakemake(folder, programs, log, [*given, "--dry-run"])
+        runs = len(list((folder / "results" / "scores").glob("*/n*/r*/score.json")))
+        if runs != args.studies * args.arms * RUNS:
+            raise StageError(f"dag: {runs} runs have a score; expected {args.studies} x {args.arms} x {RUNS}")
+        start = read(load([overlay], folder)).base.search.start
+        plain = loop(folder, programs, start)
+    details = {"studies": args.studies, "arms": args.arms, "runs": runs, "cores": args.cores}
+
+    def one(case: str, execution: project.Execution) -> Row:
+        own = {**details, "Snakemake's processor seconds": execution.processor_seconds}
+        return make("dag", case, "s", execution.seconds, details=own)
+
+    yield one("dry run of an empty project", before)
+    each = done.seconds / runs
+    own = {**details, "Snakemake's processor seconds": done.processor_seconds}
+    yield make("dag", "a finished run", "s", each, plain, timing.ratio([plain], [each]), own)
+    yield one("dry run of a finished project", after)
+
+
+def prepare(folder: Path, scores: Path, studies: int, arms: int) -> Path:
+    """Write the overlay with the studies, and a score for every size that a search may ask for.
+
+    Returns:
+        The overlay's path.
+    Raises:
+        StageError: the search would ask for another number of runs than RUNS.
+    """
+    made = {
+        f"study_{i}": {
+            "factor": "training.weight_decay",
+            "arms": {f"arm-{j}": {"training.weight_decay": DECAY * (1 + i * arms + j)} for j in range(arms)},
+        }
+        for i in range(studies)
+    }
+    content = {"run": list(made), "studies": made, "search": {"start": 20, "confirm": 4}}
+    overlay = folder / "dag.yaml"
+    overlay.write_text(yaml.safe_dump(content, sort_keys=False))
+    settings = read(load([overlay], folder))
+    known = index(settings, folder / "results")
+    run = next(study for study in settings.studies if study.name == "study_0").arms[0].run
+    curve = Assumed(run)
+    curve.emm = 2.0**OCTAVES * run.search.start
+    sizes = known.sizes[key("emm", run)]
+    asked = replay(run.search, sizes, curve).runs
+    if len(asked) != RUNS:
+        raise StageError(f"dag: the search asks for {len(asked)} runs, not {RUNS}: {[one.n for one in asked]}")
+    scores.mkdir()
+    for n in sizes:
+        found = curve[RunId(n, 0)]
+        snapshot = {"memorized": found.memorized, "images": found.images}
+        (scores / f"{n}.json").write_text(json.dumps({"snapshots": [snapshot]}))
+    return overlay
+
+
+def loop(folder: Path, programs: Path, n: int) -> float:
+    """Seconds of one run in a plain shell loop."""
+    script = LOOP.format(runs=PLAIN_RUNS, n=n)
+    begun = time.perf_counter()
+    subprocess.run(["sh", "-c", script], cwd=folder, env={"PATH": f"{programs}:/usr/bin:/bin"}, check=True)
+    return (time.perf_counter() - begun) / PLAIN_RUNS

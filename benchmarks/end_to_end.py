@@ -1,0 +1,122 @@
+"""The default study from a fresh folder to the report: wall time, and what it is spent on.
+
+The project's tracked files are copied to a new folder and `snakemake` makes everything there.  A small script stands
+before Python on the PATH and notes wall time and module of every job.  A job's start-up is the time of a Python that
+only imports its module, measured afterwards; the rest is its work.  Shares are of cores times wall time, so that what
+no job used (Snakemake's own work included) is seen too.
+
+The plain baseline does the same runs one after the other in one process, without Snakemake and files: plain training,
+sampling of each snapshot, and `torch.cdist`.  One run is made and its time multiplied by the number of runs, which
+all train the same number of images and generate the same number; one run uses one core, so the time is divided by
+the cores as well.
+"""
+
+import argparse
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+
+from benchmarks import plain, project
+from benchmarks.record import Row, make
+from benchmarks.train import cores
+from emm import subset
+from emm.configuration import load, read
+from emm.device import select
+from emm.settings import Run
+from emm.stage import StageError
+from emm.training import budget
+
+STARTS = 3  # of each module, for its start-up time
+PARTS = {"train": "training", "sample": "sampling", "score": "scoring", "measure": "search"}  # all others: tables
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--cores", type=int, default=cores())
+    parser.add_argument("--overlay", type=Path, nargs="*", default=[], help="configuration files over config.yaml")
+    parser.add_argument("--no-plain", action="store_true", help="leave the baseline out")
+
+
+def measure(args: argparse.Namespace) -> Iterator[Row]:
+    """A row of the whole, then one for each part."""
+    overlays = [path.resolve() for path in args.overlay]
+    device = select(args.device, 1)
+    settings = read(load(overlays, project.ROOT))
+    with tempfile.TemporaryDirectory() as name:
+        folder, programs, log = Path(name, "project"), Path(name, "programs"), Path(name, "jobs")
+        project.copy(folder)
+        project.stopwatch(programs, log, sys.executable)
+        arguments = ["--cores", args.cores, *(["--configfile", *overlays] if overlays else [])]
+        arguments += ["--config", f"execution={{device: {device.type}}}"]
+        done = project.snakemake(folder, programs, log, arguments)
+        starts = {module: start_up(module, folder) for module in {job.module for job in done.jobs}}
+    runs = sum(job.module == "score" for job in done.jobs)
+    if not runs:
+        raise StageError("end_to_end: the configuration made no run")
+    baseline = None if args.no_plain else plain_seconds(settings.base, device) * runs / args.cores
+    details = {"runs": runs, "jobs": len(done.jobs), "cores": args.cores, "share": None}
+    yield make(
+        "end_to_end", "whole", "s", done.seconds, baseline, _single(baseline, done.seconds), details, device.type
+    )
+    capacity = args.cores * done.seconds
+    for part, seconds in split(done, starts, capacity).items():
+        share = {**details, "share": f"{100 * seconds / capacity:.1f} %"}
+        yield make("end_to_end", part, "core seconds", seconds, details=share, device=device.type)
+
+
+def split(done: project.Execution, starts: Mapping[str, float], capacity: float) -> dict[str, float]:
+    """Core seconds of each part: work of the jobs, start-up of all jobs, Snakemake's processor time, the rest.
+
+    Args:
+        starts: seconds to start each module.
+        capacity: cores times wall seconds.
+    """
+    counts = Counter(job.module for job in done.jobs)
+    parts = dict.fromkeys([*PARTS.values(), "subsets, tables, figures, report"], 0.0)
+    for module, count in counts.items():
+        part = PARTS.get(module, "subsets, tables, figures, report")
+        parts[part] += sum(job.seconds for job in done.jobs if job.module == module) - count * starts[module]
+    parts["process start-up"] = sum(count * starts[module] for module, count in counts.items())
+    parts["Snakemake's own processor time"] = done.processor_seconds
+    parts["idle and waiting"] = capacity - sum(parts.values())
+    return parts
+
+
+def start_up(module: str, folder: Path) -> float:
+    """Median seconds of a Python that does nothing but import a module of the package, run in `folder`."""
+    taken = []
+    for _ in range(STARTS):
+        begun = time.perf_counter()
+        subprocess.run([sys.executable, "-c", f"import emm.{module}"], cwd=folder, check=True)
+        taken.append(time.perf_counter() - begun)
+    return statistics.median(taken)
+
+
+def plain_seconds(run: Run, device: torch.device) -> float:
+    """Seconds of one run on search.start images by the plain baseline."""
+    multiple, available = subset.usable(subset.datasets.describe(run.data), run.data)
+    n = min(max(run.search.start // multiple, 1) * multiple, available)
+    begun = time.perf_counter()
+    drawn = subset.draw(run, n, 0)
+    training = plain.Training(run, drawn, device)
+    labels = torch.unique(torch.from_numpy(drawn.labels)) if drawn.label_count else None
+    kept = budget(run, n).snapshots
+    for step in range(1, budget(run, n).steps + 1):
+        training.advance()
+        for _ in range(kept.count(step)):
+            denoiser = plain.Denoiser(training.averages[0].eval(), training.denoiser.kind)
+            made = plain.sample(denoiser, run, drawn.images.shape[1:], labels, run.sampling.images, device)
+            plain.nearest(made, torch.from_numpy(drawn.images), 2, device)
+    return time.perf_counter() - begun
+
+
+def _single(slow: float | None, fast: float):  # type: ignore[no-untyped-def]
+    from benchmarks.timing import ratio
+
+    return None if slow is None else ratio([slow], [fast])

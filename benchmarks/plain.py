@@ -1,0 +1,259 @@
+"""The baselines: training, sampling and scoring as one writes them in PyTorch without a thought for speed.
+
+Eager float32, NCHW memory, a module for each layer, attention by two matrix products and a softmax, a data loader,
+`torch.optim.Adam`, a loop over the parameters for their average, `torch.cdist` for neighbours.  The mathematics is
+the project's: tests/unit/test_benchmarks.py holds both to the same outputs and the same training steps.
+
+Widths, levels and initial weights are those of a network that `emm.training.build` makes; its computations are
+written out here, so that a change of those does not move the baseline.
+"""
+
+import copy
+import itertools
+import math
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, RandomSampler
+
+from emm import unet
+from emm.preconditioning import Denoiser, denoising_loss
+from emm.sampling import noise_levels
+from emm.schedules import ema_decay, learning_rate_factor
+from emm.settings import Run
+from emm.stage import StageError
+from emm.subset import Subset
+from emm.training import budget, build
+
+LOADER_PROCESSES = {"cpu": 0, "cuda": 4}
+CDIST_BLOCK = 1000  # queries whose distances to all training images are held at once
+
+
+def convolution(of: nn.Conv2d) -> nn.Conv2d:
+    """An ordinary convolution with the weights of `of`."""
+    kernel, padding = of.kernel_size, of.padding
+    assert isinstance(kernel, tuple) and isinstance(padding, tuple)
+    layer = nn.Conv2d(of.in_channels, of.out_channels, (kernel[0], kernel[1]), padding=(padding[0], padding[1]))
+    layer.load_state_dict(of.state_dict())
+    return layer
+
+
+def linear(of: nn.Linear) -> nn.Linear:
+    """An ordinary linear layer with the weights of `of`."""
+    layer = nn.Linear(of.in_features, of.out_features)
+    layer.load_state_dict(of.state_dict())
+    return layer
+
+
+def normalization(of: nn.GroupNorm) -> nn.GroupNorm:
+    """An ordinary group normalization with the weights of `of`."""
+    layer = nn.GroupNorm(of.num_groups, of.num_channels, of.eps)
+    layer.load_state_dict(of.state_dict())
+    return layer
+
+
+class Attention(nn.Module):
+    """Self-attention over the pixels: softmax(q k^T / sqrt(C)) v."""
+
+    def __init__(self, of: unet.Attention):
+        super().__init__()
+        self.norm, self.qkv, self.out = normalization(of.norm), convolution(of.qkv), convolution(of.out)
+
+    def forward(self, x: Tensor) -> Tensor:  # (B, C, H, W)
+        b, c, h, w = x.shape
+        q, k, v = self.qkv(self.norm(x)).reshape(b, 3, c, h * w).unbind(1)
+        weights = torch.softmax(q.transpose(1, 2) @ k / math.sqrt(c), dim=2)  # (B, HW, HW)
+        attended = (v @ weights.transpose(1, 2)).reshape(b, c, h, w)
+        return (x + self.out(attended)) * math.sqrt(0.5)
+
+
+class Block(nn.Module):
+    """Residual block of DDPM++; `direction` is "", "down" or "up"."""
+
+    def __init__(self, of: unet.Block):
+        super().__init__()
+        self.norm0, self.conv0, self.shift = normalization(of.norm0), convolution(of.conv0), linear(of.shift)
+        self.norm1, self.conv1, self.dropout = normalization(of.norm1), convolution(of.conv1), nn.Dropout(of.dropout)
+        self.project = None if of.project is None else convolution(of.project)
+        self.attention = None if of.attention is None else Attention(of.attention)
+        self.direction = "" if of.resample is None else of.resample.direction
+
+    def resample(self, x: Tensor) -> Tensor:
+        if self.direction == "down":
+            return F.avg_pool2d(x, 2)
+        return F.interpolate(x, scale_factor=2, mode="nearest") if self.direction == "up" else x
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        h = self.resample(F.silu(self.norm0(x)))
+        x = self.resample(x)
+        h = self.conv0(h) + self.shift(embedding)[:, :, None, None]
+        h = self.conv1(self.dropout(F.silu(self.norm1(h))))
+        if self.project is not None:
+            x = self.project(x)
+        x = (x + h) * math.sqrt(0.5)
+        return x if self.attention is None else self.attention(x)
+
+
+class UNet(nn.Module):
+    """The DDPM++ network with all skip connections; its parameters have the names of `emm.unet.UNet`."""
+
+    def __init__(self, of: unet.UNet):
+        super().__init__()
+        self.noise_embedding, self.label_embedding = of.noise_embedding, of.label_embedding
+        self.mlp0, self.mlp1 = linear(of.mlp0), linear(of.mlp1)
+        self.stem = convolution(of.stem)
+        self.encoder, self.decoder = (
+            nn.ModuleList(nn.ModuleList(Block(block) for block in level) for level in side)  # type: ignore[union-attr]
+            for side in (of.encoder, of.decoder)
+        )
+        self.out_norm, self.out_conv = normalization(of.out_norm), convolution(of.out_conv)
+
+    def forward(self, x: Tensor, noise: Tensor, labels: Tensor | None = None) -> Tensor:
+        embedding = self.noise_embedding(noise)
+        if self.label_embedding is not None and labels is not None:
+            embedding = embedding + self.label_embedding(labels)
+        embedding = F.silu(self.mlp1(F.silu(self.mlp0(embedding))))
+        x = self.stem(x)
+        skips = [x]
+        for level in self.encoder:
+            for block in level:  # type: ignore[union-attr]
+                x = block(x, embedding)
+                skips.append(x)
+        for level in self.decoder:
+            for block in level:  # type: ignore[union-attr]
+                if block.conv0.in_channels != x.shape[1]:
+                    x = torch.cat([x, skips.pop()], dim=1)
+                x = block(x, embedding)
+        return self.out_conv(F.silu(self.out_norm(x)))
+
+
+def denoiser(run: Run, shape: tuple[int, ...], label_count: int) -> Denoiser:
+    """The run's denoiser around a plain network, with the weights that `emm.training.build` would draw now.
+
+    Raises:
+        StageError: the run asks for what the baseline does not have.
+    """
+    network, training = run.network, run.training
+    for name, value, had in (
+        ("network.architecture", network.architecture, "ddpmpp"),
+        ("training.optimizer", training.optimizer, "adam"),
+        ("training.flip", training.flip, 0.0),
+        ("training.decoupled", training.decoupled and training.weight_decay > 0, False),
+    ):
+        if value != had:
+            raise StageError(f"{name} = {value!r}: the plain baseline knows only {had!r}")
+    if network.skips is not None and not all(network.skips):
+        raise StageError(f"network.skips = {network.skips}: the plain baseline keeps all skip connections")
+    fast = build(run, shape, label_count)
+    return Denoiser(UNet(fast.network), fast.kind)  # type: ignore[arg-type]
+
+
+class Images(Dataset[tuple[Tensor, int]]):
+    """A subset, an image and its label at a time."""
+
+    def __init__(self, subset: Subset):
+        self.images, self.labels = torch.from_numpy(subset.images), subset.labels
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.images[index].to(torch.float32) / 127.5 - 1, int(self.labels[index])
+
+
+class Training:
+    """Training of one run on the device: `advance` is one step."""
+
+    def __init__(self, run: Run, subset: Subset, device: torch.device):
+        self.run, self.device, self.step = run, device, 0
+        self.conditional = subset.label_count > 0
+        self.budget = budget(run, len(subset.images))
+        self.denoiser = denoiser(run, subset.images.shape[1:], subset.label_count).to(device).train()
+        self.optimizer = torch.optim.Adam(
+            self.denoiser.parameters(), lr=run.training.learning_rate, weight_decay=run.training.weight_decay
+        )
+        self.averages = [copy.deepcopy(self.denoiser.network) for _ in run.training.ema_decays]
+        self.batches = self._batches(subset)
+
+    def _batches(self, subset: Subset) -> Iterator[list[Tensor]]:
+        size = self.run.training.batch_size
+        images = Images(subset)
+        shuffled = RandomSampler(images, num_samples=size * 2**40)  # one permutation after the other
+        yield from DataLoader(
+            images, size, sampler=shuffled, num_workers=LOADER_PROCESSES[self.device.type],
+            pin_memory=self.device.type == "cuda",
+        )  # fmt: skip
+
+    def advance(self) -> float:
+        """One step on the next batch; returns its mean loss."""
+        images, labels = next(self.batches)
+        kind = self.denoiser.kind
+        draw = torch.rand(len(images)) if kind.draw == "uniform" else torch.randn(len(images))
+        images = images.to(self.device)
+        return self.update(images, labels.to(self.device), draw.to(self.device), torch.randn_like(images))
+
+    def update(self, images: Tensor, labels: Tensor, draw: Tensor, noise: Tensor) -> float:
+        """One step on given images in [-1, 1] (B, C, H, W), labels (B,), numbers `draw` (B,) and noise (B, C, H, W)."""
+        training, seen = self.run.training, self.step * self.run.training.batch_size
+        for group in self.optimizer.param_groups:
+            group["lr"] = training.learning_rate * learning_rate_factor(seen, self.budget.lr_ramp)
+        self.optimizer.zero_grad()
+        given = labels if self.conditional else None
+        loss = denoising_loss(self.denoiser, self.denoiser.kind, images, draw, noise, given).mean()
+        loss.backward()
+        self.optimizer.step()
+        with torch.no_grad():
+            for average, final in zip(self.averages, training.ema_decays, strict=True):
+                common = training.batch_size if training.ema_warmup == "common" else None
+                decay = ema_decay(seen, self.budget.ema_ramp, final, common)
+                for mean, parameter in zip(average.parameters(), self.denoiser.network.parameters(), strict=True):
+                    mean.copy_(parameter.lerp(mean, decay))
+        self.step += 1
+        return loss.item()
+
+
+@torch.no_grad()
+def sample(
+    denoise: Denoiser, run: Run, shape: tuple[int, ...], labels_in_use: Tensor | None, batch: int, device: torch.device
+) -> Tensor:
+    """(sampling.images, C, H, W) uint8 images of replicate 0, each from its own seed, by the Heun sampler."""
+    levels = noise_levels(run.sampling, denoise.kind.sigma_min, denoise.kind.sigma_max).to(device)
+    made = []
+    for start in range(0, run.sampling.images, batch):
+        latents, labels = [], []
+        for seed in range(start, min(start + batch, run.sampling.images)):
+            generator = torch.Generator().manual_seed(seed)
+            latents.append(torch.randn(shape, generator=generator, dtype=torch.float64))
+            if labels_in_use is not None:
+                labels.append(labels_in_use[torch.randint(len(labels_in_use), (), generator=generator)])
+        given = torch.stack(labels).to(device) if labels else None
+        x = torch.stack(latents).to(device) * levels[0]
+        for now, following in itertools.pairwise(levels):
+            slope = (x - denoise(x, now.expand(len(x)), given).to(torch.float64)) / now
+            ahead = x + (following - now) * slope
+            if following > 0:
+                there = (ahead - denoise(ahead, following.expand(len(x)), given).to(torch.float64)) / following
+                ahead = x + (following - now) * (slope + there) / 2
+            x = ahead
+        made.append((x * 127.5 + 128).clip(0, 255).to(torch.uint8).cpu())
+    return torch.cat(made)
+
+
+def nearest(generated: Tensor, train: Tensor, k: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The `k` nearest training images of each generated one in float32.
+
+    Args:
+        generated: (m, C, H, W) uint8.
+        train: (N, C, H, W) uint8.
+    Returns:
+        Distances (m, k) float32 and indices (m, k) int64.
+    """
+    base = train.flatten(1).to(device, torch.float32)
+    distances, indices = [], []
+    for block in generated.split(CDIST_BLOCK):
+        found = torch.cdist(block.flatten(1).to(device, torch.float32), base).topk(k, largest=False)
+        distances.append(found.values.cpu())
+        indices.append(found.indices.cpu())
+    return torch.cat(distances), torch.cat(indices)

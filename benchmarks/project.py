@@ -1,0 +1,106 @@
+"""A fresh copy of the project in a folder of its own, and Snakemake run in it with every job on a stopwatch."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.runs import ROOT
+from emm.stage import StageError
+
+# Stands before Python on the PATH of the jobs, so that each one's module and time are noted.
+STOPWATCH = """#!/bin/sh
+begun=$(date +%s.%N)
+{python} "$@"
+status=$?
+echo "$2 $begun $(date +%s.%N)" >> {log}
+exit $status
+"""
+
+# Snakemake in a process that tells its own processor time at the end, without that of its jobs.
+SNAKEMAKE = """
+import atexit, pathlib, resource, sys
+from snakemake.cli import main
+
+def tell(path):
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    path.write_text(str(used.ru_utime + used.ru_stime))
+
+atexit.register(tell, pathlib.Path(sys.argv.pop(1)))
+main()
+"""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A finished job: the module that it ran, and its wall seconds with the start of Python."""
+
+    module: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Execution:
+    """One call of Snakemake: wall seconds, seconds of its own process on a processor, its jobs, its output."""
+
+    seconds: float
+    processor_seconds: float
+    jobs: Sequence[Job]
+    output: str
+
+
+def copy(folder: Path) -> None:
+    """Copy the project's tracked files, as they are now, to a new folder.
+
+    Raises:
+        StageError: the project is not a git checkout.
+    """
+    listed = subprocess.run(["git", "-C", str(ROOT), "ls-files", "-z"], capture_output=True, text=True)
+    if listed.returncode:
+        raise StageError(f"{ROOT}: must be a git checkout, because its tracked files are copied")
+    for name in filter(None, listed.stdout.split("\0")):
+        if (source := ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source, folder / name)
+
+
+def stopwatch(folder: Path, log: Path, python: str) -> None:
+    """Put a `python` into a folder that runs `python` and notes each call's module and time in `log`."""
+    program(folder / "python", STOPWATCH.format(python=python, log=log))
+
+
+def program(path: Path, text: str) -> None:
+    """Write an executable script."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    path.chmod(0o755)
+
+
+def snakemake(folder: Path, programs: Path, log: Path, arguments: Sequence[object]) -> Execution:
+    """Run Snakemake in a project, with the programs of a folder before all others.
+
+    Raises:
+        StageError: it failed; the message ends with the last lines of its output.
+    """
+    used = log.with_suffix(".processor")
+    path = os.pathsep.join([str(programs), str(Path(sys.executable).parent), os.environ["PATH"]])
+    environment = {**os.environ, "PATH": path, "TQDM_DISABLE": "1"}
+    begun = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-c", SNAKEMAKE, str(used), *map(str, arguments)],
+        cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    seconds = time.perf_counter() - begun
+    if done.returncode:
+        raise StageError(f"snakemake failed in {folder}: {' | '.join(done.stdout.splitlines()[-5:])}")
+    return Execution(seconds, float(used.read_text()), jobs(log), done.stdout)
+
+
+def jobs(log: Path) -> list[Job]:
+    """The jobs of a stopwatch's log."""
+    rows = [line.split() for line in log.read_text().splitlines()] if log.exists() else []
+    return [Job(module.removeprefix("emm."), float(end) - float(begun)) for module, begun, end in rows]

@@ -1,0 +1,74 @@
+"""The runs that are timed: taken from the project's configuration, on random images of their shape."""
+
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+
+from emm.configuration import load, override, read
+from emm.settings import Run, Settings, Training, validate
+from emm.subset import Subset
+
+ROOT = Path(__file__).parents[1]
+IMAGES = 1000  # of a subset; the time of a step does not depend on it
+
+# The paper's basic network at the widths and resolutions of its studies, as (study, arm) of config/paper.yaml.
+PAPER = {
+    "32x32 width 128": ("width", "x1"),
+    "32x32 width 192": ("width", "x1.5"),
+    "32x32 width 256": ("width", "x2"),
+    "32x32 width 320": ("width", "x2.5"),
+    "16x16 width 128": ("data_dimension", "half"),
+    "8x8 width 128": ("data_dimension", "quarter"),
+}
+TINY = "tiny"  # the default study's network, on 8x8 digits
+CASES = (TINY, *PAPER)
+SHAPES = {"digits": 1, "cifar10": 3}  # image channels of the sources of these configurations
+
+
+def configuration(overlay: str | None = None) -> Settings:
+    """The project's configuration, with a file of config/ over it."""
+    return read(load([] if overlay is None else [ROOT / "config" / overlay], ROOT))
+
+
+def case(name: str) -> Run:
+    """The settings of a case of CASES."""
+    if name == TINY:
+        return configuration().base
+    study, arm = PAPER[name]
+    arms = next(one for one in configuration("paper.yaml").studies if one.name == study).arms
+    return next(one for one in arms if one.name == arm).run
+
+
+def adjusted(run: Run, **overrides: object) -> Run:
+    """A run with some settings replaced, named as section__key."""
+    dotted = {name.replace("__", "."): value for name, value in overrides.items()}
+    return validate(Run, override(run.model_dump(), dotted))
+
+
+def precisions() -> tuple[str, ...]:
+    """The values of training.precision; float32 alone where there is no such setting."""
+    field = Training.model_fields.get("precision")
+    return ("float32",) if field is None else tuple(map(str, get_args(field.annotation)))
+
+
+def with_precision(run: Run, precision: str) -> Run:
+    """A run that trains in the given precision, one of `precisions()`."""
+    return adjusted(run, training__precision=precision) if "precision" in Training.model_fields else run
+
+
+def shape(run: Run) -> tuple[int, int, int]:
+    """(C, H, W) of the images of a run."""
+    assert run.data.resolution is not None  # of every case
+    return SHAPES[run.data.source], run.data.resolution, run.data.resolution
+
+
+def random_subset(run: Run, count: int = IMAGES) -> Subset:
+    """`count` random images of a run's shape, without labels."""
+    images = np.random.default_rng(0).integers(0, 256, (count, *shape(run)), dtype=np.uint8)
+    nothing = np.zeros(0, np.int64)
+    places = np.arange(count)
+    return Subset(
+        images=images, labels=np.zeros(count, np.int64), label_count=0, indices=places, groups=places,
+        held_out=images[:0], held_out_labels=nothing,
+    )  # fmt: skip

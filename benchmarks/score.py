@@ -1,0 +1,116 @@
+"""Scoring: nearest neighbours of 10,000 generated among 50,000 training images of 3,072 values.
+
+`emm.memorization.neighbours`, which is exact, against `torch.cdist` and `topk` in float32.  The training images are
+random; of the generated ones a quarter are copies of training images, a half near copies (noise of up to
+NOISE grey levels), the rest random.  On a sample of rows ours must equal a reference computed in exact integers, else
+the benchmark fails.  The details say how far plain float32 is off.
+"""
+
+import argparse
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from benchmarks import plain, timing
+from benchmarks.record import Row, make
+from benchmarks.train import cores
+from emm.device import select
+from emm.memorization import Neighbours, memorized, neighbours
+from emm.stage import StageError
+
+SHAPE = (3, 32, 32)
+NOISE = 3
+CHECKED = 32  # rows compared with the reference
+REFERENCE_BLOCK = 5000  # training images of the reference at once
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--queries", type=int, default=10_000, help="generated images")
+    parser.add_argument("--train", type=int, default=50_000, help="training images")
+    parser.add_argument("--neighbours", type=int, default=2, help="wanted of each; the criterion needs 2")
+    parser.add_argument("--threads", type=int, default=cores())
+    parser.add_argument("--rounds", type=int, default=3, help="pairs of timings")
+
+
+def measure(args: argparse.Namespace) -> Iterator[Row]:
+    """One row: seconds of all queries.
+
+    Raises:
+        StageError: ours does not equal the exact reference.
+    """
+    device = select(args.device, args.threads)
+    import faiss  # after torch has its threads; only to give it the same
+
+    faiss.omp_set_num_threads(args.threads)
+    generated, train = images(args.queries, args.train)
+    groups = np.arange(len(train))
+    queries, base = torch.from_numpy(generated), torch.from_numpy(train)
+    found = neighbours(generated, train, groups, args.neighbours)
+    check(found, generated, train)
+    values, _ = plain.nearest(queries, base, args.neighbours, device)
+    taken = timing.alternate(
+        {
+            "plain": lambda: plain.nearest(queries, base, args.neighbours, device),
+            "ours": lambda: neighbours(generated, train, groups, args.neighbours),
+        },
+        args.rounds,
+        device,
+    )
+    truth = np.sqrt(found.squared.astype(np.float64))
+    verdicts = values[:, 0].numpy() < values[:, 1].numpy() / 3
+    details = {
+        "neighbours": args.neighbours,
+        "threads": args.threads,
+        "rows checked exactly": min(CHECKED, len(generated)),
+        "plain: largest error of a distance": float(np.abs(values.numpy() - truth).max()),
+        "plain: wrong verdicts": int((verdicts != memorized(found)).sum()),
+        "rounds": args.rounds,
+    }
+    ours, baseline = (float(np.median(taken[name])) for name in ("ours", "plain"))
+    case = f"{args.queries} x {args.train} x {int(np.prod(SHAPE))}"
+    ratio = timing.ratio(taken["plain"], taken["ours"])
+    yield make("score", case, "s", ours, baseline, ratio, details, device.type)
+
+
+def images(queries: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Generated and training images, uint8 (m, C, H, W) and (N, C, H, W)."""
+    random = np.random.default_rng(0)
+    train = random.integers(0, 256, (count, *SHAPE), dtype=np.uint8)
+    generated = random.integers(0, 256, (queries, *SHAPE), dtype=np.uint8)
+    copies, near = queries // 4, queries // 2
+    source = random.integers(0, count, copies + near)
+    generated[:copies] = train[source[:copies]]
+    noise = random.integers(-NOISE, NOISE + 1, (near, *SHAPE))
+    generated[copies : copies + near] = np.clip(train[source[copies:]] + noise, 0, 255).astype(np.uint8)
+    return generated[random.permutation(queries)], train
+
+
+def check(found: Neighbours, generated: np.ndarray, train: np.ndarray) -> None:
+    """Compare some rows with distances to every training image, in integers.
+
+    Raises:
+        StageError: a distance or an index differs.
+    """
+    rows = np.linspace(0, len(generated) - 1, min(CHECKED, len(generated))).astype(int)
+    exact = squared_distances(generated[rows], train)
+    k = found.squared.shape[1]
+    nearest = np.argsort(exact, axis=1, kind="stable")[:, :k]  # ties by position, as `neighbours` promises
+    if not (
+        np.array_equal(found.indices[rows], nearest)
+        and np.array_equal(found.squared[rows], np.take_along_axis(exact, nearest, 1))
+    ):
+        raise StageError("emm.memorization.neighbours: does not equal the exact reference on random images")
+
+
+def squared_distances(generated: np.ndarray, train: np.ndarray) -> np.ndarray:
+    """(m, N) int64 squared distances to all training images.
+
+    Products of float64 matrices: every partial sum is an integer below 2^53, so nothing is rounded.
+    """
+    query = generated.reshape(len(generated), -1).astype(np.float64)
+    parts = []
+    for start in range(0, len(train), REFERENCE_BLOCK):
+        base = train[start : start + REFERENCE_BLOCK].reshape(-1, query.shape[1]).astype(np.float64)
+        parts.append((query**2).sum(1)[:, None] + (base**2).sum(1)[None] - 2 * query @ base.T)
+    return np.concatenate(parts, axis=1).astype(np.int64)

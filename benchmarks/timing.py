@@ -1,0 +1,82 @@
+"""Timing of several ways to do the same work, in turns in one process, and the peak of the processor."""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+PEAK_SIZE = {"cpu": 2048, "cuda": 8192}  # rows of the square matrices whose product measures the peak
+PEAK_REPEATS = 8
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """Median and extremes of a quotient over the rounds of a measurement."""
+
+    median: float
+    low: float
+    high: float
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for the device: work on a GPU is only queued when a call returns."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def seconds(work: Callable[[], object], device: torch.device) -> float:
+    """Wall time of one call, with everything that it queued on the device."""
+    synchronize(device)
+    begun = time.perf_counter()
+    work()
+    synchronize(device)
+    return time.perf_counter() - begun
+
+
+def alternate(
+    contestants: Mapping[str, Callable[[], object]], rounds: int, device: torch.device
+) -> dict[str, list[float]]:
+    """Seconds of each contestant in each round.
+
+    All are called once in every round, every other round in reverse order, so that a machine that grows slower or
+    faster treats them alike.  What must happen once (compilation, choice of algorithms) should have happened before.
+    """
+    taken: dict[str, list[float]] = {name: [] for name in contestants}
+    for turn in range(rounds):
+        order = list(contestants) if turn % 2 == 0 else list(contestants)[::-1]
+        for name in order:
+            taken[name].append(seconds(contestants[name], device))
+    return taken
+
+
+def ratio(slow: Sequence[float], fast: Sequence[float]) -> Ratio:
+    """How many times as long `slow` took as `fast`, from the quotient of each round."""
+    quotients = [one / other for one, other in zip(slow, fast, strict=True)]
+    return Ratio(statistics.median(quotients), min(quotients), max(quotients))
+
+
+def repeats(work: Callable[[], object], wanted: float, device: torch.device) -> int:
+    """How often to call `work` so that it takes about `wanted` seconds; calls it twice, the first time untimed."""
+    work()
+    return max(1, round(wanted / max(seconds(work, device), 1e-6)))
+
+
+def peak(device: torch.device, precision: str) -> float:
+    """Operations per second of a product of two large matrices, the best of several: what the processor can do.
+
+    Args:
+        precision: float32, tf32 (float32 operands, on a GPU that has it) or bfloat16.
+    """
+    size = PEAK_SIZE[device.type]
+    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+    left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    try:
+        torch.mm(left, right)
+        best = min(seconds(lambda: torch.mm(left, right), device) for _ in range(PEAK_REPEATS))
+    finally:
+        torch.set_float32_matmul_precision(before)
+    return 2 * size**3 / best
