@@ -64,14 +64,15 @@ def merge(sections: Sections, rows: Sequence[Row]) -> Sections:
 
 def text(sections: Sections) -> str:
     """The page; what has not been measured says so."""
-    shown = dict(sections)
+    shown = {ANYWHERE: {}, **sections}
     if not any(name.startswith("GPU") for name in shown):
         shown["GPU"] = {}
     parts = [HEAD]
     for hardware in sorted(shown, key=lambda name: (name == ANYWHERE, name)):
         expected = SIMULATED if hardware == ANYWHERE else TIMED + (() if hardware.startswith("GPU") else WORKFLOW)
+        names = [*expected, *(name for name in shown[hardware] if name not in expected)]
         parts.append(f"## {hardware}\n")
-        parts += [f"### {name}\n\n{shown[hardware].get(name, NOT_MEASURED)}\n" for name in expected]
+        parts += [f"### {name}\n\n{shown[hardware].get(name, NOT_MEASURED)}\n" for name in names]
     return "\n".join(parts)
 
 

@@ -40,9 +40,6 @@ def measure(args: argparse.Namespace) -> Iterator[Row]:
         StageError: ours does not equal the exact reference.
     """
     device = select(args.device, args.threads)
-    import faiss  # after torch has its threads; only to give it the same
-
-    faiss.omp_set_num_threads(args.threads)
     generated, train = images(args.queries, args.train)
     groups = np.arange(len(train))
     queries, base = torch.from_numpy(generated), torch.from_numpy(train)

@@ -1,0 +1,388 @@
+"""Benchmarks: the plain baseline computes what the project does, rows can be read back, RESULTS.md keeps others'."""
+
+import argparse
+import importlib
+import itertools
+import json
+import math
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import dag, end_to_end, plain, project, record, results, runs, sample, score, search, timing
+from benchmarks.__main__ import NAMES, parser
+from emm.configuration import load, read
+from emm.keys import key
+from emm.memorization import Neighbours, neighbours
+from emm.preconditioning import to_unit
+from emm.sampling import draws, generate, noise_levels
+from emm.seeds import derive
+from emm.stage import StageError
+from emm.statistics import fit_line
+from emm.training import batches, build, start
+
+CPU = torch.device("cpu")
+
+
+def small(**changes):
+    """The default network, narrower, at a learning rate from the first step on."""
+    settings = {
+        "network__channels": 8, "network__dropout": 0.0, "training__batch_size": 6, "training__lr_ramp": "0 images",
+        "training__ema_ramp": "0 images", "training__ema_decays": [0.9, 0.5], "training__duration": "60 images",
+    }  # fmt: skip
+    return runs.adjusted(runs.case(runs.TINY), **{**settings, **changes})
+
+
+def labelled(run, count=20, labels=3):
+    subset = runs.random_subset(run, count)
+    return replace(subset, labels=np.arange(count) % labels, label_count=labels)
+
+
+def shaken(denoiser, seed=0):
+    """The denoiser with all weights moved, so that every layer matters (some start near zero)."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in denoiser.network.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    return denoiser
+
+
+NETWORKS = {
+    "tiny": {},
+    "three levels": {"network__multipliers": [1, 2, 2], "network__blocks": 2, "network__attention": [8, 4]},
+    "vp": {"diffusion__preconditioning": "vp", "network__embedding": "fourier"},
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_plain_network_equals_ours(name):
+    run = small(**NETWORKS[name])
+    shape = runs.shape(run)
+    pair = []
+    for make in (plain.denoiser, build):
+        torch.manual_seed(1)
+        pair.append(shaken(make(run, shape, 3)).eval())
+    assert list(pair[0].network.state_dict()) == list(pair[1].network.state_dict())
+    assert not any(isinstance(layer, type(build(run, shape, 3).network.decoder[0][0])) for layer in pair[0].modules())
+    generator = torch.Generator().manual_seed(2)
+    x, sigma = torch.randn(5, *shape, generator=generator), torch.rand(5, generator=generator) + 0.1
+    labels = torch.tensor([0, 1, 2, 1, 0])
+    first, second = (denoiser(x, sigma, labels) for denoiser in pair)
+    assert second.std() > 0.1
+    assert torch.allclose(first, second, rtol=1e-4, atol=1e-5)
+
+
+def test_plain_network_starts_with_the_weights_of_ours():
+    run = small()
+    states = []
+    for make in (plain.denoiser, build):
+        torch.manual_seed(3)
+        states.append(make(run, runs.shape(run), 0).network.state_dict())
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.01])
+def test_plain_training_steps_equal_ours(tmp_path, weight_decay):
+    """Three steps of Adam from the same weights on the same batches.
+
+    Adam divides a gradient by its own size, so that rounding decides where a weight goes whose gradient is nearly
+    zero.  Of the keys' biases in attention it is exactly zero (a softmax does not see them): they are left out.  Of
+    the other weights 99 % must agree to a hundredth of the learning rate, and all together to 1 % of their movement.
+    """
+    run = small(training__weight_decay=weight_decay)
+    subset = labelled(run)
+    baseline = plain.Training(run, subset, CPU)
+    ours = start(run, subset, len(subset.images), 0, CPU, tmp_path)
+    shaken(baseline.denoiser)
+    with torch.no_grad():
+        state = baseline.denoiser.network.state_dict()
+        for name, parameter in ours.denoiser.network.named_parameters():
+            parameter.copy_(state[name])
+        for average in baseline.averages:
+            average.load_state_dict(state)
+        for average in ours.averages:
+            average.copy_(ours.parameters.values)
+    before = {name: parameter.clone() for name, parameter in baseline.denoiser.network.named_parameters()}
+    for step in range(3):
+        loss = ours.advance()
+        # A step's images and random numbers are those that `emm.training` draws.
+        index = next(batches(ours.n, run.training.batch_size, ours.seed, step))
+        torch.manual_seed(derive(ours.seed, "step", step))
+        draw = torch.randn(len(index))
+        images = to_unit(torch.from_numpy(subset.images)[index])
+        noise = torch.randn_like(images)
+        assert baseline.update(images, torch.from_numpy(subset.labels)[index], draw, noise) == pytest.approx(loss, 1e-4)
+    pairs = [(baseline.denoiser.network, dict(ours.denoiser.network.named_parameters()))]
+    pairs += [(mean, ours.parameters.view(flat)) for mean, flat in zip(baseline.averages, ours.averages, strict=True)]
+    for network, theirs in pairs:
+        moved, expected = [], []
+        for name, parameter in network.named_parameters():
+            for side, value in ((moved, parameter), (expected, theirs[name])):
+                change = (value - before[name]).detach()
+                side.append((change.view(3, -1)[[0, 2]] if name.endswith("qkv.bias") else change).flatten())
+        moved, expected = torch.cat(moved), torch.cat(expected)
+        assert expected.abs().max() > run.training.learning_rate / 10
+        assert ((moved - expected).abs() > 0.01 * run.training.learning_rate).float().mean() < 0.01
+        assert (moved - expected).norm() < 0.01 * expected.norm()
+
+
+def test_plain_loader_goes_through_the_subset_epoch_by_epoch():
+    run = small(training__batch_size=5)
+    subset = runs.random_subset(run, 10)
+    training = plain.Training(run, subset, CPU)
+    batches = list(itertools.islice(training.batches, 4))
+    known = {image.tobytes() for image in to_unit(torch.from_numpy(subset.images)).numpy()}
+    for pair in (batches[:2], batches[2:]):
+        assert {image.numpy().tobytes() for images, _ in pair for image in images} == known
+    assert math.isfinite(training.advance())
+
+
+def test_plain_samples_equal_ours():
+    run = small(sampling__images=7, sampling__steps=4)
+    shape, labels = runs.shape(run), torch.tensor([0, 2])
+    torch.manual_seed(4)
+    ours = shaken(build(run, shape, 3)).eval()
+    torch.manual_seed(4)
+    baseline = shaken(plain.denoiser(run, shape, 3)).eval()
+    levels = noise_levels(run.sampling, ours.kind.sigma_min, ours.kind.sigma_max)
+    with torch.no_grad():
+        expected = generate(ours, draws(7, shape, labels, 0), levels, 7, CPU)
+    found = plain.sample(baseline, run, shape, labels, 3, CPU)
+    assert expected.float().std() > 10
+    assert (found.int() - expected.int()).abs().max() <= 1  # grey level
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("network__architecture", "ncsnpp"),
+        ("training__optimizer", "sgd"),
+        ("training__flip", 0.5),
+        ("network__skips", [1, 0, 1, 1]),
+    ],
+)
+def test_baseline_refuses_what_it_does_not_have(key, value):
+    with pytest.raises(StageError, match=key.replace("__", ".")):
+        plain.denoiser(small(**{key: value}), (1, 8, 8), 0)
+
+
+def test_plain_neighbours_equal_ours_on_separate_images():
+    generated, train = score.images(40, 200)
+    found = neighbours(generated, train, np.arange(200), 2)
+    distances, indices = plain.nearest(torch.from_numpy(generated), torch.from_numpy(train), 2, CPU)
+    assert np.array_equal(indices[:, 0].numpy(), found.indices[:, 0])
+    # float32 loses the digits of a near copy: 3,072 squares of up to 255^2 cancel.
+    assert np.allclose(distances.numpy(), np.sqrt(found.squared), atol=10)
+
+
+def test_score_reference_is_exact_and_notices_a_wrong_neighbour():
+    generated, train = score.images(30, 50)
+    exact = ((generated[:, None].astype(int) - train[None].astype(int)) ** 2).sum((2, 3, 4))
+    assert np.array_equal(score.squared_distances(generated, train), exact)
+    found = neighbours(generated, train, np.arange(50), 2)
+    score.check(found, generated, train)
+    for wrong in (
+        Neighbours(found.indices[:, ::-1], found.squared, found.copies),
+        Neighbours(found.indices, found.squared + 1, found.copies),
+    ):
+        with pytest.raises(StageError, match="exact reference"):
+            score.check(wrong, generated, train)
+
+
+def test_contestants_take_turns_in_both_orders():
+    calls = []
+    taken = timing.alternate({name: (lambda name=name: calls.append(name)) for name in "abc"}, 3, CPU)
+    assert "".join(calls) == "abccbaabc"
+    assert {name: len(values) for name, values in taken.items()} == {"a": 3, "b": 3, "c": 3}
+    assert timing.ratio([6.0, 3.0, 8.0], [2.0, 3.0, 2.0]) == timing.Ratio(3.0, 1.0, 4.0)
+
+
+def command(*arguments):
+    """The rows that ``python -m benchmarks`` prints."""
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks", *arguments], cwd=runs.ROOT, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    return [record.read(line) for line in done.stdout.splitlines()]
+
+
+def test_train_prints_a_row_for_each_case_and_precision():
+    rows = command(
+        "train", "--cases", "tiny", "--precision", "float32", "--batch", "4", "--seconds", "0.01", "--rounds", "2",
+        "--device", "cpu",
+    )  # fmt: skip
+    assert [(row.case, row.details["precision"]) for row in rows] == [("tiny", "float32")]
+    row = rows[0]
+    assert row.hardware.startswith("CPU: ") and row.versions["torch"] == torch.__version__.split("+")[0]
+    assert row.spread[0] <= row.ratio <= row.spread[1]
+    assert row.ours > 0 and row.plain > 0 and row.units == "images/s"
+    assert 0 < row.details["share of peak"] < 1
+    assert record.read(row.json()) == row
+
+
+@pytest.mark.parametrize("arguments", [["fly"], ["train", "--cases", "huge"], ["train", "--precision", "float3"]])
+def test_a_wrong_command_line_ends_with_what_is_allowed(arguments, capsys):
+    modules = {name: importlib.import_module(f"benchmarks.{name}") for name in NAMES}
+    with pytest.raises(SystemExit) as end:
+        parser(modules).parse_args(arguments)
+    assert end.value.code == 2
+    assert "invalid choice" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_sampling_takes_more_of_a_run_the_slower_it_is():
+    args = argparse.Namespace(device="cpu", cases=["tiny"], images=2, steps=2, batch=2, threads=1, rounds=1)
+    rate, share = sample.measure(args)
+    assert rate.case == "tiny" and rate.details["largest difference in grey levels"] <= 1
+    assert share.units == "% of a run" and 0 < share.ours < 100
+
+
+def test_cases_are_the_papers_networks():
+    shapes = {name: runs.shape(runs.case(name)) for name in runs.CASES}
+    assert shapes["tiny"] == (1, 8, 8) and shapes["16x16 width 128"] == (3, 16, 16)
+    for name in runs.PAPER:
+        run = runs.case(name)
+        assert name == f"{run.data.resolution}x{run.data.resolution} width {run.network.channels}"
+        assert run.network.attention == [run.data.resolution // 2]
+
+
+def test_precisions_are_those_of_the_settings():
+    assert "float32" in runs.precisions()
+    for precision in runs.precisions():
+        run = runs.with_precision(runs.case(runs.TINY), precision)
+        assert getattr(run.training, "precision", "float32") == precision
+
+
+def row(benchmark="train", hardware="CPU: one, 2 cores", ours=1.0, **changes):
+    made = record.make(benchmark, "a | b", "images/s", ours, 2.0, timing.Ratio(0.5, 0.4, 0.6), {"batch": 4})
+    return replace(made, hardware=hardware, **changes)
+
+
+def test_results_keep_what_another_machine_measured(tmp_path):
+    page = tmp_path / "RESULTS.md"
+    results.update([row(ours=11.5), row("score", ours=12.5)], page)
+    first = page.read_text()
+    assert "## GPU\n\n### train\n\nnot measured" in first and "11.5" in first and "a / b" in first
+    results.update([row(hardware="GPU: some, host two", ours=13.5)], page)
+    second = page.read_text()
+    assert "## GPU\n" not in second and "## GPU: some, host two\n\n### train\n\nMeasured" in second
+    assert "11.5" in second and "12.5" in second and "13.5" in second
+    assert second.count("not measured") == 7  # sample, end_to_end, dag; sample, score, end_to_end; search
+    results.update([row(ours=14.5)], page)
+    third = page.read_text()
+    assert "11.5" not in third and all(number in third for number in ("12.5", "13.5", "14.5"))
+    assert results.text(results.parse(third)) == third
+
+
+def test_results_ask_for_every_benchmark():
+    page = results.text({})
+    assert page.count("not measured") == 5 and f"## {record.ANYWHERE}\n\n### search\n\nnot measured" in page
+    page = results.text(results.merge({}, [row(name) for name in NAMES]))
+    assert page.count("Measured") == len(NAMES) and all(f"### {name}\n" in page for name in NAMES)
+
+
+@pytest.mark.parametrize("line", ["", "hello", "5", "[]", '{"benchmark": "train"}'])
+def test_other_output_is_no_row(line):
+    assert record.read(line) is None
+
+
+def test_jobs_are_timed_by_module(tmp_path):
+    project.stopwatch(tmp_path / "programs", tmp_path / "log", sys.executable)
+    done = subprocess.run([tmp_path / "programs" / "python", "-m", "emm.seeds"])
+    assert done.returncode == 0
+    assert subprocess.run([tmp_path / "programs" / "python", "-m", "emm.nothing"], stderr=subprocess.DEVNULL).returncode
+    jobs = project.jobs(tmp_path / "log")
+    assert [job.module for job in jobs] == ["seeds", "nothing"] and all(0 < job.seconds < 60 for job in jobs)
+
+
+def test_parts_of_the_default_study_add_up():
+    jobs = [
+        project.Job("train", 10.0),
+        project.Job("train", 14.0),
+        project.Job("score", 5.0),
+        project.Job("tables", 3.0),
+    ]
+    done = project.Execution(30.0, 4.0, jobs, "")
+    parts = end_to_end.split(done, {"train": 2.0, "score": 1.0, "tables": 0.5}, 60.0)
+    assert parts["training"] == 20.0 and parts["scoring"] == 4.0 and parts["sampling"] == 0.0
+    assert parts["process start-up"] == 5.5 and parts["subsets, tables, figures, report"] == 2.5
+    assert sum(parts.values()) == pytest.approx(60.0)
+
+
+def test_large_project_asks_for_seven_runs_an_arm(tmp_path):
+    project.copy(tmp_path / "project")
+    overlay = dag.prepare(tmp_path / "project", tmp_path / "scores", 2, 3)
+    settings = read(load([overlay], tmp_path / "project"))
+    assert settings.selected == ["study_0", "study_1"]
+    chosen = [study for study in settings.studies if study.name in settings.selected]
+    assert len({key("train", arm.run) for study in chosen for arm in study.arms}) == 6
+    scores = [json.loads(path.read_text())["snapshots"][0] for path in (tmp_path / "scores").glob("*.json")]
+    assert len(scores) > dag.RUNS and all(0 <= one["memorized"] <= one["images"] for one in scores)
+
+
+CURVE = search.Curve(slope=2.8, run_sd=0.4, gap=3.0, gap_sd=1.0, above=5, fallen=0)
+
+
+def test_reference_curve_is_read_from_the_tables():
+    curve = search.reference(search.REFERENCE)
+    assert 2 < curve.slope < 4.5 and 0 < curve.run_sd < 1 and curve.gap > 1
+    assert 0 <= curve.fallen <= curve.above > 0
+    with pytest.raises(StageError, match="must hold the tables"):
+        search.reference(runs.ROOT / "config")
+
+
+def test_simulated_runs_follow_the_curve():
+    random = np.random.default_rng(0)
+    counts = [search.drawn(CURVE.slope * octaves, 100_000, random) for octaves in (0.5, 0.0, -0.5)]
+    line = fit_line([100, 141, 200], counts)
+    assert line.slope == pytest.approx(-CURVE.slope, abs=0.1)
+    assert counts[1].ratio == pytest.approx(0.9, abs=0.01)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return search.scale_of("digits")
+
+
+def variant(**changes):
+    return search.Variant("", 250, **changes)
+
+
+def test_search_costs_what_its_runs_cost(digits):
+    random = np.random.default_rng(1)
+    trail, counts, spent = search.search(digits, CURVE, variant(), math.log2(25), random)
+    run = digits.run
+    assert spent.trained == len(trail.runs) * 16_000 and set(counts) == set(trail.runs)
+    assert spent.sampled == len(trail.runs) * 250 * len(run.training.snapshots)
+    evaluations = (2 * run.sampling.steps - 1) * spent.sampled
+    assert spent.flops == pytest.approx(digits.forward * (3 * spent.trained + evaluations))
+    again, _, shared = search.search(digits, CURVE, variant(shared=True), math.log2(25), np.random.default_rng(1))
+    assert again == trail and shared.trained == spent.trained - 16_000
+
+
+def test_early_stop_saves_half_of_a_locating_run_far_above_the_line(digits):
+    far = replace(CURVE, gap=0.5, gap_sd=0.0)
+    _, _, whole = search.search(digits, far, variant(), math.log2(200), np.random.default_rng(2))
+    trail, _, spent = search.search(digits, far, variant(early=True), math.log2(200), np.random.default_rng(2))
+    assert spent.trained < len(trail.runs) * 16_000
+    assert spent.sampled < len(trail.runs) * 250 * len(digits.run.training.snapshots)
+    assert whole.trained % 16_000 == 0
+
+
+def test_grid_costs_five_runs_and_repetitions_make_it_better(digits):
+    once, interpolated = search.grid(digits, CURVE, 60, 0, 1)
+    assert once[0].spent.trained == 5 * 16_000 and once[0].spent.sampled == 5 * 16 * 10_000
+    _, often = search.grid(digits, CURVE, 60, 0, 12)
+    assert search.error(once) > search.error(interpolated) > search.error(often)
+    assert search.summary(once)["high / low"] == pytest.approx(2.0)
+    repeated = search.Repeated(digits, CURVE, 60, 0)
+    assert repeated.until(search.error(interpolated)) == 1 and repeated.until(1e-9) is None
+
+
+def test_adaptive_search_finds_the_truth(digits):
+    found = search.summary(search.adaptive(digits, CURVE, variant(), 120, 0, 0))
+    assert found["error, octaves"] < 0.3 and found["coverage"] > 0.85 and found["without estimate"] < 0.2
+    assert 1 < found["high / low"] < 3
