@@ -150,6 +150,12 @@ def denoiser(run: Run, shape: tuple[int, ...], label_count: int) -> Denoiser:
     return Denoiser(UNet(fast.network), fast.kind)  # type: ignore[arg-type]
 
 
+def arithmetic() -> None:
+    """Torch's own choice on a GPU, which a program without a thought for speed has: TF32 in convolutions alone."""
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = True
+
+
 class Images(Dataset[tuple[Tensor, int]]):
     """A subset, an image and its label at a time."""
 

@@ -17,7 +17,8 @@ STOPWATCH = """#!/bin/sh
 begun=$(date +%s.%N)
 {python} "$@"
 status=$?
-echo "$2 $begun $(date +%s.%N)" >> {log}
+for module in "$@"; do case $module in emm.*) break ;; esac; done
+echo "$module $begun $(date +%s.%N)" >> {log}
 exit $status
 """
 

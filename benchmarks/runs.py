@@ -6,10 +6,11 @@ from typing import get_args
 import numpy as np
 
 from emm.configuration import load, override, read
-from emm.settings import Run, Settings, Training, validate
+from emm.settings import Precision, Run, Settings, validate
 from emm.subset import Subset
 
 ROOT = Path(__file__).parents[1]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 IMAGES = 1000  # of a subset; the time of a step does not depend on it
 
 # The paper's basic network at the widths and resolutions of its studies, as (study, arm) of config/paper.yaml.
@@ -46,17 +47,6 @@ def adjusted(run: Run, **overrides: object) -> Run:
     return validate(Run, override(run.model_dump(), dotted))
 
 
-def precisions() -> tuple[str, ...]:
-    """The values of training.precision; float32 alone where there is no such setting."""
-    field = Training.model_fields.get("precision")
-    return ("float32",) if field is None else tuple(map(str, get_args(field.annotation)))
-
-
-def with_precision(run: Run, precision: str) -> Run:
-    """A run that trains in the given precision, one of `precisions()`."""
-    return adjusted(run, training__precision=precision) if "precision" in Training.model_fields else run
-
-
 def shape(run: Run) -> tuple[int, int, int]:
     """(C, H, W) of the images of a run."""
     assert run.data.resolution is not None  # of every case
@@ -72,3 +62,8 @@ def random_subset(run: Run, count: int = IMAGES) -> Subset:
         images=images, labels=np.zeros(count, np.int64), label_count=0, indices=places, groups=places,
         held_out=images[:0], held_out_labels=nothing,
     )  # fmt: skip
+
+
+def precisions(device: str) -> list[Precision]:
+    """Those that differ on a device: TF32 is float32 on a CPU."""
+    return [one for one in PRECISIONS if one != "tf32" or device == "cuda"]

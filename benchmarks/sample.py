@@ -8,16 +8,19 @@ steps, from the time of an evaluation.
 
 import argparse
 import statistics
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 
 from benchmarks import plain, runs, timing
 from benchmarks.record import Row, make
-from benchmarks.train import cores, trainer
+from benchmarks.train import cores, our_steps, plain_steps, trainer
 from emm.device import select
+from emm.precision import cast, choose
+from emm.preconditioning import Denoiser
 from emm.sampling import draws, generate, noise_levels
-from emm.settings import Execution, Run
+from emm.settings import Execution, Precision, Run
 from emm.training import budget, build
 
 CASES = (runs.TINY, "32x32 width 128")
@@ -29,6 +32,9 @@ TRAIN_SECONDS = 3.0  # of the timing of training, for the share
 def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES), metavar="CASE",
                         help=f"of {', '.join(map(repr, CASES))}")  # fmt: skip
+    parser.add_argument(
+        "--precision", nargs="+", choices=runs.PRECISIONS, help="default: all that differ on the device"
+    )
     parser.add_argument("--images", type=int, help="instead of the case's own")
     parser.add_argument("--steps", type=int, help="of the sampler, instead of the case's own")
     parser.add_argument("--batch", type=int, default=Execution().sampling_batch, help="images generated at once")
@@ -37,7 +43,7 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 
 def measure(args: argparse.Namespace) -> Iterator[Row]:
-    """A row for each case, and for the tiny network the share of a default run."""
+    """A row for each case and precision, and the share of a default run."""
     for name in args.cases:
         threads = args.threads or (1 if name == runs.TINY else cores())
         device = select(args.device, threads)
@@ -64,52 +70,68 @@ def evaluations(run: Run) -> int:
 def compare(
     name: str, run: Run, timed: Run, args: argparse.Namespace, device: torch.device, threads: int
 ) -> Iterator[Row]:
-    """Time both samplers as `timed` asks; rates are of `run`."""
+    """Time the samplers as `timed` asks; rates are of `run`."""
     shape, count = runs.shape(run), timed.sampling.images
     torch.manual_seed(0)
-    ours = build(run, shape, 0).to(device).eval().requires_grad_(False)
-    torch.manual_seed(0)
     baseline = plain.denoiser(run, shape, 0).to(device).eval().requires_grad_(False)
-    levels = noise_levels(timed.sampling, ours.kind.sigma_min, ours.kind.sigma_max)
-    work = {
-        "plain": lambda: plain.sample(baseline, timed, shape, None, args.batch, device),
-        "ours": lambda: generate(ours, draws(count, shape, None, 0), levels, args.batch, device),
-    }
-    different = work["plain"]().int() - work["ours"]().int()  # also the untimed first call
+    levels = noise_levels(timed.sampling, baseline.kind.sigma_min, baseline.kind.sigma_max)
+
+    def plainly() -> torch.Tensor:
+        plain.arithmetic()
+        return plain.sample(baseline, timed, shape, None, args.batch, device)
+
+    def ours(denoiser: Denoiser, precision: Precision) -> torch.Tensor:
+        cast(denoiser.network, choose(precision))
+        return generate(denoiser, draws(count, shape, None, 0), levels, args.batch, device)
+
+    precisions = args.precision or runs.precisions(device.type)
+    work: dict[str, Callable[[], torch.Tensor]] = {"plain": plainly}
+    for precision in precisions:
+        torch.manual_seed(0)
+        denoiser = build(run, shape, 0).to(device).eval().requires_grad_(False)
+        work[precision] = partial(ours, denoiser, precision)
+    made = {one: sampler() for one, sampler in work.items()}  # also the untimed first call
     taken = timing.alternate(work, args.rounds, device)
     each = {one: statistics.median(values) / count / evaluations(timed) for one, values in taken.items()}
     rates = {one: 1 / (value * evaluations(run)) for one, value in each.items()}
-    ratio = timing.ratio(taken["plain"], taken["ours"])
-    details = {
-        "steps": run.sampling.steps,
-        "steps timed": timed.sampling.steps,
-        "images timed": count,
-        "batch": args.batch,
-        "threads": threads if device.type == "cpu" else None,
-        "largest difference in grey levels": int(different.abs().max()),
-        "rounds": args.rounds,
-    }
-    yield make("sample", name, "images/s", rates["ours"], rates["plain"], ratio, details, device.type)
-    if name == runs.TINY:
-        yield share(run, rates, details, device)
+    for precision in precisions:
+        details = {
+            "precision": precision,
+            "steps": run.sampling.steps,
+            "steps timed": timed.sampling.steps,
+            "images timed": count,
+            "batch": args.batch,
+            "threads": threads if device.type == "cpu" else None,
+            "largest difference in grey levels": int((made[precision].int() - made["plain"].int()).abs().max()),
+            "rounds": args.rounds,
+        }
+        ratio = timing.ratio(taken["plain"], taken[precision])
+        yield make("sample", name, "images/s", rates[precision], rates["plain"], ratio, details, device.type)
+    if name == runs.TINY and run.sampling.precision in precisions:
+        yield share(run, {"plain": rates["plain"], "ours": rates[run.sampling.precision]}, threads, device)
 
 
-def share(run: Run, rates: dict[str, float], details: dict[str, object], device: torch.device) -> Row:
+def share(run: Run, rates: dict[str, float], threads: int, device: torch.device) -> Row:
     """What share of training and sampling together sampling takes in one run, in percent.
 
     `rates` are images a second in sampling.
     """
     advances = {
-        "plain": plain.Training(run, runs.random_subset(run), device).advance,
-        "ours": trainer(run, device).advance,
+        "plain": partial(plain_steps, plain.Training(run, runs.random_subset(run), device)),
+        "ours": partial(our_steps, trainer(run, device)),
     }
     shares = {}
     for one, advance in advances.items():
-        steps = timing.repeats(advance, TRAIN_SECONDS, device)
-        training = timing.seconds(lambda: [advance() for _ in range(steps)], device) / steps  # noqa: B023
+        steps = timing.repeats(partial(advance, 1), TRAIN_SECONDS, device)
+        training = timing.seconds(partial(advance, steps), device) / steps
         whole = training * budget(run, runs.IMAGES).steps
         sampling = len(run.training.snapshots) * run.sampling.images / rates[one]
         shares[one] = 100 * sampling / (whole + sampling)
-    return make("sample", "default run", "% of a run", shares["ours"], shares["plain"], None,
-                {**details, "images": run.sampling.images, "snapshots": len(run.training.snapshots)},
-                device.type)  # fmt: skip
+    details = {
+        "precision": run.sampling.precision,
+        "steps": run.sampling.steps,
+        "threads": threads if device.type == "cpu" else None,
+        "images": run.sampling.images,
+        "snapshots": len(run.training.snapshots),
+    }
+    return make("sample", "default run", "% of a run", shares["ours"], shares["plain"], None, details, device.type)

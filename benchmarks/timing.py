@@ -4,11 +4,16 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 
+from emm.precision import choose
+from emm.settings import Precision
+
 PEAK_SIZE = {"cpu": 2048, "cuda": 8192}  # rows of the square matrices whose product measures the peak
 PEAK_REPEATS = 8
+Name = TypeVar("Name")
 
 
 @dataclass(frozen=True)
@@ -36,14 +41,14 @@ def seconds(work: Callable[[], object], device: torch.device) -> float:
 
 
 def alternate(
-    contestants: Mapping[str, Callable[[], object]], rounds: int, device: torch.device
-) -> dict[str, list[float]]:
+    contestants: Mapping[Name, Callable[[], object]], rounds: int, device: torch.device
+) -> dict[Name, list[float]]:
     """Seconds of each contestant in each round.
 
     All are called once in every round, every other round in reverse order, so that a machine that grows slower or
     faster treats them alike.  What must happen once (compilation, choice of algorithms) should have happened before.
     """
-    taken: dict[str, list[float]] = {name: [] for name in contestants}
+    taken: dict[Name, list[float]] = {name: [] for name in contestants}
     for turn in range(rounds):
         order = list(contestants) if turn % 2 == 0 else list(contestants)[::-1]
         for name in order:
@@ -63,20 +68,12 @@ def repeats(work: Callable[[], object], wanted: float, device: torch.device) -> 
     return max(1, round(wanted / max(seconds(work, device), 1e-6)))
 
 
-def peak(device: torch.device, precision: str) -> float:
+def peak(device: torch.device, precision: Precision) -> float:
     """Operations per second of a product of two large matrices, the best of several: what the processor can do.
 
-    Args:
-        precision: float32, tf32 (float32 operands, on a GPU that has it) or bfloat16.
+    Leaves torch with the arithmetic of `precision`, as `emm.precision.choose` does.
     """
-    size = PEAK_SIZE[device.type]
-    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+    size, dtype = PEAK_SIZE[device.type], choose(precision)
     left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
-    try:
-        torch.mm(left, right)
-        best = min(seconds(lambda: torch.mm(left, right), device) for _ in range(PEAK_REPEATS))
-    finally:
-        torch.set_float32_matmul_precision(before)
-    return 2 * size**3 / best
+    torch.mm(left, right)
+    return 2 * size**3 / min(seconds(lambda: torch.mm(left, right), device) for _ in range(PEAK_REPEATS))

@@ -10,6 +10,8 @@ import os
 import statistics
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,17 +19,30 @@ import torch
 from benchmarks import plain, runs, timing
 from benchmarks.record import Row, make
 from emm.device import select
-from emm.settings import Run
+from emm.precision import choose
+from emm.settings import Precision, Run
 from emm.training import Trainer, forward_flops, start
 
 STEP_FLOPS = {"cpu": 3e11, "cuda": 2.5e13}
 SMALLEST_BATCH = 2
 
 
+@dataclass(frozen=True)
+class Mode:
+    """A way of ours to train."""
+
+    precision: Precision
+    compiled: bool = False
+
+
 def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cases", nargs="+", choices=runs.CASES, default=list(runs.CASES), metavar="CASE",
                         help=f"of {', '.join(map(repr, runs.CASES))}")  # fmt: skip
-    parser.add_argument("--precision", nargs="+", choices=runs.precisions(), help="default: all that the device has")
+    parser.add_argument(
+        "--precision", nargs="+", choices=runs.PRECISIONS, help="default: all that differ on the device"
+    )
+    parser.add_argument("--compile", action="store_true", help="compiled networks too (default: on a GPU, the last "
+                        "precision)")  # fmt: skip
     parser.add_argument("--batch", type=int, help="images a step, instead of one that fits")
     parser.add_argument("--threads", type=int, help="default: 1 for the tiny network, else all cores")
     parser.add_argument("--rounds", type=int, default=3, help="pairs of timings")
@@ -35,14 +50,21 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 
 def measure(args: argparse.Namespace) -> Iterator[Row]:
-    """A row for each case and precision."""
+    """A row for each case and mode."""
     for name in args.cases:
         threads = args.threads or (1 if name == runs.TINY else cores())
         device = select(args.device, threads)
         run = runs.case(name)
         flops = 3 * forward_flops(run, runs.shape(run))
         run = runs.adjusted(run, training__batch_size=args.batch or batch(run, flops, device))
-        yield from compare(name, run, flops, args.precision or usual_precisions(device), args, device, threads)
+        yield from compare(name, run, flops, modes(args, device), args, device, threads)
+
+
+def modes(args: argparse.Namespace, device: torch.device) -> list[Mode]:
+    """Every precision asked for, then the compiled ones."""
+    chosen = args.precision or runs.precisions(device.type)
+    compiled = chosen if args.compile else chosen[-1:] if device.type == "cuda" else []
+    return [Mode(one) for one in chosen] + [Mode(one, True) for one in compiled]
 
 
 def cores() -> int:
@@ -58,50 +80,61 @@ def batch(run: Run, flops: int, device: torch.device) -> int:
     return size
 
 
-def usual_precisions(device: torch.device) -> list[str]:
-    """Of the precisions that there are, those that differ on the device: tf32 is float32 on a CPU."""
-    return [one for one in runs.precisions() if one != "tf32" or device.type == "cuda"]
-
-
 def compare(
-    name: str, run: Run, flops: int, precisions: list[str], args: argparse.Namespace, device: torch.device, threads: int
+    name: str, run: Run, flops: int, modes: list[Mode], args: argparse.Namespace, device: torch.device, threads: int
 ) -> Iterator[Row]:
-    """Time plain training and ours in each precision, in turns; `flops` operations an image."""
-    subset = runs.random_subset(run)
-    baseline = plain.Training(run, subset, device)
-    trainers = {one: trainer(runs.with_precision(run, one), device) for one in precisions}
-    work: dict[str, Callable[[], object]] = {"plain": baseline.advance}
-    work |= {one: trainers[one].advance for one in precisions}
-    steps = {one: timing.repeats(step, args.seconds, device) for one, step in work.items()}
-    taken = timing.alternate({one: _repeated(step, steps[one]) for one, step in work.items()}, args.rounds, device)
-    each = {one: [value / steps[one] for value in values] for one, values in taken.items()}  # seconds a step
-    rates = {one: run.training.batch_size / statistics.median(values) for one, values in each.items()}
-    peaks = {one: timing.peak(device, one) for one in {"float32", *precisions}}
-    for one in precisions:
+    """Time plain training and each of our modes in turns; `flops` operations an image."""
+    baseline = plain.Training(run, runs.random_subset(run), device)
+    work: dict[Mode | None, Callable[[int], None]] = {None: partial(plain_steps, baseline)}  # None: plain
+    for mode in modes:
+        own = trainer(runs.adjusted(run, training__precision=mode.precision), device, mode.compiled)
+        work[mode] = partial(our_steps, own)
+    steps = {mode: timing.repeats(partial(several, 1), args.seconds, device) for mode, several in work.items()}
+    taken = timing.alternate(
+        {mode: partial(several, steps[mode]) for mode, several in work.items()}, args.rounds, device
+    )
+    each = {mode: [value / steps[mode] for value in values] for mode, values in taken.items()}  # seconds a step
+    rates = {mode: run.training.batch_size / statistics.median(values) for mode, values in each.items()}
+    plain_precision: Precision = "tf32" if device.type == "cuda" else "float32"
+    precisions: list[Precision] = [plain_precision, *(mode.precision for mode in modes)]
+    peaks = {one: timing.peak(device, one) for one in dict.fromkeys(precisions)}
+    for mode in modes:
         details = {
-            "precision": one,
+            "precision": mode.precision,
+            "compiled": "yes" if mode.compiled else "no",
             "batch": run.training.batch_size,
             "threads": threads if device.type == "cpu" else None,
             "GFLOP an image": flops / 1e9,
-            "peak TFLOP/s": peaks[one] / 1e12,
-            "share of peak": rates[one] * flops / peaks[one],
-            "plain's share of float32 peak": rates["plain"] * flops / peaks["float32"],
-            "steps a timing": steps[one],
+            "peak TFLOP/s": peaks[mode.precision] / 1e12,
+            "share of peak": rates[mode] * flops / peaks[mode.precision],
+            f"plain's share of {plain_precision} peak": rates[None] * flops / peaks[plain_precision],
+            "steps a timing": steps[mode],
             "rounds": args.rounds,
         }
-        ratio = timing.ratio(each["plain"], each[one])
-        yield make("train", name, "images/s", rates[one], rates["plain"], ratio, details, device.type)
+        ratio = timing.ratio(each[None], each[mode])
+        yield make("train", name, "images/s", rates[mode], rates[None], ratio, details, device.type)
 
 
-def trainer(run: Run, device: torch.device) -> Trainer:
+def trainer(run: Run, device: torch.device, compiled: bool = False) -> Trainer:
     """The trainer of the first replicate of a run on random images."""
     with tempfile.TemporaryDirectory() as folder:
-        return start(run, runs.random_subset(run), runs.IMAGES, 0, device, Path(folder))
+        return start(
+            run, runs.random_subset(run), runs.IMAGES, 0, device, Path(folder),
+            compiled="always" if compiled else "never",
+        )  # fmt: skip
 
 
-def _repeated(step: Callable[[], object], times: int) -> Callable[[], None]:
-    def work() -> None:
-        for _ in range(times):
-            step()
+def our_steps(trainer: Trainer, steps: int) -> None:
+    """So many steps; the loss is read where `emm.training.train` reads it in every step."""
+    choose(trainer.run.training.precision)  # torch's arithmetic on a GPU is global, and others have their turns
+    for _ in range(steps):
+        loss = trainer.advance()
+        if trainer.device.type == "cpu":
+            trainer.check(loss.item())
 
-    return work
+
+def plain_steps(training: plain.Training, steps: int) -> None:
+    """So many steps of the baseline."""
+    plain.arithmetic()
+    for _ in range(steps):
+        training.advance()

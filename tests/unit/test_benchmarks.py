@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import dag, end_to_end, plain, project, record, results, runs, sample, score, search, timing
+from benchmarks import dag, end_to_end, plain, project, record, results, runs, sample, score, search, timing, train
 from benchmarks.__main__ import NAMES, parser
 from emm.configuration import load, read
 from emm.keys import key
@@ -115,7 +115,9 @@ def test_plain_training_steps_equal_ours(tmp_path, weight_decay):
         draw = torch.randn(len(index))
         images = to_unit(torch.from_numpy(subset.images)[index])
         noise = torch.randn_like(images)
-        assert baseline.update(images, torch.from_numpy(subset.labels)[index], draw, noise) == pytest.approx(loss, 1e-4)
+        assert baseline.update(images, torch.from_numpy(subset.labels)[index], draw, noise) == pytest.approx(
+            loss.item(), 1e-4
+        )
     pairs = [(baseline.denoiser.network, dict(ours.denoiser.network.named_parameters()))]
     pairs += [(mean, ours.parameters.view(flat)) for mean, flat in zip(baseline.averages, ours.averages, strict=True)]
     for network, theirs in pairs:
@@ -212,10 +214,13 @@ def command(*arguments):
 
 def test_train_prints_a_row_for_each_case_and_precision():
     rows = command(
-        "train", "--cases", "tiny", "--precision", "float32", "--batch", "4", "--seconds", "0.01", "--rounds", "2",
+        "train", "--cases", "tiny", "--batch", "4", "--seconds", "0.01", "--rounds", "2",
         "--device", "cpu",
     )  # fmt: skip
-    assert [(row.case, row.details["precision"]) for row in rows] == [("tiny", "float32")]
+    assert [(row.case, row.details["precision"]) for row in rows] == [
+        ("tiny", "float32"),
+        ("tiny", "bfloat16"),
+    ]
     row = rows[0]
     assert row.hardware.startswith("CPU: ") and row.versions["torch"] == torch.__version__.split("+")[0]
     assert row.spread[0] <= row.ratio <= row.spread[1]
@@ -234,7 +239,9 @@ def test_a_wrong_command_line_ends_with_what_is_allowed(arguments, capsys):
 
 
 def test_sampling_takes_more_of_a_run_the_slower_it_is():
-    args = argparse.Namespace(device="cpu", cases=["tiny"], images=2, steps=2, batch=2, threads=1, rounds=1)
+    args = argparse.Namespace(
+        device="cpu", cases=["tiny"], precision=["float32"], images=2, steps=2, batch=2, threads=1, rounds=1
+    )
     rate, share = sample.measure(args)
     assert rate.case == "tiny" and rate.details["largest difference in grey levels"] <= 1
     assert share.units == "% of a run" and 0 < share.ours < 100
@@ -249,11 +256,11 @@ def test_cases_are_the_papers_networks():
         assert run.network.attention == [run.data.resolution // 2]
 
 
-def test_precisions_are_those_of_the_settings():
-    assert "float32" in runs.precisions()
-    for precision in runs.precisions():
-        run = runs.with_precision(runs.case(runs.TINY), precision)
-        assert getattr(run.training, "precision", "float32") == precision
+def test_tf32_is_measured_on_a_gpu_only():
+    assert "tf32" in runs.precisions("cuda") and runs.precisions("cpu") == ["float32", "bfloat16"]
+    args = argparse.Namespace(precision=None, compile=False)
+    assert train.modes(args, CPU) == [train.Mode("float32"), train.Mode("bfloat16")]
+    assert train.modes(args, torch.device("cuda"))[-1] == train.Mode("bfloat16", True)
 
 
 def row(benchmark="train", hardware="CPU: one, 2 cores", ours=1.0, **changes):
