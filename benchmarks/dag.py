@@ -124,7 +124,12 @@ def prepare(folder: Path, scores: Path, studies: int, arms: int) -> Path:
         }
         for i in range(studies)
     }
-    content = {"run": list(made), "studies": made, "search": {"start": 20, "confirm": 4}}
+    content = {
+        "run": list(made),
+        "studies": made,
+        "search": {"start": 20, "confirm": 4},
+        "execution": {"device": "cpu"},  # no job is made to wait for a GPU
+    }
     overlay = folder / "dag.yaml"
     overlay.write_text(yaml.safe_dump(content, sort_keys=False))
     settings = read(load([overlay], folder))

@@ -102,6 +102,7 @@ def snakemake(folder: Path, programs: Path, log: Path, arguments: Sequence[objec
 
 
 def jobs(log: Path) -> list[Job]:
-    """The jobs of a stopwatch's log."""
+    """The jobs of a log, without `emm.slots`, which waits for a GPU and then becomes the job that it is for."""
     rows = [line.split() for line in log.read_text().splitlines()] if log.exists() else []
-    return [Job(module.removeprefix("emm."), float(end) - float(begun)) for module, begun, end in rows]
+    found = [Job(module.removeprefix("emm."), float(end) - float(begun)) for module, begun, end in rows]
+    return [job for job in found if job.module != "slots"]

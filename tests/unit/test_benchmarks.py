@@ -301,6 +301,8 @@ def test_jobs_are_timed_by_module(tmp_path):
     done = subprocess.run([tmp_path / "programs" / "python", "-m", "emm.seeds"])
     assert done.returncode == 0
     assert subprocess.run([tmp_path / "programs" / "python", "-m", "emm.nothing"], stderr=subprocess.DEVNULL).returncode
+    with (tmp_path / "log").open("a") as log:
+        log.write("emm.slots 1.0 2.0\n")  # has become another job, which has a line of its own
     jobs = project.jobs(tmp_path / "log")
     assert [job.module for job in jobs] == ["seeds", "nothing"] and all(0 < job.seconds < 60 for job in jobs)
 
