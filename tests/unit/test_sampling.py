@@ -241,12 +241,15 @@ class Place:
         collect_snapshots(self.folder, self.snapshots, description)
         return weights
 
-    def call(self, monkeypatch, batch: int = 4, snapshots: bool = True, replicate: int = 0) -> int:
+    def call(
+        self, monkeypatch, batch: int = 4, snapshots: bool = True, replicate: int = 0, state: Path | None = None
+    ) -> int:
         arguments = ["--settings", json.dumps(self.content), "--key", "abc"]
         arguments += ["--n", str(N), "--replicate", str(replicate)]
         arguments += ["--subset", str(self.subset), "--output", str(self.output), "--record", str(self.record)]
         arguments += ["--batch", str(batch), "--device", "cpu"]
         arguments += ["--snapshots", str(self.snapshots)] if snapshots else []
+        arguments += ["--state", str(state)] if state else []
         monkeypatch.setattr(sys, "argv", ["sample", *arguments])
         try:
             command(sample_stage.main)
@@ -290,6 +293,21 @@ def test_stage_samples_every_snapshot(tmp_path, monkeypatch, labels, decay):
     assert record["evaluations"] == (2 * 4 - 1) * 6 * 2
     assert record["key"] == "abc"
     assert (place.output.parent / "settings.yaml").is_file()
+
+
+def test_stage_removes_the_training_state_when_it_has_succeeded(tmp_path, monkeypatch, capsys):
+    place = Place(tmp_path)
+    state = tmp_path / "state" / "key" / "n1-r0"
+    state.mkdir(parents=True)
+    (state / "state.pt").touch()
+    place.snapshots.write_bytes(b"damaged")
+    assert place.call(monkeypatch, state=state) == 1
+    assert "snapshots" in one_error(capsys)
+    assert (state / "state.pt").exists()  # the snapshots can be made again from it
+    place.write_snapshots()
+    assert place.call(monkeypatch, state=state) == 0
+    assert not (tmp_path / "state").exists()
+    assert place.call(monkeypatch, state=state) == 0  # as for another arm that shares the training
 
 
 def test_stage_gives_the_same_bytes_twice(tmp_path, monkeypatch):

@@ -1,9 +1,12 @@
 """Training: batches, flat parameters, optimizers, averages, budgets; and a run that survives whatever ends it."""
 
 import csv
+import errno
 import itertools
 import json
 import os
+import platform
+import shutil
 import signal
 import subprocess
 import sys
@@ -510,6 +513,69 @@ def test_lock_is_exclusive_and_ends_with_its_holder(tmp_path):
         pass
 
 
+def test_waiting_for_the_lock_ends_when_it_is_free_or_when_patience_does(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    folder, patience, entered = tmp_path / "run", threading.Event(), threading.Event()
+    patience.set()
+
+    def moment():
+        time.sleep(0.01)
+        return patience.is_set()
+
+    def wait():
+        with state.held(folder, moment):
+            entered.set()
+
+    with state.held(folder):
+        waiting = threading.Thread(target=wait)
+        waiting.start()
+        assert not entered.wait(0.2)
+        # The holder removes the folder, and with it the file that the other one waits for: a new one must be locked.
+        state.clear(folder)
+    waiting.join(10)
+    assert entered.is_set()
+    assert (folder / "lock").is_file()
+    out = capsys.readouterr().out.splitlines()
+    assert out == [
+        f"{folder}: process {os.getpid()} on {platform.node()}, SLURM job 17 trains this run; waiting for its end"
+    ]
+    patience.clear()
+    with state.held(folder), pytest.raises(state.RunLocked, match="SLURM job 17"), state.held(folder, moment):
+        pass
+
+
+def test_a_removed_folder_locks_nothing(tmp_path):
+    folder = tmp_path / "run"
+    with state.held(folder):
+        state.clear(folder)
+        with state.held(folder), pytest.raises(state.RunLocked), state.held(folder):
+            pass
+
+
+def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(state.fcntl, "flock", refuse)
+    with (
+        pytest.raises(OSError, match=r"cannot be locked on this file system \(No locks available\): .*lock"),
+        state.held(tmp_path),
+    ):
+        pass
+
+
+def test_discarding_leaves_a_run_that_is_trained(tmp_path):
+    folder = tmp_path / "state" / "key" / "n1-r0"
+    state.discard(folder)  # nothing there
+    assert list(tmp_path.iterdir()) == []
+    with state.held(folder):
+        (folder / "state.pt").touch()
+        state.discard(folder)
+        assert (folder / "state.pt").exists()
+    state.discard(folder)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_binding_keeps_own_state_and_removes_any_other(tmp_path):
     assert not state.bind(tmp_path, "one")
     (tmp_path / "state.pt").write_bytes(b"1")
@@ -611,8 +677,9 @@ def undisturbed(tmp_path_factory):
 
 def test_outputs_of_a_run(undisturbed):
     place = undisturbed
-    assert not place.state.exists()
-    assert not (place.folder / "state").exists()
+    saved = state.load(place.state)  # kept, until samples show that the outputs are safe
+    assert saved is not None
+    assert saved["step"] == 120
     assert sorted(path.name for path in place.snapshots.parent.iterdir()) == [
         "settings.yaml", "snapshots.safetensors", "training.csv", "training.json",
     ]  # fmt: skip
@@ -655,23 +722,37 @@ def wait_for_progress(place: Place, running: subprocess.Popen[str]) -> None:
     pytest.fail("no state was saved within 30 s")
 
 
-def test_sigkill_and_resume(undisturbed, tmp_path, program, capsys):
+def test_sigkill_and_resume(undisturbed, tmp_path):
     place = Place(tmp_path, subset_of(), 0.05, **LONG)
     running = place.process()
     wait_for_progress(place, running)
-    assert program(place) == 1  # a second process is refused while the first one lives
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 1
-    assert lines[0].startswith(f"error: {place.state}: another process")
+    running.send_signal(signal.SIGSTOP)
+    second, third = place.process(), place.process()  # as of a Snakemake that was killed and started again
+    for waiting in (second, third):
+        assert waiting.stdout is not None
+        assert f"process {running.pid} " in waiting.stdout.readline()
+    third.terminate()
+    assert third.wait(30) == 143
+    assert not place.outputs()
     running.kill()
     running.communicate()
     assert running.returncode == -signal.SIGKILL
-    assert not place.outputs()
-    assert program(place) == 0
+    second.communicate(timeout=60)
+    assert second.returncode == 0
     assert 0 < place.resumed_at() < 1200
     assert place.snapshots.read_bytes() == undisturbed.snapshots.read_bytes()
     assert place.log.read_bytes() == undisturbed.log.read_bytes()
-    assert not place.state.exists()
+
+
+def test_outputs_that_vanish_are_written_again_without_training(undisturbed, tmp_path, program):
+    """Snakemake deletes them when it is killed and submits again a run that has meanwhile ended."""
+    place = Place(tmp_path, subset_of(), **LONG)
+    shutil.copytree(undisturbed.state, place.state)
+    assert program(place) == 0
+    assert place.resumed_at() == 1200
+    assert place.snapshots.read_bytes() == undisturbed.snapshots.read_bytes()
+    assert place.log.read_bytes() == undisturbed.log.read_bytes()
+    assert json.loads(place.record.read_text())["images_per_second"] > 0
 
 
 def test_sigterm_and_resume(undisturbed, tmp_path, program):

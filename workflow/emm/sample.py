@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 
+from emm import state
 from emm.device import select
 from emm.files import provenance, write_json, write_npz
 from emm.keys import ema_decay, key
@@ -26,6 +27,7 @@ from emm.training import build, forward_flops, snapshot_name
 def main() -> None:
     parser = arguments(__doc__, "--subset", "--output", "--record")
     parser.add_argument("--snapshots", type=Path, nargs="?", help="weights of the run; not needed by the optimum")
+    parser.add_argument("--state", type=Path, help="folder of the training state, which is not needed any more")
     parser.add_argument("--batch", type=int, default=500, help="images generated at once")
     execution_options(parser)
     args = parser.parse_args()
@@ -58,6 +60,8 @@ def main() -> None:
     each = 0 if run.diffusion.denoiser == "optimum" else forward_flops(run, subset.images.shape[1:])
     record = {"evaluations": evaluations, "flops": each * evaluations}
     write_json(args.record, record | provenance(args.key, started))
+    if args.state:
+        state.discard(args.state)
 
 
 def from_snapshots(

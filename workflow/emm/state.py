@@ -1,39 +1,76 @@
 """What a training run must remember to go on after a kill: its folder, its lock, and its last saved state.
 
-The folder lies outside declared outputs, because Snakemake deletes the outputs of failed jobs.
+The folder lies outside declared outputs, because Snakemake deletes the outputs of failed jobs.  It also outlives the
+end of the training: only a job that reads the outputs (`emm.sample`) shows that Snakemake has noted them as complete.
+Until then it may delete them, because it was killed and submits the run again, say; they are then written anew.
 """
 
 import contextlib
 import fcntl
 import os
+import platform
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
 from emm.files import replacing, write_text
-
 
 class RunLocked(RuntimeError):
     """Another process trains this run."""
 
 
 @contextlib.contextmanager
-def held(folder: Path) -> Iterator[None]:
+def held(folder: Path, wait: Callable[[], bool] = lambda: False) -> Iterator[None]:
     """Hold the exclusive lock of a state folder; the operating system frees it when the process dies.
 
+    A Snakemake that is killed leaves its jobs running on a cluster, and the next one submits them again.  So `wait` is
+    called as long as another process holds the lock: it lets a moment pass, and returns whether to look again.
+
     Raises:
-        RunLocked: another process holds it.
+        RunLocked: another process holds it, and `wait` gave up.
+        OSError: the file system has no locks.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise RunLocked(f"{folder}: another process trains this run; wait for it or end it") from None
+    told = False
+    while (file := _lock(folder)) is None:
+        if not wait():
+            raise RunLocked(f"{folder}: {_holder(folder)} trains this run; wait for it or end it")
+        if not told:
+            print(f"{folder}: {_holder(folder)} trains this run; waiting for its end", flush=True)
+            told = True
+    with file:
         yield
+
+
+def _lock(folder: Path) -> IO[str] | None:
+    """The locked file of a folder, or None where another process holds it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    # Not "w": what the holder wrote about itself must stay.
+    file = open(folder / "lock", "a+", encoding="utf-8")  # noqa: SIM115
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.stat(file.name).st_ino == os.fstat(file.fileno()).st_ino:
+            file.truncate(0)
+            job = f", SLURM job {os.environ['SLURM_JOB_ID']}" if "SLURM_JOB_ID" in os.environ else ""
+            print(f"process {os.getpid()} on {platform.node()}{job}", file=file, flush=True)
+            return file
+    except (BlockingIOError, FileNotFoundError):
+        pass  # held; or locked after the holder had removed the folder: then it locks nothing
+    except OSError as error:
+        file.close()
+        raise OSError(error.errno, f"cannot be locked on this file system ({error.strerror})", file.name) from None
+    file.close()
+    return None
+
+
+def _holder(folder: Path) -> str:
+    """Who holds the lock, in its own words."""
+    try:
+        return (folder / "lock").read_text(encoding="utf-8").strip() or "another process"
+    except OSError:
+        return "another process"
 
 
 def bind(folder: Path, identity: str) -> bool:
@@ -71,8 +108,15 @@ def load(folder: Path) -> dict[str, Any] | None:
 
 
 def clear(folder: Path) -> None:
-    """Remove the folder of a finished run, and its parents while they are empty."""
+    """Remove the folder of a run whose results are safe, and its parents while they are empty."""
     shutil.rmtree(folder, ignore_errors=True)
     for parent in list(folder.parents)[:2]:
         with contextlib.suppress(OSError):
             os.rmdir(parent)
+
+
+def discard(folder: Path) -> None:
+    """`clear` the folder of a run if it exists and no process trains the run."""
+    if folder.is_dir():
+        with contextlib.suppress(RunLocked), held(folder):
+            clear(folder)

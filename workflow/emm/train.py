@@ -7,7 +7,9 @@ import signal
 import sys
 import threading
 import time
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
@@ -16,7 +18,7 @@ from emm import state
 from emm.device import describe, select
 from emm.files import provenance, write_csv, write_json
 from emm.keys import VERSIONS, key
-from emm.parallel import joined
+from emm.parallel import Processes, joined
 from emm.settings import Run
 from emm.stage import StageError, arguments, command, execution_options, read_settings, record_settings
 from emm.subset import load as load_subset
@@ -31,6 +33,8 @@ from emm.training import (
     train,
 )
 
+POLL = 1.0  # seconds between two looks at a lock that another job holds
+GO, WAIT = 0, 1  # what the first of several processes tells the others
 EXIT_INTERRUPTED = 143  # 128 + SIGTERM: what a scheduler expects of a process that ended because it was told to
 
 
@@ -41,7 +45,6 @@ def main() -> None:
     parser.add_argument("--state-seconds", type=float, default=30.0, help="between two saves of the training state")
     parser.add_argument("--log-seconds", type=float, default=20.0, help="between two lines of progress")
     args = parser.parse_args()
-    started = time.time()
     run = read_settings(args.settings)
     subset = load_subset(args.subset)
     device = select(args.device, args.threads)
@@ -49,10 +52,11 @@ def main() -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     try:
-        with joined() as processes, state.held(args.state) if processes.writes else nullcontext():
+        with joined() as processes, _locked(args.state, processes, stop):
+            started = time.time()
             if processes.writes:
                 state.bind(args.state, _identity(args))
-            processes.first(0)  # the others read the state folder only now
+                processes.first(GO)  # the others read the state folder only now
             trainer = start(
                 run, subset, args.n, args.replicate, device, args.state, processes=processes, compiled=args.compile
             )
@@ -60,7 +64,12 @@ def main() -> None:
             with Progress(trainer, args.log_seconds) as progress:
                 for _ in train(trainer, args.state, args.state_seconds, stop):
                     progress.show()
-            rate = (trainer.step - first_step) * run.training.batch_size / max(time.monotonic() - clock, 1e-9)
+            steps, seconds = trainer.step - first_step, time.monotonic() - clock
+            if processes.writes and steps:
+                state.save(args.state, trainer.state())  # not cleared: `emm.state` says why
+            if not steps:  # an earlier job made all of them
+                steps, seconds = trainer.step, trainer.seconds_before
+            rate = steps * run.training.batch_size / max(seconds, 1e-9)
             if processes.writes:
                 finish(
                     args,
@@ -75,12 +84,36 @@ def main() -> None:
     except Interrupted:
         print("interrupted: state saved; the same command resumes", file=sys.stderr, flush=True)
         sys.exit(EXIT_INTERRUPTED)
-    except (TrainingError, state.RunLocked) as error:
+    except state.RunLocked as error:
+        print(f"interrupted: {error}", file=sys.stderr, flush=True)
+        sys.exit(EXIT_INTERRUPTED)
+    except TrainingError as error:
         raise StageError(str(error)) from None
 
 
+@contextmanager
+def _locked(folder: Path, processes: Processes, stop: threading.Event) -> Iterator[None]:
+    """The lock of a run, in the process that writes; the others wait with it, until it tells them to GO.
+
+    Raises:
+        RunLocked: `stop` was set while another job held it.
+    """
+
+    def wait() -> bool:
+        processes.first(WAIT)
+        return not stop.wait(POLL)
+
+    if processes.writes:
+        with state.held(folder, wait):
+            yield
+    else:
+        while processes.first(WAIT) != GO:
+            pass
+        yield
+
+
 def finish(args: argparse.Namespace, run: Run, trainer: Trainer, course: dict[str, Any]) -> None:
-    """Write the outputs of a finished training, then remove its state.  `course`: how the computation went."""
+    """Write the outputs of a finished training.  `course`: how the computation went."""
     write_csv(args.log, LOG_COLUMNS, trainer.rows)
     record_settings(args.record.parent, args.settings)
     write_json(
@@ -104,7 +137,6 @@ def finish(args: argparse.Namespace, run: Run, trainer: Trainer, course: dict[st
         "images_seen": [step * run.training.batch_size for step in trainer.budget.snapshots],
     }
     collect_snapshots(args.state, args.snapshots, description)
-    state.clear(args.state)
 
 
 def _identity(args: argparse.Namespace) -> str:

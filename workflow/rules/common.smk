@@ -20,6 +20,7 @@ from emm.study import description
 
 RESULTS = Path("results")
 STUDY = "results/studies/{study}"
+STATE = "results/state/{key}/n{n}-r{r}"  # what a killed training resumes from
 FIGURES = ("curves", "emm", "progress", "gallery")
 TABLES = ("emm", "curves", "contrasts", "findings", "onset")
 
@@ -134,6 +135,11 @@ def weights(wildcards):
     if INDEX.is_optimum("sample", wildcards.key):
         return []
     return earlier("sample", "train", "snapshots.safetensors")(wildcards)
+
+
+def training_state(wildcards):
+    """The training state behind samples, which nobody needs once they are there."""
+    return STATE.format(key=INDEX.upstream("sample", wildcards.key, "train"), n=wildcards.n, r=wildcards.r)
 
 
 def records(wildcards):

@@ -17,10 +17,11 @@ rule sample:
     params:
         claim=gpu_claim(),
         settings=stage_json("sample"),
+        state=training_state,
     message:
         "sample from the run on {wildcards.n} images, replicate {wildcards.r}"
     shell:
         "OMP_NUM_THREADS={threads} {params.claim} python -m emm.sample --settings {params.settings:q} --key {wildcards.key}"
         " --n {wildcards.n} --replicate {wildcards.r} --subset {input.subset} --snapshots {input.snapshots}"
-        " --output {output.samples} --record {output.record} --batch {resources.batch}"
+        " --output {output.samples} --record {output.record} --state {params.state} --batch {resources.batch}"
         " --device {resources.device} --threads {threads} > {log} 2>&1"

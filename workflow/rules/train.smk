@@ -23,7 +23,7 @@ rule train:
         claim=gpu_claim(devices),
         settings=stage_json("train"),
         # Not an output: Snakemake deletes outputs of failed jobs, and this is what a killed training resumes from.
-        state="results/state/{key}/n{n}-r{r}",
+        state=STATE,
     message:
         "train on {wildcards.n} images, replicate {wildcards.r}"
     shell:
