@@ -27,6 +27,7 @@ from emm.tables import aligned
 
 OFF = 0.5  # octaves from search.start to the EMM that the plan assumes
 CALIBRATION = 10.0  # seconds
+START = 3.0  # seconds of a job's start where it is not measured
 PER_RUN = 4.0  # seconds of a run beside Python's start and the network: Snakemake, files, evaluation, scoring
 PER_WORKFLOW = 20.0  # seconds of Snakemake's start, tables, figures and report
 
@@ -50,10 +51,22 @@ class Speed:
     start: float
     jobs: int
 
+    def training(self, cost: Cost) -> float:
+        """Seconds of a run's training job."""
+        return self.start + cost.train_flops / self.train
+
+    def evaluation(self, cost: Cost) -> float:
+        """Seconds of a run's jobs after its training: sampling, scoring."""
+        return self.start + cost.sample_flops / self.sample + PER_RUN
+
     def seconds(self, cost: Cost) -> float:
-        """Time of one run in one job after the other: training, sampling, scoring."""
-        training = self.start + cost.train_flops / self.train if cost.train_flops else 0.0
-        return training + self.start + cost.sample_flops / self.sample + PER_RUN
+        """Seconds of one run in one job after the other."""
+        return (self.training(cost) if cost.train_flops else 0.0) + self.evaluation(cost)
+
+
+def throughput_speed(throughput: float, jobs: int = 1) -> Speed:
+    """The speed behind a throughput that the user gives, in GFLOP/s of one job."""
+    return Speed(1e9 * throughput, 1e9 * throughput, START, jobs)
 
 
 class Assumed(Mapping[RunId, Count]):
@@ -264,7 +277,7 @@ def show(settings: Settings, dag: Dag, cores: int | None = None, throughput: flo
     execution = settings.execution
     jobs = jobs_at_once(cores, execution.threads)
     if throughput is not None:
-        return text(planned, Speed(1e9 * throughput, 1e9 * throughput, 3.0, jobs))
+        return text(planned, throughput_speed(throughput, jobs))
     base = settings.base.model_copy(
         update={"data": settings.base.data.model_copy(update={"labels": "none", "held_out": 0})}
     )

@@ -291,6 +291,8 @@ class Execution(Section):
     log_seconds: PositiveFloat = 20.0  # between two log lines where there is no terminal
     sampling_batch: PositiveInt = 500
     compile: Literal["auto", "never", "always"] = "auto"  # auto: trainings so long that compiling pays
+    throughput: PositiveFloat | None = None  # GFLOP/s of one job, by `emm plan`: cluster jobs get 1.5 times their time
+    longest_job: PositiveInt = 1440  # minutes that a cluster allows; trainings that take longer go on in the next job
 
 
 class Figures(Section):

@@ -14,6 +14,7 @@ from emm import gpus as emm_gpus
 from emm import keys as emm_keys
 from emm.allocator import ENVIRONMENT as ALLOCATOR
 from emm.datasets import DataError
+from emm.limits import Limits
 from emm.published import identities
 from emm.settings import SettingsError
 from emm.study import description
@@ -42,6 +43,7 @@ try:
     GPUS = () if workflow.remote_exec else emm_gpus.devices(SETTINGS.execution)
 except (SettingsError, DataError) as error:
     stop(str(error).splitlines())
+LIMITS = Limits(INDEX)
 
 
 # Conda environments (--software-deployment-method conda) hold the packages that emm needs, not emm itself.
@@ -130,6 +132,11 @@ def gpu_claim(count=lambda wildcards: 1):
     return claim
 
 
+def cluster_gpus(count=lambda wildcards: 1):
+    """Resource function: how many GPUs a job asks of a cluster."""
+    return lambda wildcards: 0 if SETTINGS.execution.device == "cpu" else count(wildcards)
+
+
 def weights(wildcards):
     """Snapshots of the run; the theoretical optimum has none."""
     if INDEX.is_optimum("sample", wildcards.key):
@@ -140,6 +147,17 @@ def weights(wildcards):
 def training_state(wildcards):
     """The training state behind samples, which nobody needs once they are there."""
     return STATE.format(key=INDEX.upstream("sample", wildcards.key, "train"), n=wildcards.n, r=wildcards.r)
+
+
+def minutes(stage):
+    """Resource function: the time limit of a stage's job on a cluster."""
+
+    def limit(wildcards, attempt):
+        # Neither local jobs nor the job itself, which asks again, need the estimate that loads torch.
+        cheap = not (workflow.is_main_process and workflow.non_local_exec_or_dryrun)
+        return LIMITS.minutes(stage, wildcards.key, int(wildcards.n), attempt, known=not cheap)
+
+    return limit
 
 
 def records(wildcards):

@@ -14,6 +14,9 @@ rule sample:
         gpu_slots=gpu_slots(),
         device=emm_gpus.device(SETTINGS.execution),
         batch=SETTINGS.execution.sampling_batch,
+        runtime=minutes("sample"),
+        gpu=cluster_gpus(),
+        nodes=1,
     params:
         claim=gpu_claim(),
         settings=stage_json("sample"),

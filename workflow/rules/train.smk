@@ -19,6 +19,9 @@ rule train:
         device=emm_gpus.device(SETTINGS.execution),
         state_seconds=str(SETTINGS.execution.state_seconds),
         log_seconds=str(SETTINGS.execution.log_seconds),
+        runtime=minutes("train"),
+        gpu=cluster_gpus(devices),
+        nodes=1,
     params:
         claim=gpu_claim(devices),
         settings=stage_json("train"),

@@ -1,0 +1,72 @@
+"""Time limits: half as much again as a run is expected to take, twice that in each further attempt."""
+
+import math
+from pathlib import Path
+
+import pytest
+
+from emm import plan
+from emm.configuration import read
+from emm.dag import index
+from emm.keys import key
+from emm.limits import Limits
+
+FORWARD = 10**9  # operations of one image through the network
+
+
+@pytest.fixture(autouse=True)
+def _one_network(monkeypatch):
+    monkeypatch.setattr(plan.Costs, "network", lambda *_: (FORWARD, 10**6))
+
+
+def limits(duration="40000 images", **execution):
+    content = {
+        "training": {"duration": duration, "batch_size": 100, "snapshots": [0.5, 1.0]},
+        "sampling": {"images": 1000, "steps": 10},
+        "execution": execution,
+        "studies": {"one": {"arms": {"plain": {}}}},
+    }
+    settings = read(content)
+    return Limits(index(settings, Path("results"), data_needed=False)), settings.studies[0].arms[0].run
+
+
+def test_a_training_is_given_half_as_much_again():
+    found, run = limits(throughput=50.0)
+    seconds = plan.START + 3 * FORWARD * 40000 / 50e9
+    assert found.minutes("train", key("train", run), 100, 1) == math.ceil(1.5 * seconds / 60) == 61
+
+
+def test_training_time_follows_the_size_where_it_is_given_in_epochs():
+    found, run = limits("1000 epochs", throughput=50.0)
+    small, large = (found.minutes("train", key("train", run), n, 1) for n in (100, 200))
+    assert (small, large) == (151, 301)
+
+
+def test_sampling_is_counted_by_its_evaluations():
+    found, run = limits(throughput=1.0)
+    seconds = plan.START + plan.PER_RUN + FORWARD * (2 * 10 - 1) * 1000 * 2 / 1e9
+    assert found.minutes("sample", key("sample", run), 100, 1) == math.ceil(1.5 * seconds / 60)
+
+
+def test_each_attempt_has_twice_the_time_up_to_the_longest_job():
+    found, run = limits(throughput=50.0, longest_job=300)
+    assert [found.minutes("train", key("train", run), 100, attempt) for attempt in range(1, 5)] == [61, 122, 244, 300]
+
+
+def test_a_short_run_has_time_to_start():
+    found, run = limits(throughput=1e6)
+    assert found.minutes("train", key("train", run), 100, 1) == 10
+
+
+@pytest.mark.parametrize(("throughput", "known"), [(None, True), (50.0, False)])
+def test_without_a_throughput_nothing_is_counted(monkeypatch, throughput, known):
+    monkeypatch.setattr(plan.Costs, "of", lambda *_: pytest.fail("counted"))
+    found, run = limits(throughput=throughput)
+    assert [found.minutes("train", key("train", run), 100, attempt, known) for attempt in (1, 2)] == [60, 120]
+
+
+def test_the_optimum_needs_no_network():
+    found, run = limits(throughput=50.0)
+    optimum = run.model_copy(update={"diffusion": run.diffusion.model_copy(update={"denoiser": "optimum"})})
+    found.dag.runs["sample", "0" * 10] = optimum
+    assert found.minutes("sample", "0" * 10, 100, 1) == 10
