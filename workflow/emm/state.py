@@ -18,6 +18,7 @@ import torch
 
 from emm.files import replacing, write_text
 
+
 class RunLocked(RuntimeError):
     """Another process trains this run."""
 
