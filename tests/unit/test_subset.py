@@ -353,7 +353,9 @@ def test_stage_writes_the_drawn_subset(tmp_path):
     imported = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines()}
     assert "numpy" in imported and not imported & {"torch", "torchvision", "sklearn", "scipy", "pandas", "matplotlib"}
     assert equal(subset.load(path), subset.draw(Run.model_validate(DIGITS), 100, 3))
-    assert sorted(p.name for p in path.parent.iterdir()) == ["settings.yaml", "subset.npz"]
+    assert sorted(p.name for p in path.parent.iterdir()) == [
+        "SHA256SUMS", "settings.yaml", "subset.json", "subset.npz",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -681,7 +681,7 @@ def test_outputs_of_a_run(undisturbed):
     assert saved is not None
     assert saved["step"] == 120
     assert sorted(path.name for path in place.snapshots.parent.iterdir()) == [
-        "settings.yaml", "snapshots.safetensors", "training.csv", "training.json",
+        "SHA256SUMS", "settings.yaml", "snapshots.safetensors", "training.csv", "training.json",
     ]  # fmt: skip
     rows = place.columns()
     assert tuple(rows[0]) == LOG_COLUMNS

@@ -9,9 +9,9 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from conftest import JOINED
 
 from emm.tables import EMM_COLUMNS
+from project import JOINED
 
 STUDIES = {"labels": ["none", "random"], "denoiser": ["network", "optimum"], "own": ["file"]}
 FIGURES = ("curves", "emm", "progress", "gallery")

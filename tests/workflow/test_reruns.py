@@ -9,8 +9,9 @@ import time
 
 import numpy as np
 import pytest
-from conftest import JOINED
 from safetensors.numpy import load_file
+
+from project import JOINED
 
 LONG = "5120 images"  # some seconds of training
 AFTER_SEARCH = {"search", "study", "figures", *JOINED, "report"}

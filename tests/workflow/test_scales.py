@@ -5,7 +5,8 @@ import shutil
 
 import numpy as np
 import pytest
-from conftest import ROOT, fresh
+
+from project import ROOT, fresh
 
 
 @pytest.fixture(scope="module")

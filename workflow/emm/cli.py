@@ -3,8 +3,6 @@
 import argparse
 import json
 import sys
-import zipfile
-import zlib
 from pathlib import Path
 
 from emm.files import write_text
@@ -59,24 +57,27 @@ def schema(args: argparse.Namespace) -> None:
 
 def rescore(args: argparse.Namespace) -> None:
     """Print the memorization ratio of a scored run under other thresholds, from its stored distances."""
-    import numpy as np
+    from emm.memorization import memorized
+    from emm.score import read_neighbours
 
-    from emm.memorization import Neighbours, memorized
-
-    try:
-        with np.load(args.neighbours, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in ("indices", "squared", "copies")}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise StageError(f"{args.neighbours}: is not a neighbours.npz of a scored run ({error})") from None
-    print("threshold  " + "  ".join(f"snapshot {i}" for i in range(len(arrays["squared"]))))
+    snapshots = read_neighbours(args.neighbours)
+    print("threshold  " + "  ".join(f"snapshot {i}" for i in range(len(snapshots))))
     for threshold in args.threshold:
         if not 0 < threshold < 1:
             raise StageError(f"--threshold {threshold:g}: must lie between 0 and 1")
-        ratios = [
-            memorized(Neighbours(*rows), threshold, not args.duplicates).mean()
-            for rows in zip(arrays["indices"], arrays["squared"], arrays["copies"].astype(np.int64), strict=True)
-        ]
+        ratios = [memorized(found, threshold, not args.duplicates).mean() for found in snapshots]
         print(f"{threshold:<9.4g}  " + "  ".join(f"{ratio:<{len('snapshot 0')}.4f}" for ratio in ratios))
+
+
+def verify(args: argparse.Namespace) -> None:
+    """Check results against their settings, records and checksums, and compute a sample of scores again."""
+    from emm.verify import verify as verified
+
+    found = verified(args.folder or args.results, args.scores, args.seed)
+    if found.mismatches:
+        print("\n".join(found.mismatches))
+        sys.exit(1)
+    print(found.summary())
 
 
 def main() -> None:
@@ -101,6 +102,11 @@ def main() -> None:
     one.add_argument("--threshold", type=float, nargs="+", default=[0.2, 0.25, 1 / 3, 0.4, 0.5])
     one.add_argument("--duplicates", action="store_true", help="the paper's rule: a duplicate is a second neighbour")
     one.set_defaults(run=rescore)
+    one = commands.add_parser("verify", help=verify.__doc__)
+    one.add_argument("folder", type=Path, nargs="?", help="results to verify (default: those of --results)")
+    one.add_argument("--scores", type=int, default=10, help="scores to compute again from their samples")
+    one.add_argument("--seed", type=int, default=0, help="which scores")
+    one.set_defaults(run=verify)
     args = parser.parse_args()
     command(lambda: args.run(args))
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from emm import datasets, subset
+from emm import checksums, datasets, subset
 from emm.datasets import DataError
 from emm.keys import Stage, emm_folder, key, run_folder, stage_settings
 from emm.search import Count, RunId, ladder, replay
@@ -20,7 +20,7 @@ from emm.settings import Run, Settings, SettingsError, Study
 class Scores(Mapping[RunId, Count]):
     """Counts of the finished runs of one score key, read from their files when asked for.
 
-    A file that is missing or cannot be read counts as a run that has not been made.
+    A file that is missing, damaged or changed since it was written counts as a run that has not been made.
     """
 
     results: Path
@@ -32,7 +32,7 @@ class Scores(Mapping[RunId, Count]):
 
     def __getitem__(self, run: RunId) -> Count:
         try:
-            return count(json.loads(self.path(run).read_text()), self.snapshot)
+            return count(checksums.read_json(self.path(run)), self.snapshot)
         except (OSError, ValueError, KeyError, TypeError):
             raise KeyError(run) from None
 

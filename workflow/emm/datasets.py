@@ -5,6 +5,7 @@ reads.  Both see the data set after ``data.classes`` and ``data.resolution``.
 """
 
 import gzip
+import hashlib
 import importlib.util
 import os
 import warnings
@@ -191,6 +192,19 @@ def load(data: Data) -> Images:
         images = downscale(stored[indices], facts.shape[1])
     second = load(mixture(data)) if facts.second is not None else None
     return Images(images, labels, indices, second)
+
+
+def digest(images: Images) -> str:
+    """SHA-256 of a data set as it is used: pixels, labels and positions of all images, of a mixture's second source
+    too."""
+    content = hashlib.sha256()
+    for array in (images.images, images.labels, images.indices):
+        if array is not None:
+            content.update(f"{array.dtype} {array.shape} ".encode())
+            content.update(np.ascontiguousarray(array).data)
+    if images.second is not None:
+        content.update(digest(images.second).encode())
+    return content.hexdigest()
 
 
 def downscale(images: np.ndarray, side: int) -> np.ndarray:

@@ -18,6 +18,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, LogLocator, NullLocator
 
+from emm import checksums
 from emm.files import replacing
 from emm.settings import Figures
 from emm.stage import command
@@ -303,6 +304,7 @@ def main() -> None:
         parser.error("--emm, --curves and --galleries are needed")
     emm, curves = read(args.emm), read(args.curves)
     galleries = []
+    checksums.check(args.galleries)
     for path in args.galleries:
         with np.load(path, allow_pickle=False) as archive:
             galleries.append({name: archive[name] for name in archive.files})

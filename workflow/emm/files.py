@@ -82,15 +82,20 @@ def write_npz(path: Path, **arrays: np.ndarray) -> None:
                 np.lib.format.write_array(file, np.asarray(array, order="C"), allow_pickle=False)
 
 
+# What a result may depend on: arithmetic, data sets and their scaling, neighbours, files.
+PACKAGES = ("emm", "numpy", "torch", "scipy", "pillow", "scikit-learn", "safetensors", "faiss-gpu", "faiss-cpu")
+
+
 def provenance(key: str, started: float) -> dict[str, Any]:
-    """What made a result: settings key, wall seconds since `started` (time.time()), versions, commit, hardware."""
+    """What made a result: settings key, seconds since `started` (time.monotonic()), versions, commit, hardware."""
     return {
         "key": key,
-        "seconds": round(time.time() - started, 3),
+        "seconds": round(time.monotonic() - started, 3),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "commit": _commit(),
         "versions": {"python": platform.python_version()}
-        | {name: _version(name) for name in ("emm", "numpy", "torch")},
+        | {name: found for name in PACKAGES if (found := _version(name))},
+        "platform": platform.platform(),
         "hardware": hardware(),
     }
 

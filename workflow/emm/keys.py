@@ -87,6 +87,19 @@ def digest(content: object) -> str:
 
 RUN_FOLDERS: dict[Stage, str] = {"subset": "subsets", "train": "runs", "sample": "samples", "score": "scores"}
 
+# In each stage's folder, the record of what made it, and its other files.
+RECORDS: dict[Stage, str] = {
+    "subset": "subset.json", "train": "training.json", "sample": "sampling.json", "score": "score.json",
+    "emm": "emm.json",
+}  # fmt: skip
+FILES: dict[Stage, tuple[str, ...]] = {
+    "subset": ("subset.npz",),
+    "train": ("snapshots.safetensors", "training.csv"),
+    "sample": ("samples.npz",),
+    "score": ("neighbours.npz", "gallery.npz"),
+    "emm": ("gallery.npz",),
+}
+
 
 def run_folder(
     results: Path, stage: Stage, key: str | None = None, n: int | str = "{n}", replicate: int | str = "{r}"

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from emm import checksums
 from emm.dag import Scores, count, run_files
 from emm.files import provenance, write_json, write_npz
 from emm.keys import key
@@ -23,18 +24,20 @@ def main() -> None:
     parser = arguments(__doc__, "--results", "--output", "--gallery", run=False)
     parser.add_argument("--sizes", required=True, help="ladder of the search as JSON")
     args = parser.parse_args()
-    started = time.time()
+    started = time.monotonic()
     run = read_settings(args.settings)
     scores = Scores(args.results, key("score", run), run.scoring.snapshot)
     sizes = json.loads(args.sizes)
     trail = replay(run.search, sizes, scores)
     if not trail.finished:  # guards against a workflow that stopped asking
         missing = trail.missing[0]
+        checksums.check([scores.path(missing)])
         raise StageError(f"the search is not finished: N = {missing.n}, replicate {missing.replicate} has no score")
     runs = [describe_run(run, scores, trail, one) for one in trail.runs]
     alone = estimate(run.search, trail, scores, sizes, None)
-    record_settings(args.output.parent, args.settings)
+    settings = record_settings(args.output.parent, args.settings)
     gallery = run_files(scores, representative(trail, alone))[1]
+    checksums.check([gallery])
     with np.load(gallery, allow_pickle=False) as archive:
         write_npz(args.gallery, **{name: archive[name] for name in archive.files})
     write_json(
@@ -53,11 +56,12 @@ def main() -> None:
             **provenance(args.key, started),
         },
     )
+    checksums.record(args.output, args.gallery, settings)
 
 
 def describe_run(run: Run, scores: Scores, trail: Trail, one: RunId) -> dict[str, Any]:
     """One run of the search: place, role, counts of every snapshot, cost."""
-    score = json.loads(scores.path(one).read_text())
+    score = checksums.read_json(scores.path(one))
     chosen = count(score, run.scoring.snapshot)
     return {
         "n": one.n,

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 
-from emm import state
-from emm.device import select
+from emm import checksums, state
+from emm.device import describe, select
 from emm.files import provenance, write_json, write_npz
 from emm.keys import ema_decay, key
 from emm.optimum import OptimalDenoiser
@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=500, help="images generated at once")
     execution_options(parser)
     args = parser.parse_args()
-    started = time.time()
+    started = time.monotonic()
     run = read_settings(args.settings)
     subset = load_subset(args.subset)
     device = select(args.device, args.threads)
@@ -47,7 +47,7 @@ def main() -> None:
         raise StageError("--snapshots: is needed, because diffusion.denoiser = 'network'")
     else:
         images, shares, seen = from_snapshots(run, subset, args.snapshots, drawn, args.batch, device)
-    record_settings(args.output.parent, args.settings)
+    settings = record_settings(args.output.parent, args.settings)
     write_npz(
         args.output,
         images=torch.stack(images).numpy(),  # uint8 (snapshots, m, C, H, W)
@@ -58,8 +58,17 @@ def main() -> None:
     )
     evaluations = (2 * run.sampling.steps - 1) * run.sampling.images * len(images)
     each = 0 if run.diffusion.denoiser == "optimum" else forward_flops(run, subset.images.shape[1:])
-    record = {"evaluations": evaluations, "flops": each * evaluations}
+    record = {
+        "n": args.n,
+        "replicate": args.replicate,
+        "seeds": [int(drawn.seeds[0]), int(drawn.seeds[-1])],  # of the first and the last image
+        "inputs": checksums.of(args.subset, *([args.snapshots] if args.snapshots else [])),
+        "evaluations": evaluations,
+        "flops": each * evaluations,
+        "device": describe(device),
+    }
     write_json(args.record, record | provenance(args.key, started))
+    checksums.record(args.output, args.record, settings)
     if args.state:
         state.discard(args.state)
 
@@ -70,8 +79,10 @@ def from_snapshots(
     """Images of every snapshot in a file, with its share of the budget and its images seen.
 
     Raises:
+        DataError: the file has changed since it was written.
         StageError: the file is damaged or belongs to other settings.
     """
+    checksums.check([path])
     denoiser = build(run, subset.images.shape[1:], subset.label_count).to(device).eval().requires_grad_(False)
     cast(denoiser.network, choose(run.sampling.precision))
     levels = noise_levels(run.sampling, denoiser.kind.sigma_min, denoiser.kind.sigma_max)

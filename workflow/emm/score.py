@@ -1,6 +1,5 @@
 """The score stage: ``python -m emm.score`` finds each generated image's nearest training images and counts copies."""
 
-import json
 import time
 import zipfile
 import zlib
@@ -10,11 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from emm import checksums
 from emm.files import provenance, write_json, write_npz
 from emm.memorization import Neighbours, mean_distance, memorized, mirrored_neighbours, neighbours
 from emm.settings import Run
 from emm.stage import StageError, arguments, command, read_settings, record_settings
 from emm.statistics import wilson
+from emm.subset import Subset
 from emm.subset import load as load_subset
 
 GALLERY = 16  # best and worst matches kept of each run
@@ -28,32 +29,23 @@ def main() -> None:
     )
     parser.add_argument("--arms", default="", help="names of the arms that this run serves, for the last line")
     args = parser.parse_args()
-    started = time.time()
+    started = time.monotonic()
     run = read_settings(args.settings)
     subset = load_subset(args.subset)
+    samples = read_samples(args.samples)
     try:
-        with np.load(args.samples, allow_pickle=False) as archive:
-            samples = {name: archive[name] for name in ("images", "shares", "images_seen")}
-    except (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
-        raise StageError(f"{args.samples}: is not a complete file of generated images ({error}); delete it") from None
-    try:
-        search = mirrored_neighbours if run.scoring.mirrored else neighbours
-        found = [search(images, subset.images, subset.groups, run.scoring.neighbours) for images in samples["images"]]
+        found = nearest(samples["images"], subset, run)
     except ValueError as error:
         raise StageError(f"{args.subset}: {error}") from None
-    record_settings(args.score.parent, args.settings)
-    write_npz(
-        args.neighbours,
-        indices=np.stack([f.indices for f in found]).astype(np.int32),  # (snapshots, m, k)
-        squared=np.stack([f.squared for f in found]),
-        copies=np.stack([f.copies for f in found]).astype(np.int32),  # (snapshots, m)
-    )
+    settings = record_settings(args.score.parent, args.settings)
+    write_npz(args.neighbours, **arrays(found))
     write_npz(args.gallery, **gallery(samples["images"][-1], subset.images, found[-1]))
     write_json(
         args.score,
         {
             "n": args.n,
             "replicate": args.replicate,
+            "inputs": checksums.of(args.subset, args.samples),
             "image_shape": subset.images.shape[1:],
             "threshold": run.scoring.threshold,
             "snapshots": [
@@ -66,13 +58,53 @@ def main() -> None:
             **provenance(args.key, started),
         },
     )
+    checksums.record(args.score, args.neighbours, args.gallery, settings)
     ratio = memorized(found[-1], run.scoring.threshold, run.scoring.distinct).mean()
     print(f"{args.arms or args.key}: N = {args.n}, replicate {args.replicate}: {100 * ratio:.1f} % memorized")
 
 
+def read_samples(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of samples.npz that scores need.  Raises DataError or StageError where it is missing or damaged."""
+    checksums.check([path])
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in ("images", "shares", "images_seen")}
+    except (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
+        raise StageError(f"{path}: is not a complete file of generated images ({error}); delete it") from None
+
+
+def nearest(images: np.ndarray, subset: Subset, run: Run) -> list[Neighbours]:
+    """Nearest training images of `images`, uint8 (snapshots, m, C, H, W), one entry a snapshot.
+
+    Raises ValueError where the subset has fewer than two distinct images.
+    """
+    search = mirrored_neighbours if run.scoring.mirrored else neighbours
+    return [search(generated, subset.images, subset.groups, run.scoring.neighbours) for generated in images]
+
+
+def arrays(found: Sequence[Neighbours]) -> dict[str, np.ndarray]:
+    """What neighbours.npz holds: indices and squared (snapshots, m, k), copies (snapshots, m)."""
+    return {
+        "indices": np.stack([f.indices for f in found]).astype(np.int32),
+        "squared": np.stack([f.squared for f in found]),
+        "copies": np.stack([f.copies for f in found]).astype(np.int32),
+    }
+
+
+def read_neighbours(path: Path) -> list[Neighbours]:
+    """Read `arrays` back.  Raises DataError or StageError where the file is missing or damaged."""
+    checksums.check([path])
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            stored = [archive[name].astype(np.int64) for name in ("indices", "squared", "copies")]
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise StageError(f"{path}: is not a neighbours.npz of a scored run ({error})") from None
+    return [Neighbours(*rows) for rows in zip(*stored, strict=True)]
+
+
 def cost(records: Sequence[Path]) -> dict[str, float]:
     """What a run cost, summed over the records of its stages: images trained, operations of the network, seconds."""
-    read = [json.loads(path.read_text()) for path in records]
+    read = [checksums.read_json(path) for path in records]
     return {name: sum(record.get(name, 0) for record in read) for name in COST}
 
 

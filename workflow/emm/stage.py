@@ -10,6 +10,8 @@ from emm.datasets import DataError
 from emm.files import write_text
 from emm.settings import Run, SettingsError, read_run
 
+SETTINGS = "settings.yaml"  # beside every output
+
 
 class StageError(RuntimeError):
     """A stage cannot do its work; the message is one line that names the file or key and what was expected."""
@@ -42,11 +44,13 @@ def read_settings(text: str) -> Run:
         raise SettingsError(f"--settings: is not JSON ({error})") from None
 
 
-def record_settings(folder: Path, text: str) -> None:
-    """Write the stage's settings beside its output, as readable YAML."""
+def record_settings(folder: Path, text: str) -> Path:
+    """Write the stage's settings beside its output, as readable YAML; return the file's path."""
     import yaml
 
-    write_text(folder / "settings.yaml", yaml.safe_dump(json.loads(text), sort_keys=False))
+    path = folder / SETTINGS
+    write_text(path, yaml.safe_dump(json.loads(text), sort_keys=False))
+    return path
 
 
 def command(main: Callable[[], None]) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from emm import findings, onset
+from emm import checksums, findings, onset
 from emm.contrasts import Contrast, compare, confirmed
 from emm.files import write_csv, write_text
 from emm.measure import best_counts, counts_of, trail_of
@@ -179,7 +179,7 @@ def read_arms(study: Mapping[str, Any], records: Sequence[Path]) -> list[ArmResu
         raise StageError(f"--records: {len(records)} files for the {len(study['arms'])} arms of study {study['name']}")
     arms = []
     for arm, path in zip(study["arms"], records, strict=True):
-        record = json.loads(path.read_text())
+        record = checksums.read_json(path)
         arms.append(
             ArmResult(arm["name"], arm["value"], Search.model_validate(arm["search"]), record, trail_of(record))
         )

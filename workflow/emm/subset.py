@@ -8,15 +8,17 @@ subsets of one replicate are nested, and arms that differ only in the model see 
 
 import hashlib
 import math
+import time
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 
-from emm import datasets
+from emm import checksums, datasets
 from emm.datasets import DataError, Facts
-from emm.files import write_npz
+from emm.files import provenance, write_json, write_npz
+from emm.keys import RECORDS, key
 from emm.settings import Data, Run, SettingsError
 from emm.stage import arguments, command, read_settings, record_settings
 
@@ -91,9 +93,9 @@ def _search_faults(run: Run, facts: Facts) -> list[str]:
         if search.grid[-1] > available:
             found.append(f"search.grid = {search.grid}: must be at most {_limit(run.data, facts)}")
         return found
-    for key in ("n_min", "start", "n_max"):
-        if getattr(search, key) > available:
-            found.append(f"search.{key} = {getattr(search, key)}: must be at most {_limit(run.data, facts)}")
+    for name in ("n_min", "start", "n_max"):
+        if getattr(search, name) > available:
+            found.append(f"search.{name} = {getattr(search, name)}: must be at most {_limit(run.data, facts)}")
     if not found and search.n_max // multiple * multiple < search.n_min:
         found.append(
             f"search.n_max = {search.n_max}: no multiple of {multiple}, the number of classes, lies between "
@@ -214,8 +216,8 @@ def duplicate_groups(images: np.ndarray) -> np.ndarray:
     return np.fromiter((first.setdefault(digest, i) for i, digest in enumerate(digests)), np.int64, len(images))
 
 
-def draw(run: Run, n: int, replicate: int) -> Subset:
-    """The subset of `n` images of a replicate (0, 1, ...).
+def draw(run: Run, n: int, replicate: int, stored: datasets.Images | None = None) -> Subset:
+    """The subset of `n` images of a replicate (0, 1, ...), from the data set `stored` where it has been loaded already.
 
     Uses run.seed and run.data alone.  Raises SettingsError for a size or setting that the data set cannot satisfy,
     DataError for data that are missing or damaged.
@@ -231,7 +233,7 @@ def draw(run: Run, n: int, replicate: int) -> Subset:
         raise SettingsError(f"n = {n}: must be at most {_limit(data, facts)}")
     if replicate < 0:
         raise SettingsError(f"replicate = {replicate}: must be at least 0")
-    stored = datasets.load(data)
+    stored = datasets.load(data) if stored is None else stored
     ranked = order(len(stored.images), stored.labels, data, run.seed, replicate)
     if stored.second is not None:
         other = datasets.mixture(data)
@@ -271,6 +273,7 @@ def save(path: Path, subset: Subset) -> None:
 
 def load(path: Path) -> Subset:
     """Read what `save` wrote.  Raises DataError, naming the file, when it is missing, damaged or another kind."""
+    checksums.check([path])
     arrays = datasets.read_arrays(path, list(Subset.__dataclass_fields__))
     n, h = len(np.atleast_1d(arrays["images"])), len(np.atleast_1d(arrays["held_out"]))
     image = arrays["images"].shape[1:]
@@ -291,10 +294,16 @@ def load(path: Path) -> Subset:
 
 def main() -> None:
     args = arguments(__doc__, "--output").parse_args()
+    started = time.monotonic()
     run = read_settings(args.settings)
-    subset = draw(run, args.n, args.replicate)
-    record_settings(args.output.parent, args.settings)
+    stored = datasets.load(run.data)
+    subset = draw(run, args.n, args.replicate, stored)
+    settings = record_settings(args.output.parent, args.settings)
     save(args.output, subset)
+    record = args.output.with_name(RECORDS["subset"])
+    place = {"n": args.n, "replicate": args.replicate, "seed": run.seed, "data_sha256": datasets.digest(stored)}
+    write_json(record, place | provenance(args.key or key("subset", run), started))
+    checksums.record(args.output, record, settings)
 
 
 if __name__ == "__main__":

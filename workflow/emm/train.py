@@ -14,7 +14,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from emm import state
+from emm import checksums, state
 from emm.device import describe, select
 from emm.files import provenance, write_csv, write_json
 from emm.keys import VERSIONS, key
@@ -53,7 +53,7 @@ def main() -> None:
         signal.signal(number, lambda *_: stop.set())
     try:
         with joined() as processes, _locked(args.state, processes, stop):
-            started = time.time()
+            started = time.monotonic()
             if processes.writes:
                 state.bind(args.state, _identity(args))
                 processes.first(GO)  # the others read the state folder only now
@@ -115,12 +115,14 @@ def _locked(folder: Path, processes: Processes, stop: threading.Event) -> Iterat
 def finish(args: argparse.Namespace, run: Run, trainer: Trainer, course: dict[str, Any]) -> None:
     """Write the outputs of a finished training.  `course`: how the computation went."""
     write_csv(args.log, LOG_COLUMNS, trainer.rows)
-    record_settings(args.record.parent, args.settings)
+    settings = record_settings(args.record.parent, args.settings)
     write_json(
         args.record,
         {
             "n": args.n,
             "replicate": args.replicate,
+            "seed": trainer.seed,
+            "inputs": checksums.of(args.subset),
             "images_trained": trainer.budget.images,
             # The gradients cost twice the forward pass.
             "flops": 3 * forward_flops(run, trainer.subset.images.shape[1:]) * trainer.budget.images,
@@ -137,6 +139,7 @@ def finish(args: argparse.Namespace, run: Run, trainer: Trainer, course: dict[st
         "images_seen": [step * run.training.batch_size for step in trainer.budget.snapshots],
     }
     collect_snapshots(args.state, args.snapshots, description)
+    checksums.record(args.snapshots, args.log, args.record, settings)
 
 
 def _identity(args: argparse.Namespace) -> str:

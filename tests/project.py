@@ -1,4 +1,4 @@
-"""A tiny configuration of the real pipeline, run once, and copies of the finished project for every test.
+"""Copies of the project with a tiny configuration of the real pipeline, and Snakemake run in them.
 
 Jobs are few, because each one starts Python and imports torch.  What an edit would run is asked by `Project.plan`
 (a dry run); only what must be seen happening is run.
@@ -16,12 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 import yaml
 
 from emm import configuration, datasets, keys, settings
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 PARTS = ("Snakefile", "workflow", "profiles", "envs")
 MODULES = {
     "measure": "search",
@@ -211,24 +210,3 @@ class Finished:
     def copied(self, folder: Path) -> Project:
         shutil.copytree(self.project.folder, folder)  # keeps times, as `cp -a`; .snakemake holds relative paths
         return Project(folder)
-
-
-@pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    """One complete run of the tiny configuration.  Do not change it: take `copied`."""
-    project = fresh(tmp_path_factory.mktemp("finished") / "project")
-    first_plan = project.plan()
-    assert not (project.folder / "results").exists()
-    return Finished(project, project.snakemake().stdout, first_plan)
-
-
-@pytest.fixture
-def project(finished: Finished, tmp_path: Path) -> Project:
-    """A copy of the finished project, to edit."""
-    return finished.copied(tmp_path / "project")
-
-
-@pytest.fixture
-def empty(tmp_path: Path) -> Project:
-    """The project without results."""
-    return fresh(tmp_path / "project")

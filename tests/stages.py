@@ -1,0 +1,162 @@
+"""The stages of one run, driven one by one as Snakemake drives them, on a network and images so small that each takes
+a fraction of a second."""
+
+import importlib
+import json
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from emm.configuration import read
+from emm.keys import FILES, RECORDS, Stage, emm_folder, key, run_folder, stage_settings
+from emm.settings import Run, read_run
+from emm.stage import command
+from emm.study import description
+
+CONTENT: dict[str, Any] = {
+    "data": {"source": "digits", "held_out": 8},
+    "network": {"channels": 8, "multipliers": [1, 1], "blocks": 1, "attention": [4], "dropout": 0.1},
+    "diffusion": {"preconditioning": "edm"},
+    "training": {
+        "duration": "1280 images",
+        "batch_size": 16,
+        "lr_ramp": "10 %",
+        "ema_decays": [0.9, 0.5],
+        "ema_ramp": "10 %",
+        "snapshots": [0.25, 0.5, 1.0],
+    },
+    "sampling": {"images": 24, "steps": 4},
+    "search": {"rule": "grid", "grid": [20], "replicates": 1},
+}
+STAGES: tuple[Stage, ...] = ("subset", "train", "sample", "score", "emm")
+MODULES = {"emm": "measure"}  # where a stage's module is not named as the stage
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """One run of N = 20 images, replicate 0, below `results`, and the search and the study that it suffices for."""
+
+    results: Path
+    content: dict[str, Any] = field(default_factory=lambda: CONTENT)
+    n: int = 20
+    replicate: int = 0
+    state_seconds: float = 30.0
+
+    @property
+    def run(self) -> Run:
+        return read_run(self.content)
+
+    def folder(self, stage: Stage) -> Path:
+        name = key(stage, self.run)
+        if stage == "emm":
+            return emm_folder(self.results, name)
+        return run_folder(self.results, stage, name, self.n, self.replicate)
+
+    def file(self, stage: Stage, name: str = "") -> Path:
+        """A file of a stage, by default the first that is not its record."""
+        return self.folder(stage) / (name or FILES[stage][0])
+
+    def record(self, stage: Stage) -> Path:
+        return self.folder(stage) / RECORDS[stage]
+
+    @property
+    def state(self) -> Path:
+        return self.results / "state" / key("train", self.run) / f"n{self.n}-r{self.replicate}"
+
+    @property
+    def study(self) -> Path:
+        return self.results / "studies" / "faults"
+
+    def description(self) -> str:
+        """The study of this one arm, as its stages take it."""
+        (study,) = read(self.content | {"studies": {"faults": {"arms": {"one": {}}}}}).studies
+        return json.dumps(description(study))
+
+    def arguments(self, stage: str) -> list[str]:
+        """The command line of a stage, or of "study", "figures", "tables" or "findings", after ``python -m``."""
+        module = f"emm.{MODULES.get(stage, stage)}"
+        tables = {name: str(self.study / f"{name}.csv") for name in ("emm", "curves", "contrasts", "findings", "onset")}
+        options: dict[str, object]
+        if stage == "study":
+            options = {"study": self.description(), "records": self.record("emm"), "page": self.study / "emm.html"}
+            return [module, *_flat(options | tables)]
+        if stage == "figures":
+            options = {name: tables[name] for name in ("emm", "curves")} | {"galleries": self.file("emm")}
+            return [
+                module,
+                *_flat({"study": self.description(), "style": '{"dpi": 50}', "folder": self.study} | options),
+            ]
+        if stage in ("tables", "findings"):
+            source = tables["emm" if stage == "tables" else "findings"]
+            table = self.results / ("emm.csv" if stage == "tables" else "findings.csv")
+            return [module, *_flat({"studies": source, "table": table, "page": table.with_suffix(".html")})]
+        return [module, *_flat(self._options(stage))]  # type: ignore[arg-type]
+
+    def _options(self, stage: Stage) -> dict[str, object]:
+        run = self.run
+        options: dict[str, object] = {"settings": json.dumps(stage_settings(stage, run)), "key": key(stage, run)}
+        if stage == "emm":
+            sizes = json.dumps(run.search.grid)
+            return options | {
+                "sizes": sizes,
+                "results": self.results,
+                "output": self.record("emm"),
+                "gallery": self.file("emm"),
+            }
+        options |= {"n": self.n, "replicate": self.replicate}
+        subset, snapshots, samples = self.file("subset"), self.file("train"), self.file("sample")
+        if stage == "subset":
+            return options | {"output": subset}
+        options["subset"] = subset
+        if stage == "train":
+            log, state = self.file("train", "training.csv"), self.state
+            outputs = {"snapshots": snapshots, "log": log, "record": self.record("train"), "state": state}
+            return options | outputs | {"state-seconds": self.state_seconds, "device": "cpu"}
+        if stage == "sample":
+            return options | {
+                "snapshots": snapshots,
+                "output": samples,
+                "record": self.record("sample"),
+                "device": "cpu",
+                "batch": 8,
+            }
+        found = {"neighbours": self.file("score"), "gallery": self.file("score", "gallery.npz")}
+        records = (self.record("train"), self.record("sample"))
+        return options | found | {"samples": samples, "records": records, "score": self.record("score")}
+
+    def call(self, stage: str) -> int:
+        """Run a stage in this process; its exit status."""
+        return call(*self.arguments(stage))
+
+    def complete(self) -> "Pipeline":
+        """Run all stages in this process."""
+        for stage in STAGES:
+            assert self.call(stage) == 0
+        return self
+
+
+def call(module: str, *arguments: str) -> int:
+    """Run ``python -m module arguments`` in this process; its exit status."""
+    main = importlib.import_module(module).main
+    old, sys.argv = sys.argv, [module, *arguments]
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}  # training sets its own
+    try:
+        command(main)
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    finally:
+        sys.argv = old
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    return 0
+
+
+def _flat(options: dict[str, object]) -> list[str]:
+    words: list[str] = []
+    for name, value in options.items():
+        values: Sequence[object] = value if isinstance(value, tuple) else (value,)
+        words += [f"--{name}", *map(str, values)]
+    return words
