@@ -1,5 +1,9 @@
-"""One complete run of a tiny configuration, and copies of the finished project for every test."""
+"""One complete run of a tiny configuration, copies of the finished project for every test, and the count of faults."""
 
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -26,3 +30,42 @@ def project(finished: Finished, tmp_path: Path) -> Project:
 def empty(tmp_path: Path) -> Project:
     """The project without results."""
     return fresh(tmp_path / "project")
+
+
+@dataclass(frozen=True)
+class Faults:
+    """How many faults were tried and survived, by kind."""
+
+    tried: Counter[str] = field(default_factory=Counter)
+    survived: Counter[str] = field(default_factory=Counter)
+
+    @contextmanager
+    def one(self, kind: str) -> Iterator[None]:
+        """A fault inside the block; survived if the block, with all that it asserts, ends well."""
+        self.tried[kind] += 1
+        yield
+        self.survived[kind] += 1
+
+
+FAULTS = pytest.StashKey[Faults]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[FAULTS] = Faults()
+
+
+@pytest.fixture(scope="session")
+def faults(pytestconfig: pytest.Config) -> Faults:
+    """The count of this session, printed at its end."""
+    return pytestconfig.stash[FAULTS]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    found = config.stash[FAULTS]
+    if found.tried:
+        terminalreporter.section("faults")
+        width = max(map(len, found.tried))
+        for kind, count in sorted(found.tried.items()):
+            terminalreporter.write_line(f"{kind:{width}}  {count:4} tried  {found.survived[kind]:4} survived")
+        total, survived = found.tried.total(), found.survived.total()
+        terminalreporter.write_line(f"{'all':{width}}  {total:4} tried  {survived:4} survived")

@@ -21,7 +21,7 @@ CONTENT: dict[str, Any] = {
     "network": {"channels": 8, "multipliers": [1, 1], "blocks": 1, "attention": [4], "dropout": 0.1},
     "diffusion": {"preconditioning": "edm"},
     "training": {
-        "duration": "1280 images",
+        "duration": "640 images",
         "batch_size": 16,
         "lr_ramp": "10 %",
         "ema_decays": [0.9, 0.5],
@@ -118,6 +118,7 @@ class Pipeline:
         if stage == "sample":
             return options | {
                 "snapshots": snapshots,
+                "state": self.state,
                 "output": samples,
                 "record": self.record("sample"),
                 "device": "cpu",

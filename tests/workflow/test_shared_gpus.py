@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from conftest import Project, fresh
 
 from emm import slots
+from project import Project, fresh
 
 # What `python` is on the made-up machine.  A stage notes the devices that it sees when it begins and ends, and finds
 # its "cuda" on the CPU.  A training begins only when a second one does, so that they surely run at the same time.

@@ -126,7 +126,7 @@ def read(config: Mapping[str, Any]) -> Settings:
     selected = names if text.run == ["all"] else list(text.run)
     faults += [f"run = {name!r}: {expected(name, names, 'a study')}" for name in selected if name not in names]
     if faults:
-        raise SettingsError("\n".join(faults))
+        raise SettingsError(*faults)
     return Settings(
         base=validate(Run, base), execution=text.execution, figures=text.figures, studies=studies, selected=selected
     )
@@ -145,7 +145,7 @@ def _study(name: str, text: _StudyText, base: Mapping[str, Any]) -> Study:
     try:
         shared = override(base, text.base)
     except SettingsError as error:
-        raise SettingsError("\n".join(faults + [f"{place}.base: {line}" for line in str(error).splitlines()])) from None
+        raise SettingsError(*faults, *(f"{place}.base: {line}" for line in str(error).splitlines())) from None
     arms = []
     for arm, overrides in text.arms.items():
         if arm in text.without:
@@ -171,7 +171,7 @@ def _study(name: str, text: _StudyText, base: Mapping[str, Any]) -> Study:
             if arm not in text.arms
         ]
     if faults:
-        raise SettingsError("\n".join(faults))
+        raise SettingsError(*faults)
     return Study(
         name=name,
         title=text.title or name,

@@ -4,6 +4,7 @@ The loop over N lives here alone, as the search replayed on the scores that exis
 """
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -60,6 +61,7 @@ class Dag:
     runs: dict[tuple[Stage, str], Run] = field(default_factory=dict)
     sizes: dict[str, list[int]] = field(default_factory=dict)  # ladder of each emm key
     shapes: dict[str, datasets.Shape] = field(default_factory=dict)  # of the images of each subset key
+    folders: dict[str, list[str]] = field(default_factory=dict)  # files that stand for each folder of images
     impossible: dict[str, list[str]] = field(default_factory=dict)  # why studies that are not selected cannot run
 
     def json(self, stage: Stage, key: str) -> str:
@@ -100,19 +102,34 @@ class Dag:
         return self.runs[stage, key_of].diffusion.denoiser == "optimum"
 
     def data_files(self, subset_key: str) -> list[str]:
-        """The user's own files behind a subset, so that a change of them is noticed."""
+        """The user's own files behind a subset, so that a change of them is noticed.
+
+        Of a folder: itself and its class folders, whose times change when files come or go, and the image that was
+        changed last, which stands for all.
+        """
         data = self.runs["subset", subset_key].data
         sources = [data.source, *([data.mixture] if data.mixture and data.mixture_share else [])]
         files = []
         for kind, _, path in (source.partition(":") for source in sources):
+            path = str(Path(path).expanduser())
             if kind in ("npz", "folder"):
                 files.append(path)
-            if kind == "folder":  # a folder's time changes when files come or go; its classes are folders of their own
-                files += [str(entry) for entry in sorted(Path(path).iterdir()) if entry.is_dir()]
+            if kind == "folder":
+                if path not in self.folders:
+                    self.folders[path] = _folder_files(Path(path))
+                files += self.folders[path]
         return files
 
     def emm_files(self, study: str) -> list[Path]:
         return [emm_folder(self.results, key("emm", arm.run)) / "emm.json" for arm in self.study(study).arms]
+
+
+def _folder_files(folder: Path) -> list[str]:
+    """Class folders of a folder of images, and the image that was changed last."""
+    classes = [entry for entry in sorted(folder.iterdir()) if entry.is_dir()]
+    images = [entry for place in (folder, *classes) for entry in os.scandir(place) if entry.is_file()]
+    newest = max(images, key=lambda entry: (entry.stat().st_mtime_ns, entry.path), default=None)
+    return [str(entry) for entry in classes] + ([] if newest is None else [newest.path])
 
 
 def run_files(scores: Scores, run: RunId) -> tuple[Path, Path]:
@@ -144,7 +161,7 @@ def index(settings: Settings, results: Path, data_needed: bool = True) -> Dag:
         elif faults:
             dag.impossible[study.name] = _lines(faults)
     if selected:
-        raise SettingsError("\n".join(_lines(selected)))
+        raise SettingsError(*_lines(selected))
     return dag
 
 

@@ -8,6 +8,7 @@ import gzip
 import hashlib
 import importlib.util
 import os
+import stat
 import warnings
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -165,7 +166,7 @@ def load(data: Data) -> Images:
     """
     facts = describe(data)
     if faults := selection_faults(data, facts):
-        raise SettingsError("\n".join(faults))
+        raise SettingsError(*faults)
     kind, _, place = data.source.partition(":")
     files: list[Path] = []
     stored: np.ndarray = np.empty(0)
@@ -300,10 +301,17 @@ def read_arrays(path: Path, required: Sequence[str], optional: Sequence[str] = (
 @contextmanager
 def _archive(path: Path, required: Sequence[str]) -> Iterator[zipfile.ZipFile]:
     try:
+        _regular(path)
         with zipfile.ZipFile(path) as archive:
+            members = archive.namelist()
+            parts = {name: name.replace("\\", "/").split("/") for name in members}
+            if outside := [name for name in members if ".." in parts[name] or not parts[name][0]]:
+                raise DataError(f"{path}: {outside[0]!r} would lie outside; make the file by numpy.savez")
+            if len(set(members)) != len(members):
+                raise DataError(f"{path}: holds two arrays of one name")
             for name in required:
-                if f"{name}.npy" not in archive.namelist():
-                    found = ", ".join(n.removesuffix(".npy") for n in archive.namelist()) or "nothing"
+                if f"{name}.npy" not in members:
+                    found = ", ".join(n.removesuffix(".npy") for n in members) or "nothing"
                     raise DataError(f"{path}: must hold an array {name!r}; it holds {found}")
             yield archive
     except (DataError, MemoryError):
@@ -312,6 +320,12 @@ def _archive(path: Path, required: Sequence[str]) -> Iterator[zipfile.ZipFile]:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
     except Exception as error:
         raise DataError(f"{path}: damaged, or not an .npz file ({_reason(error)})") from None
+
+
+def _regular(path: Path) -> None:
+    """Raise DataError for pipes and devices, of which a reader might wait for ever; OSError for what is not there."""
+    if not stat.S_ISREG(path.stat().st_mode) and not path.is_dir():
+        raise DataError(f"{path}: is not a regular file")
 
 
 def _header(path: Path, archive: zipfile.ZipFile, name: str) -> tuple[tuple[int, ...], np.dtype]:
@@ -325,6 +339,8 @@ def _header(path: Path, archive: zipfile.ZipFile, name: str) -> tuple[tuple[int,
         size = archive.getinfo(f"{name}.npy").file_size - file.tell()
     if size != int(np.prod(shape, dtype=object)) * dtype.itemsize:  # object: Python integers do not overflow
         raise DataError(f"{path}: damaged: {name!r} has {size} bytes, its header says {shape} of {dtype}")
+    if size > (memory := os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")):
+        raise DataError(f"{path}: {name!r} has {size} bytes, more than this machine's memory of {memory}")
     return shape, dtype
 
 
@@ -407,6 +423,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
+            _regular(path)
             with Image.open(path, formats=("PNG", "JPEG", "WEBP", "BMP")) as image:
                 yield image
     except (DataError, MemoryError):

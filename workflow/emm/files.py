@@ -1,6 +1,8 @@
 """Files as stages write them: atomic, reproducible to the byte, and with a note of what made them."""
 
+import contextlib
 import csv
+import fcntl
 import json
 import os
 import platform
@@ -21,20 +23,50 @@ import numpy as np
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` that takes its place when the block ends well, and vanishes when not.
 
-    A reader therefore sees the old file, no file, or the whole new file, whatever instant the writer dies at.
+    A reader therefore sees the old file, no file, or the whole new file, whatever instant the writer dies at.  What a
+    writer that was killed has left is removed.
+    Raises:
+        OSError: the file cannot be written (a full disk, say); the error names `path`.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    temporary, lock = None, -1
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(path)
+        temporary, lock = _temporary(path)
         yield temporary
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         temporary.chmod(0o666 & ~_umask())  # mkstemp makes files for their owner alone
         temporary.replace(path)
+    except OSError as error:
+        if error.errno is not None and error.filename in (None, str(temporary)):  # no reader knows the temporary name
+            raise OSError(error.errno, error.strerror, str(path)) from None
+        raise
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+            os.close(lock)
+
+
+def _temporary(path: Path) -> tuple[Path, int]:
+    """A new file beside `path`, and the open file whose lock tells others that its writer lives."""
+    while True:
+        lock, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
+        with contextlib.suppress(OSError):  # a file system without locks, where nothing is taken for abandoned
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        if os.fstat(lock).st_nlink:
+            return Path(name), lock
+        os.close(lock)  # another writer took it for abandoned before it was locked
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Remove temporary files of `path` whose writers are dead."""
+    for name in os.listdir(path.parent):
+        if not name.startswith(f".{path.name}."):
+            continue
+        with contextlib.suppress(OSError), open(path.parent / name, "rb") as file:  # locked, or gone meanwhile
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.unlink(path.parent / name)
 
 
 def _umask() -> int:

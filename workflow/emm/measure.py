@@ -35,9 +35,9 @@ def main() -> None:
         raise StageError(f"the search is not finished: N = {missing.n}, replicate {missing.replicate} has no score")
     runs = [describe_run(run, scores, trail, one) for one in trail.runs]
     alone = estimate(run.search, trail, scores, sizes, None)
-    settings = record_settings(args.output.parent, args.settings)
     gallery = run_files(scores, representative(trail, alone))[1]
     checksums.check([gallery])
+    settings = record_settings(args.output.parent, args.settings)
     with np.load(gallery, allow_pickle=False) as archive:
         write_npz(args.gallery, **{name: archive[name] for name in archive.files})
     write_json(

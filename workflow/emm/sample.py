@@ -18,7 +18,7 @@ from emm.precision import cast, choose
 from emm.preconditioning import to_unit
 from emm.sampling import Draws, draws, generate, noise_levels
 from emm.settings import Run
-from emm.stage import StageError, arguments, command, execution_options, read_settings, record_settings
+from emm.stage import StageError, arguments, command, execution_options, positive, read_settings, record_settings
 from emm.subset import Subset
 from emm.subset import load as load_subset
 from emm.training import build, forward_flops, snapshot_name
@@ -28,7 +28,7 @@ def main() -> None:
     parser = arguments(__doc__, "--subset", "--output", "--record")
     parser.add_argument("--snapshots", type=Path, nargs="?", help="weights of the run; not needed by the optimum")
     parser.add_argument("--state", type=Path, help="folder of the training state, which is not needed any more")
-    parser.add_argument("--batch", type=int, default=500, help="images generated at once")
+    parser.add_argument("--batch", type=positive, default=500, help="images generated at once")
     execution_options(parser)
     args = parser.parse_args()
     started = time.monotonic()

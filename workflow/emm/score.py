@@ -32,7 +32,7 @@ def main() -> None:
     started = time.monotonic()
     run = read_settings(args.settings)
     subset = load_subset(args.subset)
-    samples = read_samples(args.samples)
+    samples, spent = read_samples(args.samples), cost(args.records)
     try:
         found = nearest(samples["images"], subset, run)
     except ValueError as error:
@@ -54,7 +54,7 @@ def main() -> None:
                     rows(found, run, subset.images[0].size), samples["shares"], samples["images_seen"], strict=True
                 )
             ],
-            "cost": cost(args.records),
+            "cost": spent,
             **provenance(args.key, started),
         },
     )

@@ -21,7 +21,17 @@ RULES = (
 
 
 class SettingsError(ValueError):
-    """The configuration is wrong.  Each line of the message names one key, its value and what is allowed."""
+    """The configuration is wrong.  Each line of the message names one key, its value and what is allowed.
+
+    Given are the lines; characters that would break one, which a key may hold, are written as escapes.
+    """
+
+    def __init__(self, *lines: str):
+        super().__init__("\n".join(map(_printable, lines)))
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _number(value: object) -> object:
@@ -409,7 +419,7 @@ def validate(model: type, config: object) -> Any:
     try:
         return model.model_validate(given)
     except ValidationError as error:
-        raise SettingsError("\n".join(_line(model, fault) for fault in error.errors())) from None
+        raise SettingsError(*(_line(model, fault) for fault in error.errors())) from None
 
 
 def _is_section(model: type[BaseModel], key: str) -> bool:

@@ -30,10 +30,17 @@ def arguments(description: str | None, *options: str, run: bool = True) -> argpa
     return parser
 
 
+def positive(text: str) -> int:
+    """The type of options that count something.  Raises argparse's own error for anything but 1, 2, 3, ..."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1 on, not {text!r}")
+    return int(text)
+
+
 def execution_options(parser: argparse.ArgumentParser) -> None:
     """Options of stages that compute with torch; they change no result beyond rounding."""
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=positive, default=1)
 
 
 def read_settings(text: str) -> Run:
@@ -57,6 +64,10 @@ def command(main: Callable[[], None]) -> None:
     """Run a stage's main function as a program: an expected failure is one line on stderr and exit status 1."""
     try:
         main()
-    except (SettingsError, DataError, StageError, OSError) as error:
-        print("error: " + "; ".join(str(error).splitlines()), file=sys.stderr, flush=True)
+    except (SettingsError, DataError, StageError, OSError, MemoryError) as error:
+        text = "; ".join(str(error).splitlines()) or "not enough memory"
+        print(f"error: {text}", file=sys.stderr, flush=True)
+        sys.exit(1)
+    except json.JSONDecodeError as error:
+        print(f"error: an option is not JSON ({error})", file=sys.stderr, flush=True)
         sys.exit(1)

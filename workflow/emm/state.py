@@ -7,6 +7,8 @@ Until then it may delete them, because it was killed and submits the run again, 
 
 import contextlib
 import fcntl
+import hashlib
+import io
 import os
 import platform
 import shutil
@@ -17,6 +19,9 @@ from typing import IO, Any
 import torch
 
 from emm.files import replacing, write_text
+
+STATE = "state.pt"  # a SHA-256, then what torch.save writes
+DIGEST = hashlib.sha256().digest_size  # bytes
 
 
 class RunLocked(RuntimeError):
@@ -91,21 +96,28 @@ def bind(folder: Path, identity: str) -> bool:
 
 
 def save(folder: Path, content: dict[str, Any]) -> None:
-    """Write the state atomically (tensors, numbers, strings, lists and dicts: nothing that needs pickled code)."""
-    with replacing(folder / "state.pt") as temporary:
-        torch.save(content, temporary)
+    """Write the state atomically (tensors, numbers, strings, lists and dicts: nothing that needs pickled code).
+
+    Raises OSError where it cannot be written; the last state is then still there.
+    """
+    buffer = io.BytesIO()  # torch reports a full disk in an error of its own
+    torch.save(content, buffer)
+    with replacing(folder / STATE) as temporary, open(temporary, "wb") as file:
+        file.write(hashlib.sha256(buffer.getbuffer()).digest())  # torch itself checks no checksum when it reads
+        file.write(buffer.getbuffer())
 
 
 def load(folder: Path) -> dict[str, Any] | None:
-    """The last saved state, or None where there is none or it cannot be read (training then starts anew)."""
-    path = folder / "state.pt"
+    """The last saved state, or None where there is none or it is damaged (training then starts anew)."""
+    path = folder / STATE
     if not path.is_file():
         return None
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        print(f"{path}: cannot be read ({type(error).__name__}); starting this run again", flush=True)
+    content = path.read_bytes()
+    digest, body = content[:DIGEST], content[DIGEST:]
+    if hashlib.sha256(body).digest() != digest:
+        print(f"{path}: damaged; starting this run again", flush=True)
         return None
+    return torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
 
 
 def clear(folder: Path) -> None:

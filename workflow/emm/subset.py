@@ -225,7 +225,7 @@ def draw(run: Run, n: int, replicate: int, stored: datasets.Images | None = None
     data = run.data
     facts = datasets.describe(data)
     if found := _data_faults(data, facts):
-        raise SettingsError("\n".join(found))
+        raise SettingsError(*found)
     multiple, available = usable(facts, data)
     if n < 1 or n % multiple:
         raise SettingsError(f"n = {n}: must be a positive multiple of {multiple}")

@@ -24,11 +24,13 @@ from emm.stage import StageError, arguments, command, execution_options, read_se
 from emm.subset import load as load_subset
 from emm.training import (
     LOG_COLUMNS,
+    Diverged,
     Interrupted,
     Trainer,
     TrainingError,
     collect_snapshots,
     forward_flops,
+    intact,
     start,
     train,
 )
@@ -61,9 +63,14 @@ def main() -> None:
                 run, subset, args.n, args.replicate, device, args.state, processes=processes, compiled=args.compile
             )
             first_step, clock = trainer.step, time.monotonic()
-            with Progress(trainer, args.log_seconds) as progress:
-                for _ in train(trainer, args.state, args.state_seconds, stop):
-                    progress.show()
+            try:
+                with Progress(trainer, args.log_seconds) as progress:
+                    for _ in train(trainer, args.state, args.state_seconds, stop):
+                        progress.show()
+            except Diverged:  # weights may have been saved before their loss was seen, and would diverge again
+                if processes.writes:
+                    state.clear(args.state)
+                raise
             steps, seconds = trainer.step - first_step, time.monotonic() - clock
             if processes.writes and steps:
                 state.save(args.state, trainer.state())  # not cleared: `emm.state` says why
@@ -138,6 +145,8 @@ def finish(args: argparse.Namespace, run: Run, trainer: Trainer, course: dict[st
         "ema_decays": run.training.ema_decays,
         "images_seen": [step * run.training.batch_size for step in trainer.budget.snapshots],
     }
+    if not intact(args.state, trainer.kept):
+        raise TrainingError(f"{args.state}: a snapshot is damaged; the same command trains this run again")
     collect_snapshots(args.state, args.snapshots, description)
     checksums.record(args.snapshots, args.log, args.record, settings)
 

@@ -8,7 +8,7 @@ import json
 import math
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -17,9 +17,10 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
+from emm import checksums
 from emm import state as training_state
 from emm.files import replacing
 from emm.optimizer import FlatParameters, Optimizer
@@ -40,6 +41,10 @@ LOG_COLUMNS = ("images_seen", "progress", "learning_rate", "loss", "train_loss",
 
 class TrainingError(RuntimeError):
     """Training cannot go on; the message says at which image, and why."""
+
+
+class Diverged(TrainingError):
+    """The loss is no longer a number; what was saved of the run may hold the same numbers."""
 
 
 class Interrupted(Exception):
@@ -130,6 +135,7 @@ class Trainer:
     loss_steps: int = 0  # since the last row of the log
     seconds_before: float = 0.0  # wall time of earlier processes of this run
     rows: list[dict[str, Any]] = field(default_factory=list)
+    kept: dict[int, str] = field(default_factory=dict)  # checksum of the file of each snapshot so far, by its index
 
     def __post_init__(self) -> None:
         self.budget = budget(self.run, self.n)
@@ -183,10 +189,10 @@ class Trainer:
         return total.item() / max(self.loss_steps, 1)
 
     def check(self, loss: float) -> None:
-        """Raises TrainingError where a loss is not finite.  A sum that was not finite once never is again."""
+        """Raises Diverged where a loss is not finite.  A sum that was not finite once never is again."""
         training = self.run.training
         if not math.isfinite(loss):
-            raise TrainingError(
+            raise Diverged(
                 f"the loss became {loss} after {self.step * training.batch_size} training images"
                 f" (training.learning_rate = {training.learning_rate:g}); nothing of this run was kept"
             )
@@ -205,11 +211,12 @@ class Trainer:
             "optimizer": self.optimizer.state,
             "loss": [self.loss_sum.item(), self.loss_steps],
             "rows": self.rows,
+            "kept": self.kept,
             "seconds": self.seconds_before + time.monotonic() - self.clock,
         }
 
     def restore(self, saved: dict[str, Any]) -> None:
-        self.step, self.rows = saved["step"], saved["rows"]
+        self.step, self.rows, self.kept = saved["step"], saved["rows"], saved["kept"]
         self.loss_sum.fill_(saved["loss"][0])
         self.loss_steps = saved["loss"][1]
         self.seconds_before = saved["seconds"]
@@ -290,7 +297,10 @@ def start(
     denoiser = build(run, subset.images.shape[1:], subset.label_count).to(device).train()
     trainer = Trainer(run, n, seed, denoiser, subset, device, processes)
     if saved := training_state.load(folder):
-        trainer.restore(saved)
+        if intact(folder, saved["kept"]):
+            trainer.restore(saved)
+        else:
+            print(f"{folder}: a snapshot is damaged; starting this run again", flush=True)
     if compiled == "always" or (compiled == "auto" and trainer.budget.steps >= LONG):
         # N is not part of the graph; evaluation, whose batches have other sizes, stays as it is.
         denoiser.compiled = torch.compile(denoiser.network.forward, dynamic=False)
@@ -303,7 +313,8 @@ def train(trainer: Trainer, folder: Path, state_seconds: float, stop: threading.
     State is saved to `folder` every `state_seconds`, and at once when `stop` is set, by the process that writes.
     Raises:
         Interrupted: `stop` was set; the state has been saved.
-        TrainingError: the loss is no longer finite.
+        Diverged: the loss is no longer finite.
+        OSError: state or snapshots cannot be written.
     """
     last_save, processes = time.monotonic(), trainer.processes
     # A loss on a CPU is there to be looked at; a GPU is asked when a snapshot, a row or the state is due.
@@ -342,8 +353,20 @@ def _keep_snapshot(folder: Path, trainer: Trainer, index: int) -> None:
         for decay in range(len(trainer.averages))
         for name, value in trainer.averaged(decay).items()
     }
-    with replacing(folder / f"snapshot-{index}.safetensors") as temporary:
-        save_file(tensors, temporary)
+    path = _kept(folder, index)
+    with replacing(path) as temporary:
+        temporary.write_bytes(save(tensors))  # the library's own writer reports a full disk in an error of its own
+    trainer.kept[index] = checksums.sha256(path)
+
+
+def _kept(folder: Path, index: int) -> Path:
+    return folder / f"snapshot-{index}.safetensors"
+
+
+def intact(folder: Path, kept: Mapping[int, str]) -> bool:
+    """Whether the snapshots kept so far, with their checksums by index, are still those that were written."""
+    paths = {_kept(folder, index): digest for index, digest in kept.items()}
+    return all(path.is_file() and checksums.sha256(path) == digest for path, digest in paths.items())
 
 
 def collect_snapshots(folder: Path, output: Path, description: dict[str, Any]) -> None:
@@ -353,13 +376,13 @@ def collect_snapshots(folder: Path, output: Path, description: dict[str, Any]) -
     """
     tensors: dict[str, Tensor] = {}
     for index in range(len(description["shares"])):
-        path = folder / f"snapshot-{index}.safetensors"
+        path = _kept(folder, index)
         try:
             tensors |= load_file(path)
         except (SafetensorError, OSError) as error:
             raise TrainingError(f"{path}: cannot be read ({error}); delete {folder} to train this run again") from None
     with replacing(output) as temporary:
-        save_file(tensors, temporary, {"run": json.dumps(description)})
+        temporary.write_bytes(save(tensors, {"run": json.dumps(description)}))
 
 
 def forward_flops(run: Run, shape: tuple[int, ...]) -> int:

@@ -1,0 +1,41 @@
+"""An undisturbed run to compare with, and what each stage starts from."""
+
+import os
+import shutil
+
+import pytest
+from outcome import TABLES, outcome
+
+from forked import start
+from stages import STAGES, Pipeline
+
+
+@pytest.fixture(scope="session")
+def clean(tmp_path_factory):
+    """An undisturbed run, stage by stage: its files, and the seconds that each stage took."""
+    os.environ["OMP_NUM_THREADS"] = "1"  # the server and its children inherit it
+    pipeline = Pipeline(tmp_path_factory.mktemp("clean") / "results")
+    seconds = {}
+    for stage in (*STAGES, *TABLES):
+        ended = start(pipeline.results.parent / "log", pipeline.arguments(stage)).end()
+        assert ended.status == 0, ended.output
+        seconds[stage] = ended.seconds
+    # The first process started the server.
+    pipeline_again = Pipeline(tmp_path_factory.mktemp("again") / "results")
+    seconds["subset"] = start(pipeline_again.results.parent / "log", pipeline_again.arguments("subset")).end().seconds
+    return pipeline, outcome(pipeline.results), seconds
+
+
+@pytest.fixture
+def before(clean, tmp_path):
+    """Copies of what a stage starts from: the undisturbed results of all stages before it."""
+
+    def prepared(stage: str) -> Pipeline:
+        pipeline = Pipeline(tmp_path / "results", state_seconds=0.02)
+        order = (*STAGES, "study", "figures")
+        for earlier in order[: order.index("figures" if stage in ("tables", "findings") else stage)]:
+            folder = pipeline.study if earlier == "study" else pipeline.folder(earlier)  # type: ignore[arg-type]
+            shutil.copytree(clean[0].results / folder.relative_to(pipeline.results), folder)
+        return pipeline
+
+    return prepared

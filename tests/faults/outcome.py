@@ -1,0 +1,70 @@
+"""What of results must not depend on when, where and in how many attempts they were made."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from emm.files import provenance
+from stages import Pipeline
+
+TABLES = ("study", "figures", "tables", "findings")
+VARIES = {*provenance("", 0), "cost", "run_seconds", "runs", "images_per_second", "resumed_at_image"} - {"key"}
+
+
+def content(path: Path) -> Any:
+    """What of a file must not depend on when, where and in how many attempts it was made."""
+    if path.suffix == ".json":
+        record = json.loads(path.read_text())
+        counts = [[run["n"], run["snapshots"], run["images_trained"], run["flops"]] for run in record.get("runs", ())]
+        inputs = sorted(record.get("inputs", {}).items())
+        return {name: value for name, value in record.items() if name not in VARIES}, counts, inputs
+    if path.name in ("SHA256SUMS", "emm.html"):
+        return None  # they hold the cost in seconds, or the checksum of a file that does
+    if path.suffix == ".csv":
+        with open(path, newline="") as file:
+            return [{name: value for name, value in row.items() if name != "seconds"} for row in csv.DictReader(file)]
+    return path.read_bytes()
+
+
+def outcome(results: Path) -> dict[str, Any]:
+    """Every file of the results by its path; temporary files, which begin with a dot, and states apart."""
+    found = (path for path in results.rglob("*") if path.is_file() and not path.name.startswith("."))
+    return {str(p.relative_to(results)): content(p) for p in found if p.relative_to(results).parts[0] != "state"}
+
+
+def made_of(pipeline: Pipeline, stage: str, present: dict[str, Any]) -> dict[str, Any]:
+    """The files of one stage among `present`."""
+    if stage in ("tables", "findings"):
+        stem = "emm" if stage == "tables" else "findings"
+        return {name: value for name, value in present.items() if name in (f"{stem}.csv", f"{stem}.html")}
+    if stage in TABLES:
+        drawn = {name for name in present if name.endswith((".svg", ".png"))}
+        in_study = {name: value for name, value in present.items() if name.startswith("studies/")}
+        return {name: value for name, value in in_study.items() if (name in drawn) == (stage == "figures")}
+    folder = str(pipeline.folder(stage).relative_to(pipeline.results))  # type: ignore[arg-type]
+    return {name: value for name, value in present.items() if name.startswith(f"{folder}/")}
+
+
+def assert_whole(pipeline: Pipeline, expected: dict[str, Any]) -> None:
+    """Every file that is there is one of the undisturbed run."""
+    for name, value in outcome(pipeline.results).items():
+        assert value == expected[name], name
+
+
+def assert_equal(pipeline: Pipeline, stage: str, expected: dict[str, Any]) -> None:
+    """The stage's files are all there, equal to those of the undisturbed run, and nothing else remains.
+
+    The state of a training stays, until its samples are there.
+    """
+    assert made_of(pipeline, stage, outcome(pipeline.results)) == made_of(pipeline, stage, expected)
+    assert list(pipeline.results.rglob(".*")) == []
+    assert pipeline.state.exists() == (stage == "train")
+
+
+def remove(pipeline: Pipeline, stage: str) -> None:
+    """Remove what a stage has made, and its state, so that it starts anew."""
+    shutil.rmtree(pipeline.results / "state", ignore_errors=True)
+    for name in made_of(pipeline, stage, outcome(pipeline.results)):
+        (pipeline.results / name).unlink()

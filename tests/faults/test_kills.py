@@ -1,0 +1,96 @@
+"""SIGKILL at any moment of any stage: the same command goes on to the bits of an undisturbed run, and no file is ever
+seen half-written."""
+
+import json
+import os
+import random
+import signal
+from functools import partial
+from pathlib import Path
+
+import pytest
+from outcome import assert_equal, assert_whole, remove
+
+from emm import files
+from forked import start
+from stages import Pipeline
+
+# Kills at random moments of each stage, more than a hundred together.
+KILLS = {
+    "subset": 12, "train": 45, "sample": 20, "score": 16, "emm": 8, "study": 8, "figures": 6, "tables": 4,
+    "findings": 4,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("stage", KILLS)
+def test_killed_at_random_moments(clean, before, faults, tmp_path, stage):
+    _, expected, seconds = clean
+    pipeline = before(stage)
+    moments = random.Random(f"kills of {stage}")
+    arguments, log = pipeline.arguments(stage), tmp_path / "log"
+    killed = resumed = 0
+    while killed < KILLS[stage]:
+        process = start(log, arguments)
+        ended = process.wait(moments.uniform(0, seconds[stage]))
+        if ended is None:
+            with faults.one("killed at a random moment"):
+                ended = process.kill()
+                assert_whole(pipeline, expected)
+        if ended.status == -signal.SIGKILL:
+            killed += 1
+            continue
+        assert ended.status == 0, ended.output
+        assert_equal(pipeline, stage, expected)
+        resumed += stage == "train" and json.loads(pipeline.record("train").read_text())["resumed_at_image"] > 0
+        remove(pipeline, stage)
+    ended = start(log, arguments).end()
+    assert ended.status == 0, ended.output
+    assert_equal(pipeline, stage, expected)
+    if stage == "train":
+        resumed += json.loads(pipeline.record("train").read_text())["resumed_at_image"] > 0
+        assert resumed  # some attempt went on from a state
+
+
+def kill_at_write(moment: int) -> None:
+    """Make this process kill itself at the `moment`-th instant of writing: each file has one before it takes its
+    place, when all is written but nothing to be seen, and one just after."""
+    passed = 0
+
+    def instant() -> None:
+        nonlocal passed
+        passed += 1
+        if passed > moment:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    replace = Path.replace
+
+    def replace_between(self: Path, target: Path) -> Path:
+        instant()
+        replaced = replace(self, target)
+        instant()
+        return replaced
+
+    Path.replace = replace_between  # type: ignore[method-assign]
+    assert files.replacing.__module__ == "emm.files"  # every write goes through it
+
+
+@pytest.mark.parametrize("stage", KILLS)
+def test_killed_at_every_write(clean, before, faults, tmp_path, stage):
+    _, expected, _ = clean
+    pipeline = before(stage)
+    if stage == "train":
+        pipeline = Pipeline(pipeline.results, state_seconds=1000)  # else its states would be most of the writes
+    arguments, log = pipeline.arguments(stage), tmp_path / "log"
+    for moment in range(100):
+        ended = start(log, arguments, partial(kill_at_write, moment)).end()
+        if ended.status != -signal.SIGKILL:
+            assert ended.status == 0, ended.output
+            break
+        with faults.one("killed at a write"):
+            assert_whole(pipeline, expected)
+            ended = start(log, arguments).end()
+            assert ended.status == 0, ended.output
+            assert_equal(pipeline, stage, expected)
+            remove(pipeline, stage)
+    assert moment >= 4  # two instants of two files at least
+    assert_equal(pipeline, stage, expected)

@@ -1,0 +1,162 @@
+"""A loss that is no number, results that may not be written, clocks that jump, and data that change."""
+
+import ctypes
+import os
+import shutil
+import subprocess
+import sys
+import time
+from functools import partial
+from itertools import count
+
+import numpy as np
+import pytest
+import torch
+from outcome import assert_equal, assert_whole, outcome
+
+from emm import training
+from emm.verify import verify
+from forked import start
+from stages import CONTENT, STAGES, Pipeline
+
+# ---- NaN
+
+
+def spoil_loss(step: int, value: float) -> None:
+    """The loss of one step of this process is `value`."""
+    steps, loss = count(), training.denoising_loss
+
+    def spoiled(*arguments):
+        found = loss(*arguments)
+        return found * value if next(steps) == step else found
+
+    training.denoising_loss = spoiled
+
+
+def spoil_weights(step: int) -> None:
+    """The weights of this process hold a NaN after one step, which the loss of that step cannot show."""
+    advance = training.Trainer.advance
+
+    def spoiled(self):
+        found = advance(self)
+        if self.step == step:
+            self.parameters.values[0] = torch.nan
+        return found
+
+    training.Trainer.advance = spoiled
+
+
+SPOILED = [
+    *(partial(spoil_loss, step, value) for step in (0, 15, 39) for value in (float("nan"), float("inf"))),
+    *(partial(spoil_weights, step) for step in (1, 21, 39)),
+]
+
+
+@pytest.mark.parametrize("sabotage", SPOILED, ids=[f"{s.func.__name__}{s.args}" for s in SPOILED])
+def test_a_loss_that_is_no_number_ends_the_run_and_leaves_nothing(clean, before, faults, tmp_path, sabotage):
+    with faults.one("NaN in training"):
+        pipeline = before("train")
+        pipeline = Pipeline(pipeline.results, state_seconds=1e-9)  # saved after every step, also after a bad one
+        files = outcome(pipeline.results)
+        ended = start(tmp_path / "log", pipeline.arguments("train"), sabotage).end()
+        assert ended.status == 1, ended.output
+        (line,) = ended.output.splitlines()
+        assert line.startswith("error: the loss became ") and "nothing of this run was kept" in line
+        assert outcome(pipeline.results) == files
+        assert not (pipeline.results / "state").exists()
+        ended = start(tmp_path / "log", pipeline.arguments("train")).end()
+        assert ended.status == 0, ended.output
+        assert_equal(pipeline, "train", clean[1])
+
+
+# ---- results that may not be written
+
+
+def obey_permissions() -> None:
+    """Give up the capabilities by which the superuser may write everywhere."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    header, none = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+    if os.geteuid() == 0 and libc.capset(header, none):
+        raise OSError(ctypes.get_errno(), "capset")
+
+
+@pytest.mark.parametrize("stage", [*STAGES, "study", "figures", "tables"])
+def test_read_only_results_are_one_line(clean, before, faults, tmp_path, stage):
+    with faults.one("read-only results"):
+        pipeline = before(stage)
+        log = tmp_path / "log"
+        folders = [path for path in (pipeline.results, *pipeline.results.rglob("*")) if path.is_dir()]
+        pipeline.results.mkdir(exist_ok=True)
+        for folder in folders or [pipeline.results]:
+            folder.chmod(0o555)
+        try:
+            ended = start(log, pipeline.arguments(stage), obey_permissions).end()
+        finally:
+            for folder in folders or [pipeline.results]:
+                folder.chmod(0o755)
+        assert ended.status == 1, ended.output
+        (line,) = ended.output.splitlines()
+        assert line.startswith("error: ") and "Permission denied: '" in line
+        assert_whole(pipeline, clean[1])
+        ended = start(log, pipeline.arguments(stage)).end()
+        assert ended.status == 0, ended.output
+        assert_equal(pipeline, stage, clean[1])
+
+
+# ---- clocks
+
+
+def clock_that_jumps() -> None:
+    """Each look at this process's clock is a day before the last one; the monotonic clock goes on."""
+    now = time.time()
+    looks = count()
+    time.time = lambda: now - 86_400 * next(looks)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("shift", [-40 * 365 * 86_400, 10 * 365 * 86_400], ids=["past", "future"])
+def test_clocks_change_no_result(clean, before, faults, tmp_path, stage, shift):
+    with faults.one("clock"):
+        pipeline = before(stage)
+        for path in pipeline.results.rglob("*"):
+            os.utime(path, (time.time() + shift,) * 2)
+        ended = start(tmp_path / "log", pipeline.arguments(stage), clock_that_jumps).end()
+        assert ended.status == 0, ended.output
+        assert_equal(pipeline, stage, clean[1])
+        assert '"seconds": -' not in pipeline.record(stage).read_text()
+
+
+# ---- data
+
+
+def test_data_that_change_under_a_finished_run_are_noticed(faults, tmp_path, monkeypatch):
+    with faults.one("changed data"):
+        monkeypatch.chdir(tmp_path)
+        images = np.random.default_rng(0).integers(0, 256, (40, 8, 8), np.uint8)
+        np.savez("own.npz", images=images)
+        content = CONTENT | {"data": {"source": "npz:own.npz", "held_out": 8, "balanced": False}}
+        pipeline = Pipeline(tmp_path / "results", content)
+        assert pipeline.call("subset") == 0
+        assert verify(pipeline.results).mismatches == []
+        images[7] += 1
+        np.savez("own.npz", images=images)
+        (line,) = verify(pipeline.results).mismatches
+        assert line.startswith("data.source = 'npz:own.npz': has changed since ")
+
+
+# ---- the command lines themselves
+
+
+def test_a_command_line_resumes_after_sigkill(clean, faults, tmp_path):
+    with faults.one("killed at a random moment"):
+        pipeline = Pipeline(tmp_path / "results", state_seconds=0.01)
+        shutil.copytree(clean[0].folder("subset"), pipeline.folder("subset"))
+        command = [sys.executable, "-m", *pipeline.arguments("train")]
+        process = subprocess.Popen(command)
+        while not (pipeline.state / "state.pt").exists():
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.kill()
+        assert process.wait() == -9
+        assert subprocess.run(command).returncode == 0
+        assert_equal(pipeline, "train", clean[1])

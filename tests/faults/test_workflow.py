@@ -1,0 +1,93 @@
+"""The whole Snakefile under faults: killed, started twice, its files dated wrongly, its images changed in place."""
+
+import os
+import random
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from outcome import outcome
+from PIL import Image
+
+from emm import configuration, dag, keys
+from project import fresh
+from stages import CONTENT
+
+KILLS = 3
+STUDY = "denoiser"  # of tests/project.py: one trained arm and the theoretical optimum
+
+
+def of_study(results: Path) -> dict[str, object]:
+    """What the study has made, and the runs that it shares with no other."""
+    return {name: made for name, made in outcome(results).items() if name.startswith(f"studies/{STUDY}/")}
+
+
+def test_killed_and_started_twice(finished, faults, tmp_path):
+    project = fresh(tmp_path / "project")
+    moments, locks = random.Random("kills of Snakemake"), project.folder / ".snakemake" / "locks"
+    twice = killed = 0
+    while killed < KILLS:
+        with open(tmp_path / "output", "w") as output:
+            process = subprocess.Popen(
+                project.command(STUDY), **project.process(), stdout=output, start_new_session=True
+            )
+            while process.poll() is None and not (locks.is_dir() and any(locks.iterdir())):
+                time.sleep(0.01)
+            if not twice:
+                with faults.one("two Snakemakes at once"):
+                    second = project.snakemake(STUDY, check=False)
+                    twice += 1
+                    assert process.poll() is None
+                    assert second.returncode != 0 and "--unlock" in second.stdout
+                    assert "Traceback" not in second.stdout
+            try:
+                process.wait(moments.uniform(0, 25))
+                break  # it was done before it was killed
+            except subprocess.TimeoutExpired:
+                pass
+            with faults.one("Snakemake killed"):
+                os.killpg(process.pid, signal.SIGKILL)  # with its jobs, as when a node is lost
+                process.wait()
+                killed += 1
+                project.snakemake("--unlock")
+    assert killed
+    project.snakemake(STUDY)
+    ours, theirs = project.folder / "results", finished.project.folder / "results"
+    assert of_study(ours) == of_study(theirs)
+    made = outcome(ours)
+    runs = {name for name in made if name.split("/")[0] in keys.RUN_FOLDERS.values()}
+    assert {name: made[name] for name in runs} == {name: outcome(theirs)[name] for name in runs}
+    assert not (ours / "state").exists() and list(ours.rglob(".*")) == []
+
+
+@pytest.mark.parametrize("days", [-20_000, 1, 3650])
+def test_dates_rerun_nothing(project, faults, days):
+    with faults.one("clock"):
+        own = [project.folder / "own.npz", *(project.folder / "results").rglob("subset.npz")]
+        for path in own:  # as if written at a time when the clock was wrong
+            os.utime(path, (time.time() + 86_400 * days,) * 2)
+        plan = project.plan()
+        assert plan.jobs == {}
+
+
+def test_an_image_changed_in_place_is_noticed(faults, tmp_path):
+    folder = tmp_path / "images"
+    for number in range(40):
+        place = folder / f"class{number % 2}"
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((8, 8), number, np.uint8)).save(place / f"{number}.png")
+        os.utime(place / f"{number}.png", (1e9 + number,) * 2)
+    content = CONTENT | {"data": {"source": f"folder:{folder}"}, "studies": {"own": {"arms": {"one": {}}}}}
+
+    def files():
+        index = dag.index(configuration.read(content), tmp_path / "results")
+        return index.data_files(keys.key("subset", index.settings.studies[0].arms[0].run))
+
+    classes = [str(folder / "class0"), str(folder / "class1")]
+    assert files() == [str(folder), *classes, str(folder / "class1" / "39.png")]
+    with faults.one("changed data"):
+        Image.fromarray(np.full((8, 8), 99, np.uint8)).save(folder / "class0" / "4.png")
+        assert files() == [str(folder), *classes, str(folder / "class0" / "4.png")]

@@ -1,0 +1,85 @@
+"""Stages in processes of their own that start at once: forked from a server that has imported everything already.
+
+A kill then meets a stage at its work, hardly ever at its imports.
+"""
+
+import importlib
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+
+from stages import call
+
+PRELOADED = ["stages", "torch._dynamo", "emm.subset", "emm.train", "emm.sample", "emm.score", "emm.measure"]
+PRELOADED += ["emm.study", "emm.figures", "emm.tables", "emm.findings"]
+
+Sabotage = Callable[[], None]  # done to the process before its stage starts; a function of a module
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a stage ended: its exit status (minus the signal that killed it), output and seconds."""
+
+    status: int
+    output: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Forked:
+    """A stage that runs, its output going to a file."""
+
+    process: ForkServerProcess
+    log: Path
+    started: float
+
+    def wait(self, seconds: float = 120.0) -> Ended | None:
+        """How it ended, or None if it still runs after so many seconds."""
+        self.process.join(seconds)
+        if self.process.exitcode is None:
+            return None
+        return Ended(self.process.exitcode, self.log.read_text(), time.monotonic() - self.started)
+
+    def end(self) -> Ended:
+        ended = self.wait()
+        assert ended is not None, f"still runs after two minutes: {self.log.read_text()}"
+        return ended
+
+    def kill(self) -> Ended:
+        """SIGKILL.  A stage that had ended by itself keeps its status."""
+        if self.process.pid is not None and self.process.exitcode is None:
+            os.kill(self.process.pid, signal.SIGKILL)
+        return self.end()
+
+
+def server() -> multiprocessing.context.ForkServerContext:
+    """The server of this test session; the first process starts it."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    return context
+
+
+def start(log: Path, arguments: list[str], sabotage: Sabotage | None = None) -> Forked:
+    """Start ``python -m arguments`` as a process of the server, writing its output to `log`."""
+    log.unlink(missing_ok=True)
+    process = server().Process(target=_child, args=(log, arguments, sabotage), daemon=True)
+    process.start()
+    while not log.exists() and process.exitcode is None:  # forked, and about to begin
+        time.sleep(0.001)
+    return Forked(process, log, time.monotonic())
+
+
+def _child(log: Path, arguments: list[str], sabotage: Sabotage | None) -> None:
+    importlib.import_module(arguments[0])
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    for stream in (1, 2):
+        os.dup2(output, stream)
+    if sabotage is not None:
+        sabotage()
+    sys.exit(call(*arguments))

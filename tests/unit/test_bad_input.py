@@ -1,0 +1,537 @@
+"""Bad input of every kind at the command line: one line that names it, a status that is not 0, nothing written.
+
+What is refused, and why, is tested in more detail beside each module; here is what a user sees.
+"""
+
+import copy
+import io
+import json
+import os
+import shutil
+import struct
+import subprocess
+import sys
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from emm import configuration, dag
+from emm.settings import SettingsError
+from stages import CONTENT, call
+
+CONFIG = CONTENT | {
+    "search": {"n_min": 10, "n_max": 40, "start": 20},
+    "execution": {"device": "cpu", "threads": 1},
+    "figures": {"dpi": 50},
+    "run": ["one"],
+    "studies": {
+        "one": {
+            "title": "One",
+            "factor": "data.labels",
+            "base": {"sampling.steps": "add 1"},
+            "arms": {"none": {}, "random": {"data.labels": "random-2", "search.start": "times 3/2"}},
+            "findings": {"more": {"claim": "More", "expect": "more", "arms": ["random", "none"]}},
+        }
+    },
+}
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A project with a small configuration, as the working folder."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config" / "studies.yaml").write_text("")
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(CONFIG, sort_keys=False))
+    return tmp_path
+
+
+def content(folder: Path) -> dict[str, object]:
+    """Everything in a folder: files with their bytes, and what else there is."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() and not path.is_symlink() else path.lstat()
+        for path in folder.rglob("*")
+    }
+
+
+def refused(folder: Path, capfd, arguments: list[str], words: str, status: int = 1) -> None:
+    """The command ends with `status` and one line that holds `words`, and writes nothing."""
+    before = content(folder)
+    capfd.readouterr()
+    assert call(*arguments) == status
+    printed = capfd.readouterr()
+    lines = printed.err.splitlines()
+    if status == 2:  # argparse shows how the command is used, then the one line
+        assert lines[0].startswith("usage: ")
+        lines = [line for line in lines if ": error: " in line]
+    else:
+        assert lines[0].startswith("error: "), lines
+    assert len(lines) == 1, lines
+    assert words in lines[0], lines[0]
+    assert printed.out == "" and content(folder).keys() == before.keys()
+    for name, value in content(folder).items():
+        assert value == before[name] or not isinstance(value, bytes), name
+
+
+# ---- configurations: an overlay as it is written, and what the line holds
+
+CONFIGURATIONS = [
+    ("seed: one", "seed = 'one': must be a valid integer"),
+    ("seed: 1.5", "seed = 1.5: must be a valid integer"),
+    ("seed: 2147483648", "seed = 2147483648: must be less than 2147483648"),
+    ("seed: true", "seed = True: must be a valid integer"),
+    ("seed: [1]", "seed = [1]: must be a valid integer"),
+    ("data: digits", "data = 'digits': must be a valid dictionary"),
+    ("data: {source: 5}", "data.source = 5: must be a valid string"),
+    ("data: {source: 'npz:'}", "data.source = 'npz:': must be one of digits"),
+    ("data: {source: ''}", "data.source = '': must be one of digits"),
+    ("data: {resolution: 0}", "data.resolution = 0: must be greater than or equal to 1"),
+    ("data: {held_out: -1}", "data.held_out = -1: must be greater than or equal to 0"),
+    ("data: {classes: [zero]}", "data.classes.0 = 'zero': must be a valid integer"),
+    ("data: {classes: [-1]}", "data.classes.0 = -1: must be greater than or equal to 0"),
+    ("data: {balanced: maybe}", "data.balanced = 'maybe': must be a valid boolean"),
+    ("data: {labels: random-01}", "data.labels = 'random-01': must be none, true, unique or random-K"),
+    ("data: {labels: random}", "data.labels = 'random': must be none, true, unique or random-K"),
+    ("data: {draw: last}", "data.draw = 'last': must be 'random' or 'first'"),
+    ("data: {mixture: digit}", "data.mixture = 'digit': must be one of digits"),
+    ("data: {mixture: digits, mixture_share: 1.1}", "data.mixture_share = 1.1: must be less than or equal to 1"),
+    ("data: {mixture_share: 0.5}", "data.mixture_share = 0.5: needs a second source"),
+    ("data: {mixture: cifar10, mixture_share: 0.5}", "data.mixture = 'cifar10': its images have shape (3, 32, 32)"),
+    ("network: {channels: 2}", "network.channels = 2: must be greater than or equal to 4"),
+    ("network: {multipliers: []}", "network.multipliers = []: list should have at least 1 item"),
+    ("network: {multipliers: [1, 1, 1, 1, 1, 1, 1, 1, 1]}", "network.multipliers = [1, 1, 1, 1, 1, 1, 1, 1, 1]: list"),
+    ("network: {multipliers: [1, 0]}", "network.multipliers.1 = 0: must be greater than or equal to 1"),
+    ("network: {blocks: 65}", "network.blocks = 65: must be less than or equal to 64"),
+    ("network: {attention: 16}", "network.attention = 16: must be a valid list"),
+    ("network: {attention: [3]}", "network.attention = [3]: no level has resolution 3"),
+    ("network: {embedding: sine}", "network.embedding = 'sine': must be 'positional' or 'fourier'"),
+    ("network: {skips: [2, 0, 1, 1]}", "network.skips.0 = 2: must be 0 or 1"),
+    ("network: {skips: keep 1}", "network.skips = 'keep 1': must be a valid list"),
+    ("network: {dropout: 1}", "network.dropout = 1: must be less than 1"),
+    ("diffusion: {denoiser: optimal}", "diffusion.denoiser = 'optimal': must be 'network' or 'optimum'; did you mean"),
+    ("diffusion: {sigma_data: 0}", "diffusion.sigma_data = 0: must be greater than 0"),
+    ("diffusion: {p_mean: .inf}", "diffusion.p_mean = inf: must be a finite number"),
+    ("training: {duration: 0 images}", "training.duration = '0 images': must be a positive number of images or epochs"),
+    ("training: {duration: ten epochs}", "training.duration = 'ten epochs': must be a span such as"),
+    ("training: {duration: 640}", "training.duration = 640: must be a valid string"),
+    ("training: {batch_size: 0}", "training.batch_size = 0: must be greater than or equal to 1"),
+    ("training: {optimizer: adamw}", "training.optimizer = 'adamw': must be 'adam' or 'sgd'; did you mean 'adam'?"),
+    ("training: {learning_rate: -1e-3}", "training.learning_rate = '-1e-3': must be greater than 0"),
+    ("training: {momentum: 1}", "training.momentum = 1: must be less than 1"),
+    ("training: {weight_decay: .nan}", "training.weight_decay = nan: must be"),
+    ("training: {ema_decays: []}", "training.ema_decays = []: list should have at least 1 item"),
+    ("training: {ema_decays: [0.5, 0.5]}", "training.ema_decays = [0.5, 0.5]: must not repeat a value"),
+    ("training: {ema_decays: [1.0]}", "training.ema_decays.0 = 1.0: must be less than 1"),
+    ("training: {snapshots: [1.0, 0.5]}", "training.snapshots = [1.0, 0.5]: must be increasing shares"),
+    ("training: {snapshots: [0, 1.0]}", "training.snapshots.0 = 0: must be greater than 0"),
+    ("training: {epochs: 5}", "training.epochs: is not a key of training; allowed: duration"),
+    ("sampling: {images: 0}", "sampling.images = 0: must be greater than or equal to 1"),
+    ("sampling: {steps: 1}", "sampling.steps = 1: must be greater than or equal to 2"),
+    ("sampling: {sigma_max: 0.001}", "sampling.sigma_min = 0.002: must be below sigma_max = 0.001"),
+    ("scoring: {threshold: 1/0}", "scoring.threshold = '1/0': must be a valid number"),
+    ("scoring: {snapshot: first}", "scoring.snapshot = 'first': must be 'last' or 'best'"),
+    ("scoring: {distinct: 2}", "scoring.distinct = 2: must be a valid boolean"),
+    ("search: {n_min: 1}", "search.n_min = 1: must be greater than or equal to 2"),
+    ("search: {locate: 0}", "search.locate = 0: must be greater than or equal to 1"),
+    ("search: {rule: binary}", "search.rule = 'binary': must be 'bisection' or 'grid'"),
+    ("search: {rule: grid}", "search.grid = []: rule grid needs increasing sizes"),
+    ("search: {n_min: 11, n_max: 19, start: 12}", "search.n_max = 19: no multiple of 10"),
+    ("execution: {threads: 0}", "execution.threads = 0: must be greater than or equal to 1"),
+    ("execution: {device: tpu}", "execution.device = 'tpu': must be 'auto', 'cpu' or 'cuda'"),
+    ("figures: {dpi: 10}", "figures.dpi = 10: must be greater than or equal to 50"),
+    ("run: two", "run = 'two': is not a study; "),
+    ("studies: {one: {arm: {}}}", "studies.one.arm: is not a key of studies.one; did you mean 'arms'?"),
+    ("studies: {one: {arms: {none: 3}}}", "studies.one.arms.none = 3: must be a valid dictionary"),
+    ("studies: {one: {arms: {none: {data.label: x}}}}", "studies.one.arms.none: data.label: is not a key of data"),
+    ("studies: {one: {arms: {none: {seed: times x}}}}", "studies.one.arms.none: seed = 'times x': must be a valid"),
+    ("studies: {one: {base: {sampling: 3}}}", "studies.one.base: sampling: is a section"),
+    ("studies: {one: {factor: sampler}}", "studies.one.factor: sampler: is not a section"),
+    ("studies: {one: {without: [all]}}", "studies.one.without = 'all': is not an arm of the study"),
+    ("studies: {one: {findings: {more: {expect: most}}}}", "studies.one.findings.more.expect = 'most': must be 'more'"),
+    ("studies: {two-fold: {arms: {a: {}}}}", "studies.two-fold: its name becomes a target: must be an identifier"),
+    ("fit: nowhere.yaml", "nowhere.yaml: cannot be read (No such file or directory)"),
+    ("- seed: 1", "overlay.yaml: must be a mapping of settings"),
+    ("seed: 'one", "overlay.yaml: is not YAML ("),
+    ("seed: *nowhere", "overlay.yaml: is not YAML (found undefined alias 'nowhere'"),
+    ("? {a: b}\n: c", "overlay.yaml: is not YAML (while constructing a mapping in"),
+    ("seed: !!python/object/apply:os.getcwd []", "overlay.yaml: is not YAML (could not determine a constructor"),
+    ("seed: \x07", "overlay.yaml: is not YAML ("),
+    ("1: 2", "1 = 1: keys should be strings"),
+    ('"a\\nb": 2', "a\\nb: is not a key; allowed: seed"),
+]
+
+
+@pytest.mark.parametrize(("text", "words"), CONFIGURATIONS, ids=[text for text, _ in CONFIGURATIONS])
+def test_bad_configurations(place, capfd, text, words):
+    (place / "overlay.yaml").write_text(text)
+    refused(place, capfd, ["emm.cli", "check", "overlay.yaml"], words)
+
+
+def test_the_configuration_of_this_test_is_right(place, capfd):
+    assert call("emm.cli", "check") == 0
+    assert capfd.readouterr().out == "one: none, random\n"
+
+
+# ---- data sets, images and archives: what makes `x`, and what the line holds beside its name
+
+GREY = np.random.default_rng(0).integers(0, 256, (12, 6, 6), np.uint8)
+
+
+def savez(**arrays: np.ndarray) -> Callable[[Path], object]:
+    return lambda path: np.savez(path, **arrays)
+
+
+def data(change: Callable[[bytes], bytes], **arrays: np.ndarray) -> Callable[[Path], object]:
+    """An .npz whose bytes are changed."""
+
+    def write(path: Path) -> None:
+        np.savez(path, **arrays or {"images": GREY})
+        path.write_bytes(change(path.read_bytes()))
+
+    return write
+
+
+def members(*names: str, size: int | None = None) -> Callable[[Path], object]:
+    """A zip archive with members of these names, each the same array; or with a directory that claims another size."""
+
+    def write(path: Path) -> None:
+        buffer = io.BytesIO()
+        np.save(buffer, GREY)
+        with zipfile.ZipFile(path, "w") as archive:
+            for name in names:
+                archive.writestr(name, buffer.getvalue())
+            if size is not None:
+                header = io.BytesIO()
+                np.lib.format.write_array_header_1_0(
+                    header, {"descr": "|u1", "fortran_order": False, "shape": (size // 36, 6, 6)}
+                )
+                archive.writestr("images.npy", header.getvalue())
+                archive.getinfo("images.npy").file_size = len(header.getvalue()) + size // 36 * 36
+
+    return write
+
+
+def image(mode: str = "RGB", size: tuple[int, int] = (6, 6)) -> Image.Image:
+    return Image.effect_noise(size, 50).convert(mode)
+
+
+def folder(*files: tuple[str, Any]) -> Callable[[Path], object]:
+    """A folder with a good image `good.png` and others: an image, bytes, or a function of the path."""
+
+    def write(path: Path) -> None:
+        path.mkdir()
+        for name, what in (("good.png", image()), *files):
+            (path / name).parent.mkdir(exist_ok=True)
+            if isinstance(what, Image.Image):
+                what.save(path / name)
+            elif isinstance(what, bytes):
+                (path / name).write_bytes(what)
+            else:
+                what(path / name)
+
+    return write
+
+
+def encoded(one: Image.Image, kind: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    one.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def deep_png() -> bytes:
+    """6 x 6 pixels of 16-bit colour."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", 6, 6, 16, 2, 0, 0, 0)
+    rows = zlib.compress((b"\0" + bytes(36)) * 6)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
+def bomb() -> bytes:
+    """The head of a PNG of 30,000 x 30,000 pixels, in fewer than a hundred bytes."""
+    plain = encoded(image("L"), "PNG")
+    header = b"IHDR" + struct.pack(">II", 30_000, 30_000) + plain[24:29]
+    return plain[:12] + header + struct.pack(">I", zlib.crc32(header)) + plain[33:]
+
+
+def links(path: Path) -> None:
+    path.mkdir()
+    (path / "a").symlink_to(path)
+
+
+FRAMES = {"save_all": True, "append_images": [image("L")]}
+LABELS = np.arange(12) % 2
+
+DATA: list[tuple[str, str, Callable[[Path], object], str]] = [
+    ("npz", "missing", lambda path: None, "cannot be read (No such file or directory)"),
+    ("npz", "a folder", lambda path: path.mkdir(), "cannot be read (Is a directory)"),
+    ("npz", "empty", lambda path: path.write_bytes(b""), "damaged, or not an .npz file"),
+    ("npz", "text", lambda path: path.write_text("images"), "damaged, or not an .npz file"),
+    ("npz", "an .npy file", lambda path: path.write_bytes(GREY.tobytes()), "damaged, or not an .npz file"),
+    ("npz", "truncated", data(lambda b: b[: len(b) // 2]), "damaged, or not an .npz file"),
+    ("npz", "cut by one byte", data(lambda b: b[:-1]), "damaged"),
+    ("npz", "with a flipped bit", data(lambda b: b[:300] + bytes([b[300] ^ 4]) + b[301:]), "damaged"),
+    ("npz", "with another array", savez(pictures=GREY), "must hold an array 'images'; it holds pictures"),
+    ("npz", "with nothing", savez(), "must hold an array 'images'; it holds nothing"),
+    ("npz", "of pickled objects", savez(images=np.array([None, print], object)), "'images' holds pickled objects"),
+    ("npz", "with pickled labels", savez(images=GREY, labels=np.array([{}] * 12)), "'labels' holds pickled objects"),
+    ("npz", "of floats", savez(images=GREY / 255), "'images' must be uint8"),
+    ("npz", "of 16 bits", savez(images=GREY.astype(np.uint16)), "'images' must be uint8"),
+    ("npz", "of one image", savez(images=GREY[0]), "'images' must be uint8 (N, H, W)"),
+    ("npz", "of no image", savez(images=GREY[:0]), "'images' must be uint8"),
+    ("npz", "of five dimensions", savez(images=GREY[None, None]), "'images' must be uint8"),
+    ("npz", "not square", savez(images=GREY[:, :5]), "'images' must be square"),
+    ("npz", "of two channels", savez(images=np.stack([GREY, GREY], 1)), "'images' must be square with 1 or 3 channels"),
+    ("npz", "with too few labels", savez(images=GREY, labels=LABELS[1:]), "'labels' must be integers (12,)"),
+    ("npz", "with labels of text", savez(images=GREY, labels=np.array(["a"] * 12)), "'labels' must be integers"),
+    ("npz", "with negative labels", savez(images=GREY, labels=LABELS - 1), "'labels' must be 0 .. K-1"),
+    ("npz", "with huge labels", savez(images=GREY, labels=LABELS + 2**40), "'labels' must be 0 .. K-1"),
+    ("npz", "with a class that is empty", savez(images=GREY, labels=LABELS * 2), "class 1 is empty"),
+    ("npz", "that leaves its folder", members("images.npy", "../labels.npy"), "'../labels.npy' would lie outside"),
+    ("npz", "with an absolute path", members("/images.npy", "images.npy"), "'/images.npy' would lie outside"),
+    ("npz", "with a path of Windows", members("images.npy", "a\\..\\..\\b.npy"), "would lie outside"),
+    pytest.param(
+        *("npz", "with an array twice", members("images.npy", "images.npy"), "holds two arrays of one name"),
+        marks=pytest.mark.filterwarnings("ignore:Duplicate name"),
+    ),
+    ("npz", "larger than memory", members(size=2**50), "more than this machine's memory"),
+    ("npz", "a pipe", lambda path: os.mkfifo(path), "is not a regular file"),
+    ("npz", "a link to itself", lambda path: path.symlink_to(path), "(Too many levels of symbolic links)"),
+    ("folder", "missing", lambda path: None, "cannot be read as a folder (No such file or directory)"),
+    ("folder", "a file", lambda path: path.write_text("x"), "cannot be read as a folder (Not a directory)"),
+    ("folder", "empty", lambda path: path.mkdir(), "holds no images"),
+    ("folder", "a link to itself", lambda path: path.symlink_to(path), "(Too many levels of symbolic links)"),
+    ("folder", "with a link to itself", links, "a class folder must hold images only"),
+    ("folder", "of images and classes", folder(("a/1.png", image())), "must hold images or class folders, not both"),
+    ("folder", "of another size", folder(("x.png", image(size=(7, 7)))), "x.png: has shape (C, H, W) = (3, 7, 7)"),
+    ("folder", "not square", folder(("x.png", image(size=(6, 7)))), "x.png: must be square, found 6 x 7 pixels"),
+    ("folder", "of another mode", folder(("x.png", image("L"))), "x.png: has shape (C, H, W) = (1, 6, 6)"),
+    ("folder", "with a palette", folder(("x.png", image("P"))), "x.png: must be 8-bit grey or RGB"),
+    ("folder", "with transparency", folder(("x.png", image("RGBA"))), "x.png: must be 8-bit grey or RGB"),
+    ("folder", "of one bit", folder(("x.png", image("1"))), "found mode 1"),
+    ("folder", "of CMYK", folder(("x.jpg", encoded(image("CMYK"), "JPEG"))), "x.jpg: must be 8-bit grey or RGB"),
+    ("folder", "of 16-bit grey", folder(("x.png", image("I;16"))), "found 16 bits a channel"),
+    ("folder", "of 16-bit colour", folder(("x.png", deep_png())), "found 16 bits a channel"),
+    ("folder", "animated PNG", folder(("x.png", encoded(image(), "PNG", **FRAMES))), "x.png: must be a single image"),
+    ("folder", "animated WebP", folder(("x.webp", encoded(image(), "WEBP", **FRAMES))), "must be a single image"),
+    ("folder", "GIF", folder(("x.gif", image("P"))), "x.gif: images must be .png"),
+    ("folder", "TIFF", folder(("x.tiff", image())), "x.tiff: images must be .png"),
+    ("folder", "GIF called PNG", folder(("x.png", encoded(image("P"), "GIF"))), "x.png: is not a .png"),
+    ("folder", "zero bytes", folder(("x.png", b"")), "x.png: is empty"),
+    ("folder", "text", folder(("x.png", b"image")), "x.png: is not a .png"),
+    ("folder", "truncated", folder(("x.png", encoded(image(), "PNG")[:70])), "x.png: damaged, or cannot be read"),
+    ("folder", "truncated JPEG", folder(("x.jpg", encoded(image(), "JPEG")[:-200])), "x.jpg: damaged, or cannot"),
+    ("folder", "decompression bomb", folder(("x.png", bomb())), "x.png: has more than"),
+    ("folder", "dangling link", folder(("x.png", lambda path: path.symlink_to("gone"))), "x.png: damaged, or cannot"),
+    ("folder", "link out of it", folder(("x.png", lambda path: path.symlink_to("/etc/passwd"))), "is not a .png"),
+    ("folder", "pipe", folder(("x.png", lambda path: os.mkfifo(path))), "x.png: is not a regular file"),
+]  # fmt: skip
+
+
+def subset(source: str, **options: object) -> list[str]:
+    chosen = {"settings": json.dumps({"data": {"source": source}}), "n": 2, "replicate": 0, "output": "out/subset.npz"}
+    words = [word for name, value in (chosen | options).items() for word in (f"--{name}", str(value))]
+    return ["emm.subset", *words]
+
+
+@pytest.mark.parametrize(("kind", "what", "make", "words"), DATA)
+def test_bad_data(place, capfd, kind, what, make, words):
+    path = place / ("x.npz" if kind == "npz" else "x")
+    make(path)
+    refused(place, capfd, subset(f"{kind}:{path.name}"), words)
+    if what in (
+        "missing",
+        "empty",
+        "of pickled objects",
+        "a pipe",
+        "larger than memory",
+    ):  # told before any job
+        (place / "overlay.yaml").write_text(json.dumps({"data": {"source": f"{kind}:{path.name}"}}))
+        refused(place, capfd, ["emm.cli", "check", "overlay.yaml"], words)
+
+
+@pytest.mark.parametrize("source", ["cifar10", "cifar100", "svhn", "mnist", "fashion_mnist"])
+def test_data_sets_that_are_not_there(place, capfd, source):
+    refused(place, capfd, subset(source), "not found; set data.download: true, or put there ")
+
+
+# ---- command lines
+
+SETTINGS = json.dumps({"data": {"source": "digits"}})
+TRAIN = ["emm.train", "--settings", SETTINGS, "--n", "10", "--replicate", "0", "--subset", "gone.npz"]
+TRAIN += ["--snapshots", "o/s", "--log", "o/l", "--record", "o/r", "--state", "o/state"]
+SAMPLE = ["emm.sample", "--settings", SETTINGS, "--n", "10", "--replicate", "0", "--subset", "gone.npz"]
+SAMPLE += ["--output", "o/s", "--record", "o/r"]
+MEASURE = ["emm.measure", "--settings", SETTINGS, "--results", "r", "--output", "o/e", "--gallery", "o/g"]
+
+COMMANDS: list[tuple[list[str], int, str]] = [
+    (["emm.cli"], 2, "the following arguments are required"),
+    (["emm.cli", "measure"], 2, "invalid choice: 'measure'"),
+    (["emm.cli", "summary"], 1, "results: holds no table yet"),
+    (["emm.cli", "--results", "config.yaml", "summary"], 1, "config.yaml: holds no table yet"),
+    (["emm.cli", "verify"], 1, "results: holds no runs"),
+    (["emm.cli", "verify", "nowhere"], 1, "nowhere: holds no runs"),
+    (["emm.cli", "verify", "--scores", "many"], 2, "invalid int value: 'many'"),
+    (["emm.cli", "check", "nowhere.yaml"], 1, "nowhere.yaml: cannot be read (No such file or directory)"),
+    (["emm.cli", "check", "config"], 1, "config: cannot be read (Is a directory)"),
+    (["emm.cli", "plan", "--cores", "0"], 1, "--cores"),
+    (["emm.cli", "plan", "--throughput", "fast"], 2, "invalid float value: 'fast'"),
+    (["emm.cli", "schema"], 2, "the following arguments are required: output"),
+    (["emm.cli", "schema", "config"], 1, "Is a directory: 'config'"),
+    (["emm.cli", "schema", "config.yaml/schema.json"], 1, "config.yaml"),
+    (["emm.cli", "rescore", "gone.npz"], 1, "gone.npz: is not a neighbours.npz of a scored run"),
+    (["emm.cli", "rescore", "config.yaml"], 1, "config.yaml: is not a neighbours.npz of a scored run"),
+    (["emm.cli", "rescore", "gone.npz", "--threshold", "x"], 2, "invalid float value: 'x'"),
+    (["emm.subset"], 2, "the following arguments are required: --settings, --n, --replicate, --output"),
+    (subset("digits", n="ten"), 2, "argument --n: invalid int value: 'ten'"),
+    (subset("digits", n=0), 1, "n = 0: must be a positive multiple of 10"),
+    (subset("digits", n=15), 1, "n = 15: must be a positive multiple of 10"),
+    (subset("digits", n=10**9), 1, "n = 1000000000: must be at most 1740"),
+    (subset("digits", n=10, replicate=-1), 1, "replicate = -1: must be at least 0"),
+    (subset("digits", settings="{"), 1, "--settings: is not JSON"),
+    (subset("digits", settings="3"), 1, "configuration = 3: must be a mapping of settings"),
+    (subset("digits", settings='{"sed": 1}'), 1, "sed: is not a key; did you mean 'seed'?"),
+    (subset("digits", output="config.yaml/subset.npz", n=10), 1, "config.yaml"),
+    (TRAIN, 1, "gone.npz: cannot be read (No such file or directory)"),
+    ([*TRAIN, "--device", "tpu"], 2, "argument --device: invalid choice: 'tpu'"),
+    ([*TRAIN, "--threads", "0"], 2, "argument --threads: must be a whole number from 1 on, not '0'"),
+    ([*TRAIN, "--state-seconds", "soon"], 2, "argument --state-seconds: invalid float value: 'soon'"),
+    (SAMPLE, 1, "gone.npz: cannot be read (No such file or directory)"),
+    ([*SAMPLE, "--batch", "0"], 2, "argument --batch: must be a whole number from 1 on, not '0'"),
+    ([*SAMPLE, "--batch", "-5"], 2, "argument --batch: must be a whole number from 1 on, not '-5'"),
+    ([*MEASURE, "--sizes", "[10"], 1, "an option is not JSON"),
+    ([*MEASURE, "--sizes", "[10, 20]"], 1, "the search is not finished"),
+    (["emm.study", "--study", "{"], 2, "the following arguments are required"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "status", "words"), COMMANDS)
+def test_bad_command_lines(place, capfd, arguments, status, words):
+    refused(place, capfd, arguments, words, status)
+
+
+REAL = [
+    ["emm.cli", "check", "overlay.yaml"],
+    ["emm.subset", *subset("npz:gone.npz")[1:]],
+    TRAIN,
+]
+
+
+@pytest.mark.parametrize("arguments", REAL, ids=[one[0] for one in REAL])
+def test_real_command_lines(place, arguments):
+    (place / "overlay.yaml").write_text("search: {epsilon: 1.5}")
+    before = content(place)
+    done = subprocess.run([sys.executable, "-m", *arguments], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    assert content(place).keys() == before.keys()
+
+
+def test_the_table_is_long_enough():
+    assert len(CONFIGURATIONS) + len(DATA) + len(COMMANDS) >= 80
+
+
+# ---- the configuration, mutated at random
+
+JUNK = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.sampled_from([0, -1, 2, 10**6, 10**400, -(10**30)]),
+    st.floats(),
+    st.text(max_size=8),
+    st.sampled_from(
+        """times 3|times 0|times 1/3|times -1|times 1e9|add 1|add -100|add 1/3|keep 1|keep 1 4|keep 0|keep 99|digits|
+        npz:gone|npz:\0|folder:/dev/null|folder:.|cifar10|random-2|random-99999999999999999999|true|unique|1/3|1/0|nan|
+        inf|1e400|1e308 epochs|1 images|99999999999999999999 epochs|0.001 images|50 %|100 %|1e300 %|1_0|٣|²|
+        10""".replace("\n", "")
+        .replace("        ", "")
+        .split("|")
+    ),
+    st.lists(st.one_of(st.integers(-2, 40), st.floats(0, 1), st.text(max_size=3)), max_size=4),
+    st.dictionaries(st.text(max_size=4), st.integers() | st.none() | st.text(max_size=3), max_size=3),
+)
+KEYS = st.one_of(
+    st.text(max_size=6),
+    st.integers(),
+    st.none(),
+    st.sampled_from(["seed", "data", "labels", "steps", "data.labels", "network.skips", "network.channels", "data.",
+                     "search.n_max", "training.duration", "a.b.c", "arms", "without", "fit", "run"]),
+)  # fmt: skip
+
+
+def nodes(node: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """The path of every value of nested mappings."""
+    found = [path]
+    if isinstance(node, dict):
+        for key, value in node.items():
+            found += nodes(value, (*path, key))
+    return found
+
+
+@st.composite
+def mutated(draw: st.DrawFn) -> Any:
+    """The valid configuration after one to three changes: a value replaced, an entry added, or one removed."""
+    config: Any = copy.deepcopy(CONFIG)
+    for _ in range(draw(st.integers(1, 3))):
+        path = draw(st.sampled_from(nodes(config)[1:] or [()]))
+        if not path:
+            break
+        above = config
+        for part in path[:-1]:
+            above = above[part]
+        kind = draw(st.sampled_from(["replace", "replace", "add", "remove"]))
+        if kind == "replace":
+            above[path[-1]] = draw(JUNK)
+        elif kind == "add":
+            above[draw(KEYS)] = draw(JUNK)
+        else:
+            del above[path[-1]]
+    return config
+
+
+@hypothesis_settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(mutated())
+def test_any_configuration_is_valid_or_refused_line_by_line(config):
+    try:
+        settings = configuration.read(config)
+        index = dag.index(settings, Path("nowhere"))
+    except SettingsError as error:
+        lines = str(error).splitlines()
+        assert lines
+        for line in lines:
+            assert ": " in line and len(line) < 1000, line
+        return
+    for key in index.sizes:  # what is valid can be searched
+        assert index.trail(key)
+
+
+@hypothesis_settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.data())
+def test_any_text_is_a_configuration_or_refused_in_one_line(tmp_path_factory, data):
+    folder = tmp_path_factory.mktemp("text")
+    text = bytearray(yaml.safe_dump(CONFIG, sort_keys=False).encode())
+    for _ in range(data.draw(st.integers(1, 4))):
+        place = data.draw(st.integers(0, len(text) - 1))
+        change = data.draw(st.binary(max_size=3) | st.sampled_from([b"\n", b":", b"- ", b"*", b"&a ", b"!!", b"{"]))
+        text[place : place + data.draw(st.integers(0, 3))] = change
+    (folder / "config").mkdir()
+    (folder / "config" / "studies.yaml").write_text("")
+    (folder / "config.yaml").write_bytes(bytes(text))
+    try:
+        configuration.read(configuration.load(folder=folder))
+    except SettingsError as error:
+        assert error.args and all(": " in line for line in str(error).splitlines())  # noqa: PT017
+    shutil.rmtree(folder)
