@@ -1,8 +1,10 @@
 """The versions named in several places agree, and the schema for editors is the settings model's."""
 
+import ast
 import itertools
 import json
 import re
+import sys
 import tomllib
 from pathlib import Path
 
@@ -32,6 +34,50 @@ def test_conda_environments_have_the_pinned_versions(name):
     for package in packages:
         pin, version = package.split("==")
         assert version in pinned()[pin], package
+
+
+# Distributions whose modules have another name.
+DISTRIBUTIONS = {"yaml": "pyyaml", "PIL": "pillow", "sklearn": "scikit-learn"}
+STARTED = {"report": {"snakemake"}}  # by a stage as a program of its own
+
+
+def imported(module: str, seen: set[str]) -> set[str]:
+    """Top-level modules that a module of emm imports, anywhere in it or in those of emm that it imports."""
+    found: set[str] = set()
+    if module in seen:
+        return found
+    seen.add(module)
+    for node in ast.walk(ast.parse((ROOT / "workflow/emm" / f"{module}.py").read_text())):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [name.name for name in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [f"emm.{name.name}" for name in node.names] if node.module == "emm" else [node.module]
+        for top, _, rest in (name.partition(".") for name in names):
+            found |= imported(rest, seen) if top == "emm" and rest else {top}
+    return found - sys.stdlib_module_names - {"emm"}
+
+
+STAGES = {
+    (module, environment)
+    for path in (ROOT / "workflow/rules").glob("*.smk")
+    for rule in re.split(r"\n(?=rule|checkpoint)", path.read_text())
+    for environment in re.findall(r"envs/(\w+)\.yaml", rule)
+    for module in re.findall(r"\bemm\.(\w+) --", rule)
+}
+
+
+def test_stages_are_found():
+    assert {("train", "gpu"), ("sample", "gpu"), ("score", "gpu"), ("subset", "cpu"), ("study", "cpu")} <= STAGES
+
+
+@pytest.mark.parametrize(("module", "name"), sorted(STAGES))
+def test_conda_environments_have_what_their_stages_import(module, name):
+    environment = yaml.safe_load((ROOT / "envs" / f"{name}.yaml").read_text())
+    packages = next(entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict))
+    has = {package.split("==")[0].removesuffix("-cpu").removesuffix("-gpu") for package in packages}
+    needs = {DISTRIBUTIONS.get(name, name) for name in imported(module, set())} | STARTED.get(module, set())
+    assert needs - has == set()
 
 
 def test_every_direct_dependency_is_pinned():

@@ -16,7 +16,6 @@ rule sample:
         batch=SETTINGS.execution.sampling_batch,
         runtime=minutes("sample"),
         gpu=cluster_gpus(),
-        nodes=1,
     params:
         claim=gpu_claim(),
         settings=stage_json("sample"),

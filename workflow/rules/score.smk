@@ -14,6 +14,7 @@ checkpoint score:
         "../../envs/gpu.yaml"
     resources:
         gpu_slots=gpu_slots(),
+        gpu=cluster_gpus(),
         arms=lambda wildcards: INDEX.arms("score", wildcards.key),
     params:
         claim=gpu_claim(),

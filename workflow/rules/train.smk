@@ -21,7 +21,7 @@ rule train:
         log_seconds=str(SETTINGS.execution.log_seconds),
         runtime=minutes("train"),
         gpu=cluster_gpus(devices),
-        nodes=1,
+        nodes=1,  # for all its GPUs
     params:
         claim=gpu_claim(devices),
         settings=stage_json("train"),
