@@ -6,6 +6,7 @@ Until then it may delete them, because it was killed and submits the run again, 
 """
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import io
@@ -58,17 +59,24 @@ def _lock(folder: Path) -> IO[str] | None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if os.stat(file.name).st_ino == os.fstat(file.fileno()).st_ino:
-            file.truncate(0)
-            job = f", SLURM job {os.environ['SLURM_JOB_ID']}" if "SLURM_JOB_ID" in os.environ else ""
-            print(f"process {os.getpid()} on {platform.node()}{job}", file=file, flush=True)
-            return file
+            return _signed(file)
     except (BlockingIOError, FileNotFoundError):
         pass  # held; or locked after the holder had removed the folder: then it locks nothing
     except OSError as error:
         file.close()
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):  # of the signature
+            raise OSError(error.errno, error.strerror, file.name) from None
         raise OSError(error.errno, f"cannot be locked on this file system ({error.strerror})", file.name) from None
     file.close()
     return None
+
+
+def _signed(file: IO[str]) -> IO[str]:
+    """A lock file that says who holds it."""
+    job = f", SLURM job {os.environ['SLURM_JOB_ID']}" if "SLURM_JOB_ID" in os.environ else ""
+    os.ftruncate(file.fileno(), 0)
+    os.write(file.fileno(), f"process {os.getpid()} on {platform.node()}{job}\n".encode())  # unbuffered: a full disk
+    return file  # is told here, not when the file is closed
 
 
 def _holder(folder: Path) -> str:

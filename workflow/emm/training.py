@@ -261,7 +261,8 @@ class Trainer:
         mean = self.mean_loss()
         self.check(mean)
         train, held_out = self.evaluate()
-        self.check(train)  # the loss of a step does not see its own update, so nor the last one
+        for loss in (train, held_out):  # the loss of a step does not see its own update, so nor the last one
+            self.check(0.0 if loss is None else loss)
         factor = learning_rate_factor(seen, self.budget.lr_ramp)
         row = {
             "images_seen": seen,
