@@ -45,6 +45,11 @@ class Machine:
     gpus: list[str]
     log: Path
 
+    @property
+    def scores(self) -> list[Path]:
+        files = (self.project.run_file("score", "labels", arm, "score.json") for arm in ("none", "random"))
+        return [path.relative_to(self.project.folder) for path in files]
+
 
 @pytest.fixture(autouse=True)
 def _all_visible(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,7 +58,7 @@ def _all_visible(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
-    """Study `labels`, two arms of which each trains one run, made on two GPUs."""
+    """The runs of study `labels`, one of each of two arms, made and scored on two GPUs."""
     folder = tmp_path_factory.mktemp("machine")
     log, python = folder / "log", folder / "bin" / "python"
     python.parent.mkdir()
@@ -65,8 +70,9 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
         patch.setattr(Project, "process", _with_path(python.parent))
-        project.snakemake("labels", "--cores", 4)
-    yield Machine(project, gpus, log)
+        machine = Machine(project, gpus, log)
+        project.snakemake(*machine.scores, "--cores", 4)
+    yield machine
     for path in slots.default_folder().glob("GPU-*"):
         if path.name.startswith(tuple(gpus)):
             shutil.rmtree(path)
@@ -106,9 +112,9 @@ def test_the_log_tells_the_gpu(machine):
 
 def test_other_gpus_run_nothing_again(machine):
     machine.project.change("execution", {"gpus": 3, "jobs_per_gpu": 4})
-    assert machine.project.plan("labels").jobs == {}
+    assert machine.project.plan(*machine.scores).jobs == {}
     machine.project.change("execution", {"device": "cpu"})
-    assert machine.project.plan("labels").jobs == {}
+    assert machine.project.plan(*machine.scores).jobs == {}
 
 
 # What is planned, without running it
