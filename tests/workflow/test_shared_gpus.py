@@ -67,15 +67,17 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     gpus = [f"GPU-{uuid.uuid4()}" for _ in range(2)]  # the locks are the user's own: nothing else may use these names
     project = fresh(folder / "project")
     project.change("execution", {"gpus": gpus})
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-        patch.setattr(Project, "process", _with_path(python.parent))
-        machine = Machine(project, gpus, log)
-        project.snakemake(*machine.scores, "--cores", 4)
-    yield machine
-    for path in slots.default_folder().glob("GPU-*"):
-        if path.name.startswith(tuple(gpus)):
-            shutil.rmtree(path)
+    machine = Machine(project, gpus, log)
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+            patch.setattr(Project, "process", _with_path(python.parent))
+            project.snakemake(*machine.scores, "--cores", 4)
+        yield machine
+    finally:
+        for path in slots.default_folder().glob("GPU-*"):
+            if path.name.startswith(tuple(gpus)):
+                shutil.rmtree(path)
 
 
 def _with_path(folder: Path):  # type: ignore[no-untyped-def]
