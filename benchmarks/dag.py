@@ -6,7 +6,7 @@ Snakefile, rules, profile and package are the real ones, and so is the search: i
 locate, 4 that confirm), because the scores that it reads were computed beforehand, for every size of the ladder, from
 the curve that `emm.plan` assumes, with EMM two octaves above search.start.  Only the jobs are not real: before Python
 on their PATH stands a shell script that reads the same command line and puts files of the right names in place (a
-score's content by its N, a line of text for everything else).
+score and its checksum by N, a line of text for everything else).
 
 What is reported: seconds of ``snakemake -n`` before anything has run and after everything has, and seconds of the
 whole execution over the number of runs (a run is a subset, a training, a sampling and a score, with its part of the
@@ -26,6 +26,7 @@ import yaml
 from benchmarks import project, timing
 from benchmarks.record import Row, make
 from benchmarks.train import cores
+from emm import checksums
 from emm.configuration import load, read
 from emm.dag import index
 from emm.keys import key
@@ -46,7 +47,7 @@ n=
 while [ $# -gt 0 ]; do
     case $1 in
         --n) n=$2 ;;
-        --score) cp "{scores}/$n.json" "$2" ;;
+        --score) cp "{scores}/$n.json" "$2"; cp "{scores}/$n.sums" "${{2%/*}}/{sums}" ;;
         --snapshots) [ "$module" = emm.train ] && echo made > "$2" ;;
         --emm|--curves|--contrasts|--findings|--onset) [ "$module" = emm.study ] && echo made > "$2" ;;
         --folder)
@@ -86,7 +87,7 @@ def measure(args: argparse.Namespace) -> Iterator[Row]:
         folder, programs, log = Path(name, "project"), Path(name, "programs"), Path(name, "jobs")
         project.copy(folder)
         overlay = prepare(folder, Path(name, "scores"), args.studies, args.arms)
-        project.program(programs / "python", STAGE.format(scores=Path(name, "scores")))
+        project.program(programs / "python", STAGE.format(scores=Path(name, "scores"), sums=checksums.NAME))
         given = ["--cores", args.cores, "--configfile", overlay]
         before = project.snakemake(folder, programs, log, [*given, "--dry-run"])
         done = project.snakemake(folder, programs, log, given)
@@ -145,7 +146,9 @@ def prepare(folder: Path, scores: Path, studies: int, arms: int) -> Path:
     for n in sizes:
         found = curve[RunId(n, 0)]
         snapshot = {"memorized": found.memorized, "images": found.images}
-        (scores / f"{n}.json").write_text(json.dumps({"snapshots": [snapshot]}))
+        score = scores / f"{n}.json"
+        score.write_text(json.dumps({"snapshots": [snapshot]}))
+        score.with_suffix(".sums").write_text(f"{checksums.sha256(score)}  score.json\n")
     return overlay
 
 

@@ -4,14 +4,14 @@ import json
 import time
 from dataclasses import asdict, dataclass, field
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from typing import Any
 
 from benchmarks.timing import Ratio
 from emm.files import provenance
 
 ANYWHERE = "Independent of hardware"  # heading of what is counted or simulated, not timed
-PACKAGES = ("faiss-gpu", "faiss-cpu", "snakemake")  # beside those that `emm.files.provenance` names
+PACKAGES = ("snakemake",)  # beside those that `emm.files.provenance` names
 
 
 @dataclass(frozen=True)
@@ -92,14 +92,8 @@ def hardware(device: str, processor: str) -> str:
 
 @cache
 def _machine() -> dict[str, Any]:
-    found = provenance("", time.time())
-    versions = {name: number for name, number in found["versions"].items() if number}
-    for name in PACKAGES:
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return {"hardware": found["hardware"], "commit": found["commit"], "versions": versions}
+    found = provenance("", time.monotonic())
+    return {**found, "versions": found["versions"] | {name: version(name) for name in PACKAGES}}
 
 
 def _rounded(value: Any) -> Any:
