@@ -81,7 +81,7 @@ def measure(args: argparse.Namespace) -> Iterator[Row]:
     """Rows: dry run before, execution per run, dry run after.
 
     Raises:
-        StageError: the search asks for another number of runs than RUNS, or the workflow fails.
+        StageError: the search asks for another number of runs than RUNS, the workflow fails or does not come to rest.
     """
     with tempfile.TemporaryDirectory() as name:
         folder, programs, log = Path(name, "project"), Path(name, "programs"), Path(name, "jobs")
@@ -95,6 +95,8 @@ def measure(args: argparse.Namespace) -> Iterator[Row]:
         runs = len(list((folder / "results" / "scores").glob("*/n*/r*/score.json")))
         if runs != args.studies * args.arms * RUNS:
             raise StageError(f"dag: {runs} runs have a score; expected {args.studies} x {args.arms} x {RUNS}")
+        if "Nothing to be done" not in after.output:
+            raise StageError("dag: Snakemake would run jobs again in the finished project")
         start = read(load([overlay], folder)).base.search.start
         plain = loop(folder, programs, start)
     details = {"studies": args.studies, "arms": args.arms, "runs": runs, "cores": args.cores}
