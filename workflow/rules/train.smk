@@ -16,6 +16,7 @@ rule train:
         gpu_slots=gpu_slots(devices),
         launcher=lambda wildcards: launcher(devices(wildcards)),
         compile=SETTINGS.execution.compile,
+        process_threads=SETTINGS.execution.threads,
         device=emm_gpus.device(SETTINGS.execution),
         state_seconds=str(SETTINGS.execution.state_seconds),
         log_seconds=str(SETTINGS.execution.log_seconds),
@@ -30,8 +31,8 @@ rule train:
     message:
         "train on {wildcards.n} images, replicate {wildcards.r}"
     shell:
-        "OMP_NUM_THREADS={SETTINGS.execution.threads} {params.claim} python {resources.launcher} emm.train --settings {params.settings:q} --key {wildcards.key}"
+        "OMP_NUM_THREADS={resources.process_threads} {params.claim} python {resources.launcher} emm.train --settings {params.settings:q} --key {wildcards.key}"
         " --n {wildcards.n} --replicate {wildcards.r} --subset {input.subset} --snapshots {output.snapshots}"
-        " --log {output.log} --record {output.record} --state {params.state} --threads {SETTINGS.execution.threads}"
+        " --log {output.log} --record {output.record} --state {params.state} --threads {resources.process_threads}"
         " --device {resources.device} --compile {resources.compile} --state-seconds {resources.state_seconds}"
         " --log-seconds {resources.log_seconds} > {log} 2>&1"
