@@ -1,0 +1,350 @@
+"""The default study at a tiny budget on a SLURM cluster of two nodes, undisturbed and through every fault of a cluster.
+
+Trainings are disturbed once they have saved their state; most are stopped (SIGSTOP) before, so that a slow machine has
+no less time for the fault than a fast one.  Every pipeline must end in the bits of the undisturbed one.
+"""
+
+import csv
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from cluster import NODES, PARTITION, Cluster, Job, Unavailable, install, wait_until
+
+from emm import state
+from emm.plan import START
+
+pytestmark = pytest.mark.slurm
+
+ROOT = Path(__file__).parents[2]
+PATIENCE = 900  # seconds: a machine that is busy with other things
+ARMS = 4
+DEVICE = "cpu" if torch.cuda.is_available() else "auto"
+BATCH = 32
+IMAGES = 4000  # of each training: some seconds
+# One size, so one run an arm; everything else is the default study's.
+TINY: dict[str, Any] = {
+    "network": {"channels": 8, "multipliers": [1, 1]},
+    "training": {"duration": f"{IMAGES} images"},
+    "sampling": {"images": 20, "steps": 3},
+    "search": {"rule": "grid", "grid": [10]},
+    # Jobs ask for a GPU, see SLURM's fake ones, and fall back to the CPU: a real one would not give the same bits.
+    "execution": {"device": DEVICE, "state_seconds": 0.5, "log_seconds": 1},
+    "figures": {"dpi": 50},
+}
+# In the Python of each job: a training grows by two gigabytes once a file named after its run appears.
+GROW = """\
+import sys, threading, time
+from pathlib import Path
+
+def grow(signal):
+    while not signal.exists():
+        time.sleep(0.2)
+    grown = bytearray(b"x") * 2_000_000_000
+    time.sleep(1000)
+
+if "emm.train" in sys.orig_argv:
+    key = sys.orig_argv[sys.orig_argv.index("--key") + 1]
+    threading.Thread(target=grow, args=[Path(__file__).with_name("grow-" + key)], daemon=True).start()
+"""
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    try:
+        install()
+    except Unavailable as reason:
+        pytest.skip(f"SLURM: {reason}")
+    folder = Path(tempfile.mkdtemp(prefix="emm-slurm-"))  # not pytest's: a socket's path must be short
+    running = Cluster(folder)
+    try:
+        running.start()
+        yield running
+    finally:
+        running.stop()
+        shutil.rmtree(folder)
+
+
+@dataclass
+class Training:
+    """One run of the study, while it lasts and afterwards."""
+
+    project: "Project"
+    key: str
+
+    @property
+    def state(self) -> Path:
+        return self.project.folder / "results/state" / self.key / "n10-r0"
+
+    def saved(self) -> int:
+        """Images trained at its last saved state."""
+        found = state.load(self.state)
+        assert found is not None
+        return found["step"] * BATCH
+
+    def file(self, name: str) -> Path:
+        return self.project.folder / "results/runs" / self.key / "n10/r0" / name
+
+    @property
+    def record(self) -> dict[str, Any]:
+        return json.loads(self.file("training.json").read_text())
+
+    @property
+    def log(self) -> str:
+        path = self.project.folder / "logs/train" / self.key / "n10-r0.log"
+        return path.read_text() if path.exists() else ""
+
+    def jobs(self) -> list[Job]:
+        """Its jobs of this project, ended ones too, in order."""
+        return [job for job in self.project.jobs() if (job.rule, job.wildcards) == ("train", f"{self.key}_10_0")]
+
+    def signal(self, number: int) -> None:
+        processes = self.project.cluster.processes("emm.train", self.key)
+        assert processes
+        for process in processes:
+            process.kill(number)
+
+    def node(self) -> str:
+        return self.jobs()[-1].node
+
+
+class Project:
+    """A copy of the project whose profile a user has edited for the cluster."""
+
+    def __init__(self, folder: Path, cluster: Cluster, **execution: object):
+        self.folder, self.cluster = folder, cluster
+        self.first = max((int(job.number) for job in cluster.jobs(over=True)), default=0) + 1
+        for name in ("workflow", "profiles", "envs", "config"):
+            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        for name in ("Snakefile", "config.yaml"):
+            shutil.copy2(ROOT / name, folder / name)
+        tiny = TINY | {"execution": TINY["execution"] | execution}
+        (folder / "tiny.yaml").write_text(yaml.safe_dump(tiny))
+        profile = folder / "profiles/slurm/config.yaml"
+        text = profile.read_text()
+        edits = {
+            "slurm_partition: gpu": f"slurm_partition: {PARTITION}",
+            "slurm_account: default": "",
+            "mem_mb: 8000": "mem_mb: 1600",  # so that a training that grows beyond it fits this machine
+        }
+        for line, edited in edits.items():
+            assert text.count(line) == 1
+            text = text.replace(line, edited)
+        profile.write_text(text)
+        (folder / "hooks").mkdir()
+        (folder / "hooks" / "sitecustomize.py").write_text(GROW)
+
+    def snakemake(self, *arguments: str) -> subprocess.Popen[str]:
+        """Start Snakemake as a user would, with more frequent looks at the jobs; output.txt holds its output."""
+        often = ["--slurm-init-seconds-before-status-checks", "2", "--seconds-between-status-checks", "2"]
+        options = ["--workflow-profile", "profiles/slurm", "--configfile", "tiny.yaml", *often]
+        environment = self.cluster.environment
+        environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment["PATH"]])
+        environment |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(self.folder / "hooks")}
+        with open(self.folder / "output.txt", "a") as output:
+            return subprocess.Popen(
+                ["snakemake", *arguments, *options],
+                cwd=self.folder,
+                env=environment,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+
+    @property
+    def output(self) -> str:
+        return (self.folder / "output.txt").read_text()
+
+    def finish(self, snakemake: subprocess.Popen[str]) -> None:
+        assert snakemake.wait(2 * PATIENCE) == 0, self.output[-5000:]
+
+    def jobs(self) -> list[Job]:
+        """Jobs that this project has submitted."""
+        return [job for job in self.cluster.jobs(over=True) if int(job.number) >= self.first]
+
+    def started(self, snakemake: subprocess.Popen[str]) -> list[Training]:
+        """All trainings, each stopped after it has saved its state."""
+        found: dict[str, Training] = {}
+
+        def all_stopped() -> bool:
+            assert snakemake.poll() is None, self.output[-5000:]
+            for saved in self.folder.glob("results/state/*/n10-r0/state.pt"):
+                if (key := saved.parts[-3]) not in found:
+                    found[key] = Training(self, key)
+                    found[key].signal(signal.SIGSTOP)
+            return len(found) == ARMS
+
+        wait_until(all_stopped, PATIENCE, "all trainings have saved their state")
+        return [found[key] for key in sorted(found)]
+
+    def trainings(self) -> list[Training]:
+        return [Training(self, path.name) for path in sorted((self.folder / "results/runs").iterdir())]
+
+    def table(self, name: str) -> list[dict[str, str]]:
+        """A table of the results, without what differs from one computation to the next."""
+        with open(self.folder / "results" / name, newline="") as file:
+            return [{k: v for k, v in row.items() if k not in ("seconds",)} for row in csv.DictReader(file)]
+
+    def check_nothing_is_left(self) -> None:
+        """No job, no process of one, no training state."""
+        assert [job for job in self.jobs() if not job.over] == []
+        assert self.cluster.processes() == []
+        assert not (self.folder / "results/state").exists()
+
+    def check_same_results(self, undisturbed: "Project") -> None:
+        for name in ("emm.csv", "studies/conditioning/curves.csv"):
+            assert self.table(name) == undisturbed.table(name)
+        runs = {training.key: training for training in self.trainings()}
+        for training in undisturbed.trainings():
+            for name in ("snapshots.safetensors", "training.csv"):
+                assert runs[training.key].file(name).read_bytes() == training.file(name).read_bytes()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The whole default target, made without a fault."""
+    project = Project(tmp_path_factory.mktemp("undisturbed") / "project", cluster, throughput=0.01)
+    project.finish(project.snakemake())
+    return project
+
+
+def test_default_study_on_two_nodes(undisturbed: Project) -> None:
+    project = undisturbed
+    assert (project.folder / "results/report.html").is_file()
+    assert len(project.table("emm.csv")) == ARMS
+    project.check_nothing_is_left()
+    # One job a training, one for the samples and the score of a run; all else is made where Snakemake runs.
+    jobs = project.jobs()
+    assert sorted(job.rule for job in jobs) == sorted(["train", "evaluate_sample_score"] * ARMS)
+    assert {job.state for job in jobs} == {"COMPLETED"}
+    assert {job.node for job in jobs} == set(NODES)
+    for training in project.trainings():
+        assert training.record["resumed_at_image"] == 0
+        (job,) = training.jobs()
+        asked = project.cluster.job(job.number)
+        seconds = START + training.record["flops"] / 0.01e9  # execution.throughput
+        assert asked["TimeLimit"] == limit(math.ceil(1.5 * seconds / 60))
+        assert asked["MinMemoryNode"] == "1600M"
+        assert asked.get("TresPerJob") == (None if DEVICE == "cpu" else "gres:gpu:1")
+    assert list((project.folder / "logs/slurm").rglob("*.log")) == []  # of failed jobs only
+
+
+def limit(minutes: int) -> str:
+    """A time limit as SLURM prints it."""
+    days, minutes = divmod(minutes, 24 * 60)
+    hours, minutes = divmod(minutes, 60)
+    return (f"{days}-" if days else "") + f"{hours:02}:{minutes:02}:00"
+
+
+def test_lost_trainings_resume(cluster: Cluster, undisturbed: Project, tmp_path: Path) -> None:
+    """SIGKILL of a training, scancel, the time limit, too much memory: in each case the retry goes on where it was."""
+    project = Project(tmp_path / "project", cluster)
+    snakemake = project.snakemake("results/emm.csv")
+    trainings = project.started(snakemake)
+    saved = [training.saved() for training in trainings]
+    killed, cancelled, late, grown = trainings
+
+    killed.signal(signal.SIGKILL)
+    cluster.run("scancel", cancelled.jobs()[0].number)
+    cluster.run("scontrol", "update", f"JobId={late.jobs()[0].number}", "TimeLimit=1")
+    signals = project.folder / "hooks" / f"grow-{grown.key}"
+    signals.touch()
+    grown.signal(signal.SIGCONT)
+    wait_until(lambda: grown.jobs()[0].over, PATIENCE, "the training that grew has been killed")
+    signals.unlink()
+
+    project.finish(snakemake)
+    ended = {training.key: [job.state for job in training.jobs()] for training in trainings}
+    assert ended[killed.key] == ["FAILED", "COMPLETED"]
+    assert ended[cancelled.key] == ["CANCELLED", "COMPLETED"]
+    assert ended[late.key] == ["TIMEOUT", "COMPLETED"]
+    assert ended[grown.key] in (["FAILED", "COMPLETED"], ["OUT_OF_MEMORY", "COMPLETED"])
+    for training, images in zip(trainings, saved, strict=True):
+        assert 0 < images <= training.record["resumed_at_image"] <= IMAGES
+        asked = [cluster.job(job.number) for job in training.jobs()]
+        assert [one["TimeLimit"] for one in asked][1:] == ["02:00:00"]
+        assert [one["MinMemoryNode"] for one in asked] == ["1600M", "3200M"]
+        # What SLURM and Snakemake say of the failed attempt is found by the run's name.
+        (log,) = (project.folder / "logs/slurm/rule_train" / f"{training.key}_10_0").iterdir()
+        assert log.name == f"{training.jobs()[0].number}.log"
+    assert (
+        "memory limit"
+        in (project.folder / "logs/slurm/rule_train" / f"{grown.key}_10_0")
+        .joinpath(f"{grown.jobs()[0].number}.log")
+        .read_text()
+    )
+    project.check_same_results(undisturbed)
+    project.check_nothing_is_left()
+
+
+def test_lost_node_restarted_controller_and_killed_snakemake(
+    cluster: Cluster, undisturbed: Project, tmp_path: Path
+) -> None:
+    """Controller and node fail under Snakemake; then it is killed while its jobs run on, and started again."""
+    project = Project(tmp_path / "project", cluster)
+    snakemake = project.snakemake("results/emm.csv")
+    trainings = project.started(snakemake)
+    saved = [training.saved() for training in trainings]
+    first = {training.key: training.jobs()[0].number for training in trainings}
+
+    cluster.end("controller")
+    cluster.start_controller()
+    wait_until(lambda: cluster.answers(), PATIENCE, "the controller answers")
+    assert {job.state for job in project.jobs()} == {"RUNNING"}
+
+    lost = [training for training in trainings if training.node() == NODES[0]]
+    assert 0 < len(lost) < ARMS
+    cluster.crash(NODES[0])
+    wait_until(lambda: all(training.node() == NODES[1] for training in lost), PATIENCE, "the lost jobs run elsewhere")
+    cluster.start_node(NODES[0])
+    for training in lost:
+        before = training.saved()
+        wait_until(lambda training=training, before=before: training.saved() > before, PATIENCE, "it trains again")
+        training.signal(signal.SIGSTOP)
+
+    snakemake.kill()
+    snakemake.wait()
+    finished, gone_on, waited_for, cancelled = sorted(trainings, key=lambda training: training not in lost)
+    finished.signal(signal.SIGCONT)
+    wait_until(lambda: finished.jobs()[-1].over, PATIENCE, "a training ends that no Snakemake waits for")
+    assert finished.jobs()[-1].state == "COMPLETED"
+    ended = finished.file("training.json").stat().st_mtime_ns
+    unlock = project.snakemake("--unlock")
+    assert unlock.wait(PATIENCE) == 0
+    snakemake = project.snakemake("results/emm.csv")
+    running = (gone_on, waited_for, cancelled)
+    waiting = "trains this run; waiting for its end"
+    wait_until(lambda: all(waiting in training.log for training in running), PATIENCE, "the new trainings wait")
+    assert all(f"SLURM job {first[training.key]} " in training.log for training in running)
+    cluster.run("scancel", first[cancelled.key])
+    for training in (gone_on, waited_for):
+        for process in cluster.processes("emm.train", training.key):
+            process.kill(signal.SIGCONT)
+
+    project.finish(snakemake)
+    assert finished.file("training.json").stat().st_mtime_ns == ended
+    assert len(finished.jobs()) == 1
+    for training, images in zip(trainings, saved, strict=True):
+        assert 0 < images <= training.record["resumed_at_image"]
+    for training in (gone_on, waited_for):
+        assert [job.state for job in training.jobs()] == ["COMPLETED", "COMPLETED"]
+        assert training.record["resumed_at_image"] == IMAGES  # the second job found the work of the first
+    assert [job.state for job in cancelled.jobs()] == ["CANCELLED", "COMPLETED"]
+    assert cancelled.record["resumed_at_image"] < IMAGES
+    project.check_same_results(undisturbed)
+    project.check_nothing_is_left()
+    again = project.snakemake("results/emm.csv", "--dry-run")
+    assert again.wait(PATIENCE) == 0
+    assert project.output.rstrip().endswith("Nothing to be done (all requested files are present and up to date).")
