@@ -58,13 +58,15 @@ class Training:
             self.command += [f"--{option}", str(folder / name)]
 
     def process(self) -> subprocess.Popen[str]:
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        # Without bytecode every process would compile the modules of torch anew.
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": ""}
         return subprocess.Popen(
             self.command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
         )
 
     def run(self) -> subprocess.CompletedProcess[str]:
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        # Without bytecode every process would compile the modules of torch anew.
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": ""}
         return subprocess.run(self.command, capture_output=True, text=True, env=environment, check=False)
 
 
