@@ -26,6 +26,7 @@ from emm.settings import (
     SettingsError,
     Span,
     Study,
+    Text,
     expected,
     lookup,
     skip_count,
@@ -36,9 +37,9 @@ FILES = (Path("config/studies.yaml"), Path("config.yaml"))  # what the Snakefile
 
 
 class _StudyText(Section):
-    title: str = ""
-    source: str = ""
-    factor: str = ""
+    title: Text = ""
+    source: Text = ""
+    factor: Text = ""
     base: dict[str, Any] = Field({})  # dotted overrides that all arms share
     arms: Annotated[dict[str, dict[str, Any] | None], Field(min_length=1)]
     without: list[str] = Field([])  # arms left out, for overlays, which can add but not remove

@@ -42,7 +42,7 @@ def _number(value: object) -> object:
                 return kind(value)
             except ValueError:
                 pass
-        if re.fullmatch(r"\d+/\d+", value) and not value.endswith("/0"):
+        if re.fullmatch(r"[0-9]{1,99}/[1-9][0-9]{0,99}", value):
             return float(Fraction(value))
     return value
 
@@ -58,6 +58,15 @@ def _finite(value: float) -> float:
     return value
 
 
+def _text(value: str) -> str:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ValueError("must be text that can be written as UTF-8") from None
+    return value
+
+
+Text = Annotated[str, AfterValidator(_text)]
 Int = Annotated[int, BeforeValidator(_number)]
 Float = Annotated[float, BeforeValidator(_number), AfterValidator(_finite)]
 Bool = Annotated[bool, BeforeValidator(_boolean)]
@@ -115,7 +124,7 @@ DATASETS = ("digits", "cifar10", "cifar100", "svhn", "fashion_mnist", "mnist")
 
 
 def _source(value: str) -> str:
-    if value in DATASETS or re.fullmatch(r"(npz|folder):.+", value):
+    if value in DATASETS or re.fullmatch(r"(npz|folder):[^\0\n]+", value):
         return value
     near = difflib.get_close_matches(value, DATASETS, 1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
@@ -141,8 +150,8 @@ def _labels(value: str) -> str:
 class Data(Section):
     """Which images a run is trained on."""
 
-    source: Annotated[str, AfterValidator(_source)] = "cifar10"
-    root: str = "data"  # where torchvision's data sets lie
+    source: Annotated[Text, AfterValidator(_source)] = "cifar10"
+    root: Text = "data"  # where torchvision's data sets lie
     download: Bool = False  # whether torchvision may fetch a missing data set
     resolution: PositiveInt | None = None  # downscale to this side (pixels); none: as stored
     classes: list[Annotated[Int, Field(ge=0)]] | None = None  # keep only these classes; none: all
@@ -150,7 +159,7 @@ class Data(Section):
     draw: Literal["random", "first"] = "random"  # per replicate, or the paper's first n of each class
     labels: Annotated[str, BeforeValidator(_labels_text), AfterValidator(_labels)] = "none"
     held_out: Annotated[Int, Field(ge=0)] = 256  # images outside the subset for the held-out loss
-    mixture: Annotated[str | None, AfterValidator(_optional_source)] = None  # a second source of images of one shape
+    mixture: Annotated[Text | None, AfterValidator(_optional_source)] = None  # a second source of images of one shape
     mixture_classes: list[Annotated[Int, Field(ge=0)]] | None = None  # of the second source; none: all
     mixture_share: Annotated[Float, Field(ge=0, le=1)] = 0.0  # of the subset from the second source (alpha)
 
@@ -354,8 +363,8 @@ class Finding(Section):
     memorization grows in proportion to N.
     """
 
-    claim: str
-    source: str = ""
+    claim: Text
+    source: Text = ""
     expect: Literal["more", "less", "same", "increasing", "decreasing", "proportional"]
     arms: Annotated[list[str], Field(min_length=1)]
     margin: Annotated[Float, Field(gt=1, le=10)] = 1.25
