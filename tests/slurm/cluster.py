@@ -24,7 +24,7 @@ NODES = ("n1", "n2")
 PARTITION = "cards"
 SUPERVISED = "EMM_TEST_NODE"  # in the environment of a node's supervisors; jobs have SLURMD_NODENAME
 
-# No cgroups, which containers and machines without systemd lack: memory is polled, processes are found by ancestry.
+# No cgroups, which containers and machines without systemd lack: memory is polled, and a job is its process groups.
 CONFIGURATION = """\
 ClusterName=emm-test
 SlurmctldHost={host}(127.0.0.1)
@@ -39,7 +39,7 @@ SlurmctldPidFile={folder}/controller.pid
 SlurmdPidFile={folder}/%n.pid
 SlurmctldLogFile={folder}/controller.log
 SlurmdLogFile={folder}/%n.log
-ProctrackType=proctrack/linuxproc
+ProctrackType=proctrack/pgid
 TaskPlugin=task/none
 SwitchType=switch/none
 MpiDefault=none
@@ -193,7 +193,7 @@ class Cluster:
         files = {"socket": "munge.socket", "key-file": "munge.key", "pid-file": "munge.pid", "log-file": "munge.log",
                  "seed-file": "munge.seed"}  # fmt: skip
         options = [f"--{option}={self.folder / name}" for option, name in files.items()]
-        self.launch("munged", "munged", "--foreground", "--force", "--num-threads=2", *options)
+        self.launch("munged", "munged", "--foreground", "--force", "--num-threads=10", *options)
         wait_until((self.folder / "munge.socket").exists, 10, "munged answers")
 
     def start_controller(self) -> None:
