@@ -42,11 +42,11 @@ def main() -> None:
             to_unit(torch.from_numpy(subset.images)), None if labels is None else torch.from_numpy(subset.labels)
         ).to(device)
         images = [generate(optimum, drawn, noise_levels(run.sampling), args.batch, device)]
-        shares, seen = [1.0], [0]
+        shares, seen, flops = [1.0], [0], 0
     elif args.snapshots is None:
         raise StageError("--snapshots: is needed, because diffusion.denoiser = 'network'")
     else:
-        images, shares, seen = from_snapshots(run, subset, args.snapshots, drawn, args.batch, device)
+        images, shares, seen, flops = from_snapshots(run, subset, args.snapshots, drawn, args.batch, device)
     settings = record_settings(args.output.parent, args.settings)
     write_npz(
         args.output,
@@ -57,14 +57,13 @@ def main() -> None:
         images_seen=np.array(seen, np.int64),
     )
     evaluations = (2 * run.sampling.steps - 1) * run.sampling.images * len(images)
-    each = 0 if run.diffusion.denoiser == "optimum" else forward_flops(run, subset.images.shape[1:])
     record = {
         "n": args.n,
         "replicate": args.replicate,
         "seeds": [int(drawn.seeds[0]), int(drawn.seeds[-1])],  # of the first and the last image
         "inputs": checksums.of(args.subset, *([args.snapshots] if args.snapshots else [])),
         "evaluations": evaluations,
-        "flops": each * evaluations,
+        "flops": flops * evaluations,
         "device": describe(device),
     }
     write_json(args.record, record | provenance(args.key, started))
@@ -75,8 +74,8 @@ def main() -> None:
 
 def from_snapshots(
     run: Run, subset: Subset, path: Path, drawn: Draws, batch: int, device: torch.device
-) -> tuple[list[torch.Tensor], list[float], list[int]]:
-    """Images of every snapshot in a file, with its share of the budget and its images seen.
+) -> tuple[list[torch.Tensor], list[float], list[int], int]:
+    """Images of every snapshot in a file, with its share of the budget and its images seen; operations of one image.
 
     Raises:
         DataError: the file has changed since it was written.
@@ -103,7 +102,9 @@ def from_snapshots(
                 images.append(generate(denoiser, drawn, levels, batch, device))
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise StageError(f"{path}: is not a complete file of snapshots of this run ({error}); delete it") from None
-    return images, shares, seen
+    # Training has counted them: to count imports the compiler, which takes as long as sampling a small network.
+    flops = description.get("forward_flops") or forward_flops(run, subset.images.shape[1:])
+    return images, shares, seen, flops
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """The train stage: ``python -m emm.train`` trains one run and writes its snapshots, log and record."""
 
 import argparse
-import hashlib
 import json
 import signal
 import sys
@@ -123,6 +122,7 @@ def finish(args: argparse.Namespace, run: Run, trainer: Trainer, course: dict[st
     """Write the outputs of a finished training.  `course`: how the computation went."""
     write_csv(args.log, LOG_COLUMNS, trainer.rows)
     settings = record_settings(args.record.parent, args.settings)
+    forward = forward_flops(run, trainer.subset.images.shape[1:])
     write_json(
         args.record,
         {
@@ -132,7 +132,7 @@ def finish(args: argparse.Namespace, run: Run, trainer: Trainer, course: dict[st
             "inputs": checksums.of(args.subset),
             "images_trained": trainer.budget.images,
             # The gradients cost twice the forward pass.
-            "flops": 3 * forward_flops(run, trainer.subset.images.shape[1:]) * trainer.budget.images,
+            "flops": 3 * forward * trainer.budget.images,
             "parameters": trainer.parameters.values.numel(),
             "processes": trainer.processes.size,
             "device": describe(trainer.device),
@@ -144,6 +144,7 @@ def finish(args: argparse.Namespace, run: Run, trainer: Trainer, course: dict[st
         "shares": run.training.snapshots,
         "ema_decays": run.training.ema_decays,
         "images_seen": [step * run.training.batch_size for step in trainer.budget.snapshots],
+        "forward_flops": forward,
     }
     if not intact(args.state, trainer.kept):
         raise TrainingError(f"{args.state}: a snapshot is damaged; the same command trains this run again")
@@ -153,9 +154,8 @@ def finish(args: argparse.Namespace, run: Run, trainer: Trainer, course: dict[st
 
 def _identity(args: argparse.Namespace) -> str:
     """What saved state must belong to: these settings on exactly this subset, under this version of the stage."""
-    subset = hashlib.sha256(args.subset.read_bytes()).hexdigest()
     run_key = key("train", read_settings(args.settings))
-    return json.dumps([VERSIONS["train"], run_key, args.n, args.replicate, subset])
+    return json.dumps([VERSIONS["train"], run_key, args.n, args.replicate, checksums.sha256(args.subset)])
 
 
 class Progress:
