@@ -25,10 +25,10 @@ import yaml
 
 from benchmarks import project, timing
 from benchmarks.record import Row, make
-from benchmarks.train import cores
 from emm import checksums
 from emm.configuration import load, read
 from emm.dag import index
+from emm.files import cores
 from emm.keys import key
 from emm.plan import Assumed
 from emm.search import RunId, replay

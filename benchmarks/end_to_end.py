@@ -25,10 +25,10 @@ import torch
 
 from benchmarks import plain, project
 from benchmarks.record import Row, make
-from benchmarks.train import cores
 from emm import subset
 from emm.configuration import load, read
 from emm.device import select
+from emm.files import cores
 from emm.settings import Run
 from emm.stage import StageError
 from emm.training import budget

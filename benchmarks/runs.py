@@ -1,11 +1,16 @@
 """The runs that are timed: taken from the project's configuration, on random images of their shape."""
 
+import argparse
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import get_args
 
 import numpy as np
+import torch
 
 from emm.configuration import load, override, read
+from emm.device import select
+from emm.files import cores
 from emm.settings import Precision, Run, Settings, validate
 from emm.subset import Subset
 
@@ -62,6 +67,22 @@ def random_subset(run: Run, count: int = IMAGES) -> Subset:
         images=images, labels=np.zeros(count, np.int64), label_count=0, indices=places, groups=places,
         held_out=images[:0], held_out_labels=nothing,
     )  # fmt: skip
+
+
+def options(parser: argparse.ArgumentParser, cases: Sequence[str]) -> None:
+    """Which of the cases are timed, in which precisions, on how many threads, how often."""
+    parser.add_argument("--cases", nargs="+", choices=cases, default=list(cases), metavar="CASE",
+                        help=f"of {', '.join(map(repr, cases))}")  # fmt: skip
+    parser.add_argument("--precision", nargs="+", choices=PRECISIONS, help="default: all that differ on the device")
+    parser.add_argument("--threads", type=int, help="default: 1 for the tiny network, else all cores")
+    parser.add_argument("--rounds", type=int, default=3, help="pairs of timings")
+
+
+def chosen(args: argparse.Namespace) -> Iterator[tuple[str, Run, torch.device, int]]:
+    """Name, settings, device and threads of each case that was asked for, with torch's threads set."""
+    for name in args.cases:
+        threads = args.threads or (1 if name == TINY else cores())
+        yield name, case(name), select(args.device, threads), threads
 
 
 def precisions(device: str) -> list[Precision]:

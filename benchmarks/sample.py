@@ -15,8 +15,7 @@ import torch
 
 from benchmarks import plain, runs, timing
 from benchmarks.record import Row, make
-from benchmarks.train import cores, our_steps, plain_steps, trainer
-from emm.device import select
+from benchmarks.train import our_steps, plain_steps, trainer
 from emm.precision import cast, choose
 from emm.preconditioning import Denoiser
 from emm.sampling import draws, generate, noise_levels
@@ -30,24 +29,15 @@ TRAIN_SECONDS = 3.0  # of the timing of training, for the share
 
 
 def options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES), metavar="CASE",
-                        help=f"of {', '.join(map(repr, CASES))}")  # fmt: skip
-    parser.add_argument(
-        "--precision", nargs="+", choices=runs.PRECISIONS, help="default: all that differ on the device"
-    )
+    runs.options(parser, CASES)
     parser.add_argument("--images", type=int, help="instead of the case's own")
     parser.add_argument("--steps", type=int, help="of the sampler, instead of the case's own")
     parser.add_argument("--batch", type=int, default=Execution().sampling_batch, help="images generated at once")
-    parser.add_argument("--threads", type=int, help="default: 1 for the tiny network, else all cores")
-    parser.add_argument("--rounds", type=int, default=3, help="pairs of timings")
 
 
 def measure(args: argparse.Namespace) -> Iterator[Row]:
     """A row for each case and precision, and the share of a default run."""
-    for name in args.cases:
-        threads = args.threads or (1 if name == runs.TINY else cores())
-        device = select(args.device, threads)
-        run = runs.case(name)
+    for name, run, device, threads in runs.chosen(args):
         timed = reduced(run, name, args, device)
         yield from compare(name, run, timed, args, device, threads)
 

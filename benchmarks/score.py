@@ -14,8 +14,8 @@ import torch
 
 from benchmarks import plain, timing
 from benchmarks.record import Row, make
-from benchmarks.train import cores
 from emm.device import select
+from emm.files import cores
 from emm.memorization import Neighbours, memorized, neighbours
 from emm.stage import StageError
 

@@ -6,7 +6,6 @@ type in the same process.  The batch is the run's own, cut where a step would ta
 """
 
 import argparse
-import os
 import statistics
 import tempfile
 from collections.abc import Callable, Iterator
@@ -18,7 +17,6 @@ import torch
 
 from benchmarks import plain, runs, timing
 from benchmarks.record import Row, make
-from emm.device import select
 from emm.precision import choose
 from emm.settings import Precision, Run
 from emm.training import Trainer, forward_flops, start
@@ -36,28 +34,19 @@ class Mode:
 
 
 def options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--cases", nargs="+", choices=runs.CASES, default=list(runs.CASES), metavar="CASE",
-                        help=f"of {', '.join(map(repr, runs.CASES))}")  # fmt: skip
-    parser.add_argument(
-        "--precision", nargs="+", choices=runs.PRECISIONS, help="default: all that differ on the device"
-    )
+    runs.options(parser, runs.CASES)
     parser.add_argument("--compile", action="store_true", help="compiled networks too (default: on a GPU, the last "
                         "precision)")  # fmt: skip
     parser.add_argument("--batch", type=int, help="images a step, instead of one that fits")
-    parser.add_argument("--threads", type=int, help="default: 1 for the tiny network, else all cores")
-    parser.add_argument("--rounds", type=int, default=3, help="pairs of timings")
     parser.add_argument("--seconds", type=float, default=3.0, help="of one timing, at least one step")
 
 
 def measure(args: argparse.Namespace) -> Iterator[Row]:
     """A row for each case and mode."""
-    for name in args.cases:
-        threads = args.threads or (1 if name == runs.TINY else cores())
-        device = select(args.device, threads)
-        run = runs.case(name)
+    for name, run, device, threads in runs.chosen(args):
         flops = 3 * forward_flops(run, runs.shape(run))
-        run = runs.adjusted(run, training__batch_size=args.batch or batch(run, flops, device))
-        yield from compare(name, run, flops, modes(args, device), args, device, threads)
+        timed = runs.adjusted(run, training__batch_size=args.batch or batch(run, flops, device))
+        yield from compare(name, timed, flops, modes(args, device), args, device, threads)
 
 
 def modes(args: argparse.Namespace, device: torch.device) -> list[Mode]:
@@ -65,11 +54,6 @@ def modes(args: argparse.Namespace, device: torch.device) -> list[Mode]:
     chosen = args.precision or runs.precisions(device.type)
     compiled = chosen if args.compile else chosen[-1:] if device.type == "cuda" else []
     return [Mode(one) for one in chosen] + [Mode(one, True) for one in compiled]
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def batch(run: Run, flops: int, device: torch.device) -> int:

@@ -107,10 +107,8 @@ class Dag:
         Of a folder: itself and its class folders, whose times change when files come or go, and the image that was
         changed last, which stands for all.
         """
-        data = self.runs["subset", subset_key].data
-        sources = [data.source, *([data.mixture] if data.mixture and data.mixture_share else [])]
         files = []
-        for kind, _, path in (source.partition(":") for source in sources):
+        for kind, _, path in (source.partition(":") for source in self.runs["subset", subset_key].data.sources):
             path = str(Path(path).expanduser())
             if kind in ("npz", "folder"):
                 files.append(path)

@@ -86,7 +86,7 @@ def describe(data: Data) -> Facts:
     images here, and a resolution above the stored one stands in `shape`.
     Raises DataError for an .npz or folder that is missing or not of the documented form.
     """
-    second = describe(mixture(data)) if data.mixture and data.mixture_share else None
+    second = describe(mixture(data)) if data.sources[1:] else None
     kind, _, place = data.source.partition(":")
     labels: np.ndarray | None
     if kind == "npz":
@@ -151,7 +151,7 @@ def selection_faults(data: Data, facts: Facts) -> list[str]:
 
 def absent(data: Data) -> str | None:
     """How to get the files that `load` will miss (one line), or None.  Never for data.download, .npz or folders."""
-    if data.mixture and data.mixture_share and (missing := absent(mixture(data))):
+    if data.sources[1:] and (missing := absent(mixture(data))):
         return missing
     named = _NAMED.get(data.source)
     if named is None or not named.files or data.download or (path := _root(data) / named.files).exists():

@@ -49,8 +49,13 @@ class FlatParameters:
         """A tensor like `values` as named parameters."""
         return {name: flat.as_strided(shape, stride, start) for name, (start, shape, stride) in self.places.items()}
 
+    def assign(self, flat: Tensor) -> None:
+        """Set `values` to those of a tensor like them."""
+        self.values.copy_(flat)
+        self.refresh()
+
     def refresh(self) -> None:
-        """Let the module compute with the present `values`; called after each change of them."""
+        """Let the module compute with the present `values`; called after each change of them in place."""
         if self.computed is not self.values:
             self.computed.copy_(self.values)
 

@@ -8,7 +8,6 @@ or from a throughput that the user gives.  ``emm plan`` and the rule ``plan`` pr
 import argparse
 import json
 import math
-import os
 import subprocess
 import sys
 import time
@@ -16,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from emm import gpus
+from emm import files, gpus
 from emm.configuration import read
 from emm.dag import Dag, index
 from emm.keys import key
@@ -260,8 +259,7 @@ def measure(run: Run, device_name: str, threads: int, started: float) -> dict[st
 
 def jobs_at_once(cores: int | None, threads: int) -> int:
     """How many jobs run at once on this machine, or on `cores`."""
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, (cores or available) // threads)
+    return max(1, (cores or files.cores()) // threads)
 
 
 def show(settings: Settings, dag: Dag, cores: int | None = None, throughput: float | None = None) -> str:

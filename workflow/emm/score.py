@@ -1,8 +1,6 @@
 """The score stage: ``python -m emm.score`` finds each generated image's nearest training images and counts copies."""
 
 import time
-import zipfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from emm import checksums
+from emm.datasets import DataError, read_arrays
 from emm.files import provenance, write_json, write_npz
 from emm.memorization import Neighbours, mean_distance, memorized, mirrored_neighbours, neighbours
 from emm.settings import Run
@@ -65,12 +64,17 @@ def main() -> None:
 
 def read_samples(path: Path) -> dict[str, np.ndarray]:
     """The arrays of samples.npz that scores need.  Raises DataError or StageError where it is missing or damaged."""
+    names = ("images", "shares", "images_seen")
+    return dict(zip(names, _read(path, names, "a complete file of generated images"), strict=True))
+
+
+def _read(path: Path, names: Sequence[str], kind: str) -> list[np.ndarray]:
+    """Arrays of a stage's file.  Raises DataError where it has changed, StageError where it is not of its kind."""
     checksums.check([path])
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in ("images", "shares", "images_seen")}
-    except (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
-        raise StageError(f"{path}: is not a complete file of generated images ({error}); delete it") from None
+        return list(read_arrays(path, names).values())
+    except DataError as error:
+        raise StageError(f"{path}: is not {kind} ({str(error).removeprefix(f'{path}: ')}); delete it") from None
 
 
 def nearest(images: np.ndarray, subset: Subset, run: Run) -> list[Neighbours]:
@@ -93,13 +97,8 @@ def arrays(found: Sequence[Neighbours]) -> dict[str, np.ndarray]:
 
 def read_neighbours(path: Path) -> list[Neighbours]:
     """Read `arrays` back.  Raises DataError or StageError where the file is missing or damaged."""
-    checksums.check([path])
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            stored = [archive[name].astype(np.int64) for name in ("indices", "squared", "copies")]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise StageError(f"{path}: is not a neighbours.npz of a scored run ({error})") from None
-    return [Neighbours(*rows) for rows in zip(*stored, strict=True)]
+    stored = _read(path, ("indices", "squared", "copies"), "a neighbours.npz of a scored run")
+    return [Neighbours(*rows) for rows in zip(*(array.astype(np.int64) for array in stored), strict=True)]
 
 
 def cost(records: Sequence[Path]) -> dict[str, float]:

@@ -163,6 +163,11 @@ class Data(Section):
     mixture_classes: list[Annotated[Int, Field(ge=0)]] | None = None  # of the second source; none: all
     mixture_share: Annotated[Float, Field(ge=0, le=1)] = 0.0  # of the subset from the second source (alpha)
 
+    @property
+    def sources(self) -> list[str]:
+        """The sources that images come from: one, or two of a mixture."""
+        return [self.source, *([self.mixture] if self.mixture and self.mixture_share else [])]
+
 
 class Network(Section):
     """The U-Net (Song et al. 2021, in the form of Karras et al. 2022)."""

@@ -220,8 +220,7 @@ class Trainer:
         self.loss_sum.fill_(saved["loss"][0])
         self.loss_steps = saved["loss"][1]
         self.seconds_before = saved["seconds"]
-        self.parameters.values.copy_(saved["parameters"])
-        self.parameters.refresh()
+        self.parameters.assign(saved["parameters"])
         for name, value in saved["optimizer"].items():
             self.optimizer.state[name].copy_(value)
         for average, value in zip(self.averages, saved["averages"], strict=True):
@@ -240,8 +239,7 @@ class Trainer:
         draw = (torch.rand if kind.draw == "uniform" else torch.randn)(count, generator=generator).to(self.device)
         noise = torch.randn(count, *self.subset.images.shape[1:], generator=generator).to(self.device)
         current = self.parameters.values.clone()
-        self.parameters.values.copy_(self.averages[0])
-        self.parameters.refresh()
+        self.parameters.assign(self.averages[0])
         self.denoiser.eval()
 
         def loss(images: np.ndarray, labels: np.ndarray) -> float:
@@ -252,8 +250,7 @@ class Trainer:
         train = loss(self.subset.images, self.subset.labels)
         held_out = loss(self.subset.held_out, self.subset.held_out_labels) if len(self.subset.held_out) else None
         self.denoiser.train()
-        self.parameters.values.copy_(current)
-        self.parameters.refresh()
+        self.parameters.assign(current)
         return train, held_out
 
     def log(self) -> dict[str, Any]:
@@ -332,6 +329,7 @@ def train(trainer: Trainer, folder: Path, state_seconds: float, stop: threading.
                     _keep_snapshot(folder, trainer, index)
         yield trainer.step
         stopping, due = stop.is_set(), time.monotonic() - last_save > state_seconds
+        # One exchange for both: all processes do what the first one sees.
         stopping, due = divmod(processes.first(2 * stopping + (due or stopping)), 2)
         if due:
             trainer.check(trainer.mean_loss())

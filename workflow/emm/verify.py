@@ -91,9 +91,7 @@ def verify(results: Path, scores: int = 10, seed: int = 0) -> Verified:
         _files(place, done)
         if run is not None and place.record.is_file():
             _record(place, run, done)
-        listed = (
-            place.folder / checksums.NAME
-        ).exists()  # results of earlier versions can be derived again all the same
+        listed = (place.folder / checksums.NAME).exists()  # without it, of an earlier version: derived all the same
         if run is not None and (len(done.mismatches) == before or not listed):
             sound[place] = run
     if not done.counts:
@@ -235,8 +233,7 @@ def _loaded(data: Data, done: Verified) -> Images | None:
     """A data set as it is now, or None where it is not on this machine."""
     name = data.model_dump_json()
     if name not in done.data:
-        sources = [data.source, *([data.mixture] if data.mixture and data.mixture_share else [])]
-        own = [Path(source.partition(":")[2]).expanduser() for source in sources if ":" in source]
+        own = [Path(source.partition(":")[2]).expanduser() for source in data.sources if ":" in source]
         here = not datasets.absent(data) and all(path.exists() for path in own)
         done.data[name] = datasets.load(data) if here else None
     return done.data[name]
