@@ -40,13 +40,13 @@ import numpy as np
 from benchmarks import runs as configured
 from benchmarks.record import Row, make
 from benchmarks.timing import Ratio
-from emm import datasets, subset
+from emm import datasets, operations, subset
 from emm.search import SATURATED, Count, RunId, Trail, ladder, logit, replay
 from emm.settings import Run, Search
 from emm.stage import StageError
 from emm.statistics import Estimate, Line, estimate, fit_line, pooled_variance, wilson
 from emm.tables import read as read_table
-from emm.training import budget, forward_flops
+from emm.training import budget
 
 REFERENCE = configured.ROOT / "results" / "reference" / "laptop"
 SCALES = {"digits": None, "paper": "paper.yaml"}
@@ -206,7 +206,7 @@ def scale_of(name: str) -> Scale:
     """The settings of a scale, and what follows from them."""
     run = configured.adjusted(configured.configuration(SCALES[name]).base, search__epsilon=EPSILON)
     sizes = ladder(run.search, *subset.usable(datasets.describe(run.data), run.data))
-    return Scale(run, sizes, forward_flops(run, configured.shape(run)))
+    return Scale(run, sizes, operations.planned(run.network, configured.shape(run))[0])
 
 
 def variants(images: int) -> list[Variant]:

@@ -17,9 +17,10 @@ import torch
 
 from benchmarks import plain, runs, timing
 from benchmarks.record import Row, make
+from emm import operations
 from emm.precision import choose
 from emm.settings import Precision, Run
-from emm.training import Trainer, forward_flops, start
+from emm.training import Trainer, start
 
 STEP_FLOPS = {"cpu": 3.2e11, "cuda": 2.5e13}
 SMALLEST_BATCH = 2
@@ -44,7 +45,7 @@ def options(parser: argparse.ArgumentParser) -> None:
 def measure(args: argparse.Namespace) -> Iterator[Row]:
     """A row for each case and mode."""
     for name, run, device, threads in runs.chosen(args):
-        flops = 3 * forward_flops(run, runs.shape(run))
+        flops = 3 * operations.planned(run.network, runs.shape(run))[0]
         timed = runs.adjusted(run, training__batch_size=args.batch or batch(run, flops, device))
         yield from compare(name, timed, flops, modes(args, device), args, device, threads)
 

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from emm import cli, sampling
+from emm import cli, operations, sampling
 from emm import plan as module
 from emm.configuration import load, read
 from emm.dag import Dag, index
@@ -39,7 +39,7 @@ from emm.plan import (
 )
 from emm.search import Count, RunId, ladder, logit, replay
 from emm.settings import Run, Settings, SettingsError, read_run
-from emm.training import Trainer, forward_flops
+from emm.training import Trainer
 from emm.unet import UNet
 
 ROOT = Path(__file__).parents[2]
@@ -147,7 +147,7 @@ def test_costs_of_a_known_network(training, n, seen, snapshots, network):
     dag, run = dag_of(
         {"training": training, "network": network | {"attention": [4] if "blocks" not in network else []}}
     )
-    cost, forward = Costs(dag).of(run, n), forward_flops(run, (1, 8, 8))
+    cost, forward = Costs(dag).of(run, n), operations.planned(run.network, (1, 8, 8))[0]
     assert (cost.images, cost.train_flops) == (seen, 3 * forward * seen)
     assert cost.sample_flops == forward * (2 * 5 - 1) * 40 * snapshots
     parameters = sum(p.numel() for p in UNet(run.network, 8, 1).parameters())
@@ -168,7 +168,7 @@ def test_a_network_is_counted_once(monkeypatch):
     dag, run = dag_of({})
     costs = Costs(dag)
     first = costs.of(run, 50)
-    monkeypatch.setattr("emm.training.forward_flops", lambda *_: pytest.fail("counted again"))
+    monkeypatch.setattr(operations, "planned", lambda *_: pytest.fail("counted again"))
     assert costs.of(run.model_copy(update={"seed": 0}), 50) == first
 
 
@@ -372,7 +372,7 @@ def test_measure_divides_the_operations_of_its_work_by_its_time(monkeypatch):
     """On a clock where a training step takes two seconds and sampling four: 3 x 32 and 3 x 40 forward passes."""
     clock = [0.0]
     monkeypatch.setattr(module, "time", SimpleNamespace(time=time.time, perf_counter=lambda: clock[0]))
-    monkeypatch.setattr("emm.training.forward_flops", lambda *_: 10**6)
+    monkeypatch.setattr(operations, "forward", lambda *_: 10**6)
     step, sample = Trainer.advance, sampling.generate
 
     def advance(trainer):

@@ -13,8 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from emm.settings import Network, Run
-from emm.training import forward_flops
+from emm.settings import Network
 from emm.unet import Attention, LabelEmbedding, Resample, UNet, normalization
 
 TESTS = Path(__file__).parents[1]
@@ -139,25 +138,6 @@ def test_parameters_equal_the_papers(expected, digits, arguments):
 
 def test_labels_cost_128_parameters_each_and_a_bias():
     assert millions(labels=10) - millions() == pytest.approx(128 * 11 / 1e6, abs=1e-12)
-
-
-@pytest.mark.parametrize(
-    ("expected", "digits", "side", "network"),
-    [
-        (25.4, 1, 32, {"attention": [16]}),
-        (6.3, 1, 16, {"attention": [8]}),
-        (1.6, 1, 8, {"attention": [4]}),
-        (57, 0, 32, {"channels": 192}),
-        (101, 0, 32, {"channels": 256}),
-        (158, 0, 32, {"channels": 320}),
-        (42, 0, 32, {"blocks": 4}),
-        (59, 0, 32, {"blocks": 6}),
-        (110, 0, 32, {"blocks": 12}),
-        (25.8, 1, 32, {"architecture": "ncsnpp"}),
-    ],
-)
-def test_forward_cost_equals_the_papers(expected, digits, side, network):
-    assert round(forward_flops(Run(network=Network(**network)), (3, side, side)) / 1e9, digits) == expected
 
 
 # Layers

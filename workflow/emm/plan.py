@@ -102,14 +102,9 @@ class Costs:
     def network(self, run: Run, shape: tuple[int, ...]) -> tuple[int, int]:
         name = json.dumps([run.network.model_dump(), shape])
         if name not in self.networks:
-            import torch
+            from emm import operations
 
-            from emm.training import forward_flops
-            from emm.unet import UNet
-
-            with torch.device("meta"):
-                parameters = sum(p.numel() for p in UNet(run.network, shape[-1], shape[0]).parameters())
-            self.networks[name] = forward_flops(run, shape), parameters
+            self.networks[name] = operations.planned(run.network, shape)
         return self.networks[name]
 
     def of(self, run: Run, n: int, trained: bool = False) -> Cost:
@@ -224,10 +219,10 @@ def measure(run: Run, device_name: str, threads: int, started: float) -> dict[st
     """Rates of one process: seconds since `started`, operations a second of training steps and of sampling."""
     import torch
 
-    from emm import datasets, subset
+    from emm import datasets, operations, subset
     from emm.device import select
     from emm.sampling import draws, generate, noise_levels
-    from emm.training import Trainer, build, forward_flops
+    from emm.training import Trainer, build
 
     device = select(device_name, threads)
     multiple, available = subset.usable(datasets.describe(run.data), run.data)
@@ -236,7 +231,7 @@ def measure(run: Run, device_name: str, threads: int, started: float) -> dict[st
     denoiser = build(run, shape, drawn.label_count).to(device).train()
     trainer = Trainer(run, len(drawn.images), 0, denoiser, drawn, device)
     trainer.advance()  # untimed: torch chooses its algorithms
-    start, forward = time.time() - started, forward_flops(run, shape)
+    start, forward = time.time() - started, operations.forward(denoiser.network, shape)
 
     def rate(flops: int, work, seconds: float) -> float:  # type: ignore[no-untyped-def]
         begun, times = time.perf_counter(), 0

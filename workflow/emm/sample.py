@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 
-from emm import checksums, state
+from emm import checksums, operations, state
 from emm.device import describe, select
 from emm.files import provenance, write_json, write_npz
 from emm.keys import ema_decay, key
@@ -21,7 +21,7 @@ from emm.settings import Run
 from emm.stage import StageError, arguments, command, execution_options, positive, read_settings, record_settings
 from emm.subset import Subset
 from emm.subset import load as load_subset
-from emm.training import build, forward_flops, snapshot_name
+from emm.training import build, snapshot_name
 
 
 def main() -> None:
@@ -42,11 +42,11 @@ def main() -> None:
             to_unit(torch.from_numpy(subset.images)), None if labels is None else torch.from_numpy(subset.labels)
         ).to(device)
         images = [generate(optimum, drawn, noise_levels(run.sampling), args.batch, device)]
-        shares, seen, flops = [1.0], [0], 0
+        shares, seen, forward = [1.0], [0], 0
     elif args.snapshots is None:
         raise StageError("--snapshots: is needed, because diffusion.denoiser = 'network'")
     else:
-        images, shares, seen, flops = from_snapshots(run, subset, args.snapshots, drawn, args.batch, device)
+        images, shares, seen, forward = from_snapshots(run, subset, args.snapshots, drawn, args.batch, device)
     settings = record_settings(args.output.parent, args.settings)
     write_npz(
         args.output,
@@ -63,7 +63,7 @@ def main() -> None:
         "seeds": [int(drawn.seeds[0]), int(drawn.seeds[-1])],  # of the first and the last image
         "inputs": checksums.of(args.subset, *([args.snapshots] if args.snapshots else [])),
         "evaluations": evaluations,
-        "flops": flops * evaluations,
+        "flops": forward * evaluations,
         "device": describe(device),
     }
     write_json(args.record, record | provenance(args.key, started))
@@ -102,9 +102,7 @@ def from_snapshots(
                 images.append(generate(denoiser, drawn, levels, batch, device))
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise StageError(f"{path}: is not a complete file of snapshots of this run ({error}); delete it") from None
-    # Training has counted them: to count imports the compiler, which takes as long as sampling a small network.
-    flops = description.get("forward_flops") or forward_flops(run, subset.images.shape[1:])
-    return images, shares, seen, flops
+    return images, shares, seen, operations.forward(denoiser.network, subset.images.shape[1:])
 
 
 if __name__ == "__main__":

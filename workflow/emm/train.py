@@ -13,7 +13,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from emm import checksums, state
+from emm import checksums, operations, state
 from emm.device import describe, select
 from emm.files import provenance, write_csv, write_json
 from emm.keys import VERSIONS, key
@@ -28,7 +28,6 @@ from emm.training import (
     Trainer,
     TrainingError,
     collect_snapshots,
-    forward_flops,
     intact,
     start,
     train,
@@ -122,7 +121,7 @@ def finish(args: argparse.Namespace, run: Run, trainer: Trainer, course: dict[st
     """Write the outputs of a finished training.  `course`: how the computation went."""
     write_csv(args.log, LOG_COLUMNS, trainer.rows)
     settings = record_settings(args.record.parent, args.settings)
-    forward = forward_flops(run, trainer.subset.images.shape[1:])
+    forward = operations.forward(trainer.denoiser.network, trainer.subset.images.shape[1:])
     write_json(
         args.record,
         {
@@ -144,7 +143,6 @@ def finish(args: argparse.Namespace, run: Run, trainer: Trainer, course: dict[st
         "shares": run.training.snapshots,
         "ema_decays": run.training.ema_decays,
         "images_seen": [step * run.training.batch_size for step in trainer.budget.snapshots],
-        "forward_flops": forward,
     }
     if not intact(args.state, trainer.kept):
         raise TrainingError(f"{args.state}: a snapshot is damaged; the same command trains this run again")

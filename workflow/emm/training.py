@@ -382,14 +382,3 @@ def collect_snapshots(folder: Path, output: Path, description: dict[str, Any]) -
             raise TrainingError(f"{path}: cannot be read ({error}); delete {folder} to train this run again") from None
     with replacing(output) as temporary:
         temporary.write_bytes(save(tensors, {"run": json.dumps(description)}))
-
-
-def forward_flops(run: Run, shape: tuple[int, ...]) -> int:
-    """Floating-point operations (a multiplication and an addition count as two) of one image through the network."""
-    from torch.utils.flop_counter import FlopCounterMode
-
-    with torch.device("meta"):
-        network = UNet(run.network, shape[-1], shape[0])
-        with FlopCounterMode(display=False) as counter:
-            network(torch.empty(1, *shape), torch.empty(1))
-    return counter.get_total_flops()
