@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -56,8 +57,22 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session")
 def faults(pytestconfig: pytest.Config) -> Faults:
-    """The count of this session, printed at its end."""
+    """The count of this process; those of all are printed at the end."""
     return pytestconfig.stash[FAULTS]
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """One of several processes: hand the count over."""
+    if hasattr(session.config, "workeroutput"):
+        found = session.config.stash[FAULTS]
+        session.config.workeroutput["faults"] = dict(found.tried), dict(found.survived)
+
+
+def pytest_testnodedown(node: Any) -> None:
+    """Add the count of a process that has ended."""
+    tried, survived = getattr(node, "workeroutput", {}).get("faults", ({}, {}))
+    node.config.stash[FAULTS].tried.update(tried)
+    node.config.stash[FAULTS].survived.update(survived)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

@@ -26,7 +26,7 @@ from cluster import NODES, PARTITION, Cluster, Job, Unavailable, install, wait_u
 from emm import state
 from emm.plan import START
 
-pytestmark = pytest.mark.slurm
+pytestmark = [pytest.mark.slurm, pytest.mark.xdist_group("slurm")]  # one process, one cluster
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 900  # seconds: a machine that is busy with other things

@@ -100,7 +100,14 @@ def test_two_processes_give_the_weights_of_one(alone, tmp_path):
         assert [float(x) for x in one.split(",")] == pytest.approx([float(x) for x in other.split(",")], rel=1e-3)
 
 
-def test_two_processes_stop_together_and_resume(tmp_path):
+@pytest.mark.parametrize(
+    "fault",
+    [
+        signal.SIGTERM,  # torchrun passes it on to its processes
+        pytest.param(signal.SIGKILL, marks=pytest.mark.skipif(sys.platform != "linux", reason="needs prctl")),
+    ],
+)
+def test_two_processes_stop_together_and_resume(tmp_path, fault):
     two = Training(tmp_path, 2, 0.02, duration="1500 images")
     running = two.process()
     for _ in range(12000):
@@ -108,8 +115,8 @@ def test_two_processes_stop_together_and_resume(tmp_path):
             break
         assert running.poll() is None, running.communicate()
         time.sleep(0.005)
-    running.send_signal(signal.SIGTERM)  # torchrun passes it on to its processes
-    running.communicate(timeout=60)
+    running.send_signal(fault)
+    running.communicate(timeout=60)  # to the end of its processes: they have its output
     assert running.returncode != 0
     assert not two.snapshots.exists()
     saved = state.load(two.state)

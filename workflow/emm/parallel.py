@@ -5,7 +5,10 @@ are one tensor, are averaged in one operation.  The result is that of one proces
 masks each process draws for its own images).
 """
 
+import ctypes
 import os
+import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -48,15 +51,21 @@ class Processes:
 
 
 ALONE = Processes()
+PR_SET_PDEATHSIG = 1  # of prctl(2)
 
 
 @contextmanager
 def joined() -> Iterator[Processes]:
-    """All processes that torchrun started (its environment variables tell), connected; alone without it."""
+    """All processes that torchrun started (its environment variables tell), connected; alone without it.
+
+    On Linux they get SIGTERM when torchrun is killed: it holds the slots of their devices, which are free from then on.
+    """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         yield ALONE
         return
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     torch.distributed.init_process_group(backend)
     try:
