@@ -1,6 +1,7 @@
 """``python -m benchmarks NAME``: run one benchmark, a JSON row a case; ``all`` runs them all and writes RESULTS.md."""
 
 import argparse
+import dataclasses
 import importlib
 import os
 import subprocess
@@ -8,7 +9,7 @@ import sys
 from collections.abc import Mapping
 from types import ModuleType
 
-from benchmarks import results
+from benchmarks import record, results
 from benchmarks.record import Row, read
 from emm.allocator import ENVIRONMENT
 from emm.stage import StageError, command
@@ -68,13 +69,14 @@ def everything(args: argparse.Namespace) -> None:
     """
     import torch
 
+    commit = record.commit()  # before RESULTS.md changes
     devices = args.device or ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     failed = []
     for name in args.only:
         for device in devices if name in results.TIMED else [""]:
             rows, code = _apart([name, *(["--device", device] if device else [])])
             if rows:
-                results.update(rows)
+                results.update([dataclasses.replace(row, commit=commit) for row in rows])
             if code:
                 failed.append(f"{name} {device}".strip())
     if failed:

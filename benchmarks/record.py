@@ -96,5 +96,10 @@ def _machine() -> dict[str, Any]:
     return {**found, "versions": found["versions"] | {name: version(name) for name in PACKAGES}}
 
 
+def commit() -> str | None:
+    """The commit of the project, with + where files differ from it."""
+    return _machine()["commit"]
+
+
 def _rounded(value: Any) -> Any:
     return float(f"{value:.4g}") if isinstance(value, float) else value

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
+import torch.nn.functional as F
 
 from emm.precision import choose
 from emm.settings import Precision
 
 PEAK_SIZE = {"cpu": 2048, "cuda": 8192}  # rows of the square matrices whose product measures the peak
+PEAK_BATCH = {"cpu": 8, "cuda": 512}  # images of 32 x 32 pixels and 256 channels whose convolution does
 PEAK_REPEATS = 8
 Name = TypeVar("Name")
 
@@ -69,11 +71,24 @@ def repeats(work: Callable[[], object], wanted: float, device: torch.device) -> 
 
 
 def peak(device: torch.device, precision: Precision) -> float:
-    """Operations per second of a product of two large matrices, the best of several: what the processor can do.
+    """Operations per second of a large product, the best of several: what the processor can do.
 
-    Leaves torch with the arithmetic of `precision`, as `emm.precision.choose` does.
+    The product is that of two matrices or a convolution, whichever is faster: on a CPU they come from different
+    libraries, of which MKL leaves half the width of some processors unused.  Leaves torch with the arithmetic of
+    `precision`, as `emm.precision.choose` does.
     """
     size, dtype = PEAK_SIZE[device.type], choose(precision)
     left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-    torch.mm(left, right)
-    return 2 * size**3 / min(seconds(lambda: torch.mm(left, right), device) for _ in range(PEAK_REPEATS))
+    images, filters = (
+        torch.randn(*shape, device=device, dtype=dtype).to(memory_format=torch.channels_last)
+        for shape in ((PEAK_BATCH[device.type], 256, 32, 32), (256, 256, 3, 3))
+    )
+    products: list[tuple[Callable[[], object], int]] = [
+        (lambda: torch.mm(left, right), 2 * size**3),
+        (lambda: F.conv2d(images, filters, padding=1), 2 * images.numel() * filters[0].numel()),
+    ]
+    rates = []
+    for work, operations in products:
+        work()  # untimed: torch chooses its algorithms
+        rates.append(operations / min(seconds(work, device) for _ in range(PEAK_REPEATS)))
+    return max(rates)
