@@ -230,6 +230,19 @@ def test_figures_draw_every_kind_of_arm_and_repeat_their_bytes(study, tmp_path):
     assert made == {path.name: path.read_bytes() for path in (tmp_path / "again").iterdir()}
 
 
+def test_legend_names_each_arm_once(study):
+    """Also arms with locating runs alone."""
+    emm = [row for row in read(study / "emm.csv") if row["arm"] in ("small", "beyond", "under")]
+    curves = read(study / "curves.csv")
+    assert {row["role"] for row in curves if row["arm"] == "under"} == {"locate"}
+    figure = figures.draw_curves(json.loads((study / "study.json").read_text()), emm, curves, Figures())
+    legend = figure.axes[0].get_legend()
+    assert legend is not None
+    names = [text.get_text().partition(":")[0] for text in legend.get_texts()]
+    assert names == [row["arm"] for row in emm]
+    figures.plt.close(figure)
+
+
 def test_mosaic_puts_pairs_above_each_other():
     top, bottom = np.full((3, 1, 2, 2), 10, np.uint8), np.full((3, 1, 2, 2), 20, np.uint8)
     picture = figures.mosaic(top, bottom)

@@ -126,7 +126,7 @@ def _draw_arm(axes: Axes, arm: Row, rows: Sequence[Row], level: float, tint: str
     confirm = np.array([row["role"] == "confirm" for row in rows])
     axes.errorbar(n, ratio, np.abs(errors - ratio), fmt="none", ecolor=tint, elinewidth=0.8, alpha=0.5)
     label = f"{arm['arm']}: EMM {answer(arm)[0]}"
-    axes.scatter(n[confirm], ratio[confirm], s=26, color=tint, label=label, zorder=3)
+    axes.scatter(n[confirm], ratio[confirm], s=26, color=tint, zorder=3, label=label if confirm.any() else None)
     axes.scatter(
         n[~confirm], ratio[~confirm], s=26, facecolor="white", edgecolor=tint, zorder=3,
         label=None if confirm.any() else label,
