@@ -243,6 +243,18 @@ def test_legend_names_each_arm_once(study):
     figures.plt.close(figure)
 
 
+def test_panels_of_many_arms(study):
+    """Seven arms in rows of four: a panel each, sizes below the lowest of each column, ? where undetermined."""
+    emm, curves = read(study / "emm.csv"), read(study / "curves.csv")
+    figure = figures.draw_curves(json.loads((study / "study.json").read_text()), emm, curves, Figures())
+    panels = [panel for panel in figure.axes if panel.get_visible()]
+    assert [panel.get_title().partition(":")[0] for panel in panels] == list(ARMS)
+    assert [panel.xaxis.get_tick_params()["labelbottom"] for panel in panels] == [False] * 3 + [True] * 4
+    lost = [row["arm"] for row in emm if row["status"] == "undetermined"]
+    assert lost == [panel.get_title()[:-3] for panel in panels if panel.get_title().endswith(": ?")]
+    figures.plt.close(figure)
+
+
 def test_mosaic_puts_pairs_above_each_other():
     top, bottom = np.full((3, 1, 2, 2), 10, np.uint8), np.full((3, 1, 2, 2), 20, np.uint8)
     picture = figures.mosaic(top, bottom)

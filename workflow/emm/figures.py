@@ -64,6 +64,15 @@ def size_axis(axes: Axes, sizes: Sequence[float]) -> None:
     axes.set_xlabel("training images N")
 
 
+def used(panels: np.ndarray, count: int) -> list[Axes]:
+    """The first `count` panels of a grid; the others vanish, and those above them get their labels of the x axis."""
+    for panel in panels.flat[count:]:
+        panel.set_visible(False)
+    for panel in panels.flat[max(count - panels.shape[1], 0) : count]:
+        panel.tick_params(labelbottom=True)
+    return list(panels.flat[:count])
+
+
 def final_rows(curves: Sequence[Row], arm: str) -> list[Row]:
     """The rows of an arm's last snapshots: one a run."""
     rows = [row for row in curves if row["arm"] == arm]
@@ -84,17 +93,15 @@ def draw_curves(study: Row, emm: Sequence[Row], curves: Sequence[Row], style: Fi
         count, columns, figsize=size, sharex=True, sharey=True, squeeze=False, layout="constrained"
     )
     level = 1 - float(emm[0]["epsilon"])
-    for number_of, panel in enumerate(panels.flat):
-        if not few and number_of >= len(emm):
-            panel.set_visible(False)
-            continue
+    for number_of, panel in enumerate(used(panels, 1 if few else len(emm))):
         panel.axhline(100 * level, color="#444", lw=1, ls=(0, (4, 3)), zorder=1)
         for index, arm in enumerate(emm):
             if few:
                 _draw_arm(panel, arm, final_rows(curves, arm["arm"]), level, colour(index), 0.015 * index)
             elif index == number_of:
                 _draw_arm(panel, arm, final_rows(curves, arm["arm"]), level, COLOURS[0], 0.0)
-                panel.set_title(f"{arm['arm']}: {answer(arm)[0]}", fontsize=8)
+                found = "?" if arm["status"] == "undetermined" else answer(arm)[0]
+                panel.set_title(f"{arm['arm']}: {found}", fontsize=8)
             else:
                 _draw_line(panel, arm, final_rows(curves, arm["arm"]), level, "#ccc", order=1)
     size_axis(panels[0, 0], [number(row["n"]) for row in curves] or [10, 100])
@@ -110,9 +117,10 @@ def draw_curves(study: Row, emm: Sequence[Row], curves: Sequence[Row], style: Fi
         axes.legend(loc="lower left", title="filled: confirming runs, open: locating", alignment="left")
     else:
         panels[0, 0].set_xlabel("")
-        figure.supxlabel("training images N (filled: confirming runs, open: locating)", fontsize=9)
+        unknown = "; ?: not determined" if any(arm["status"] == "undetermined" for arm in emm) else ""
+        figure.supxlabel(f"training images N (filled: confirming runs, open: locating{unknown})", fontsize=9)
         figure.supylabel("memorized images (%)", fontsize=9)
-        figure.suptitle(f"{title}  EMM of each arm", fontsize=10, fontweight="bold", ha="left", x=0.01)
+        figure.suptitle(f"{title}\nEMM of each arm", fontsize=10, fontweight="bold", ha="left", x=0.01)
     return figure
 
 
@@ -200,8 +208,7 @@ def draw_progress(study: Row, emm: Sequence[Row], curves: Sequence[Row], style: 
             )  # fmt: skip
         panel.set_title(arm["arm"], fontsize=9)
         panel.set_ylim(-3, 103)
-    for panel in panels.flat[len(emm) :]:
-        panel.set_visible(False)
+    used(panels, len(emm))
     panels[0, 0].set_ylabel("memorized images (%)")
     figure.supxlabel("share of the training budget (%)", fontsize=9)
     bar = figure.colorbar(ScalarMappable(scale, map_), ax=panels, label="training images N", aspect=25)
