@@ -44,7 +44,7 @@ def test_killed_and_started_twice(finished, faults, tmp_path):
                     assert second.returncode != 0 and "--unlock" in second.stdout
                     assert "Traceback" not in second.stdout
             try:
-                process.wait(moments.uniform(0, 25))
+                process.wait(moments.uniform(0, 10))
                 break  # it was done before it was killed
             except subprocess.TimeoutExpired:
                 pass

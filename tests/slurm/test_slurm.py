@@ -44,7 +44,7 @@ TINY: dict[str, Any] = {
     "execution": {"device": DEVICE, "state_seconds": 0.5, "log_seconds": 1},
     "figures": {"dpi": 50},
 }
-# In the Python of each job: a training grows by two gigabytes once a file named after its run appears.
+# In the Python of each job: a training grows by three gigabytes once a file named after its run appears.
 GROW = """\
 import sys, threading, time
 from pathlib import Path
@@ -52,7 +52,7 @@ from pathlib import Path
 def grow(signal):
     while not signal.exists():
         time.sleep(0.2)
-    grown = bytearray(b"x") * 2_000_000_000
+    grown = bytearray(b"x") * 3_000_000_000
     time.sleep(1000)
 
 if "emm.train" in sys.orig_argv:
@@ -137,7 +137,7 @@ class Project:
         edits = {
             "slurm_partition: gpu": f"slurm_partition: {PARTITION}",
             "slurm_account: default": "",
-            "mem_mb: 8000": "mem_mb: 1600",  # so that a training that grows beyond it fits this machine
+            "mem_mb: 8000": "mem_mb: 2400",  # so that a training that grows beyond it fits this machine
         }
         for line, edited in edits.items():
             assert text.count(line) == 1
@@ -236,7 +236,7 @@ def test_default_study_on_two_nodes(undisturbed: Project) -> None:
         asked = project.cluster.job(job.number)
         seconds = START + training.record["flops"] / 0.01e9  # execution.throughput
         assert asked["TimeLimit"] == limit(math.ceil(1.5 * seconds / 60))
-        assert asked["MinMemoryNode"] == "1600M"
+        assert asked["MinMemoryNode"] == "2400M"
         assert asked.get("TresPerJob") == (None if DEVICE == "cpu" else "gres:gpu:1")
     assert list((project.folder / "logs/slurm").rglob("*.log")) == []  # of failed jobs only
 
@@ -275,7 +275,7 @@ def test_lost_trainings_resume(cluster: Cluster, undisturbed: Project, tmp_path:
         assert 0 < images <= training.record["resumed_at_image"] <= IMAGES
         asked = [cluster.job(job.number) for job in training.jobs()]
         assert [one["TimeLimit"] for one in asked][1:] == ["02:00:00"]
-        assert [one["MinMemoryNode"] for one in asked] == ["1600M", "3200M"]
+        assert [one["MinMemoryNode"] for one in asked] == ["2400M", "4800M"]
         # What SLURM and Snakemake say of the failed attempt is found by the run's name.
         (log,) = (project.folder / "logs/slurm/rule_train" / f"{training.key}_10_0").iterdir()
         assert log.name == f"{training.jobs()[0].number}.log"

@@ -94,6 +94,8 @@ def bind(folder: Path, identity: str) -> bool:
     """
     note = folder / "identity"
     if note.is_file() and note.read_text() == identity:
+        for path in folder.glob(".*"):  # what a writer has left that was killed; a finished run writes nothing over it
+            path.unlink()
         return True
     note.unlink(missing_ok=True)  # first: a kill from here on leaves nothing that another run could take for its own
     for path in folder.iterdir():
