@@ -580,8 +580,9 @@ def test_binding_keeps_own_state_and_removes_any_other(tmp_path):
     assert not state.bind(tmp_path, "one")
     (tmp_path / "state.pt").write_bytes(b"1")
     (tmp_path / "lock").touch()
+    (tmp_path / ".state.pt.killed.pt").touch()
     assert state.bind(tmp_path, "one")
-    assert (tmp_path / "state.pt").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["identity", "lock", "state.pt"]
     assert not state.bind(tmp_path, "two")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["identity", "lock"]
 
