@@ -423,6 +423,11 @@ def test_bad_command_lines(place, capfd, arguments, status, words):
     refused(place, capfd, arguments, words, status)
 
 
+def test_nobody_is_told_to_delete_a_file_of_their_own(place, capfd):
+    assert call("emm.cli", "rescore", "config.yaml") == 1
+    assert "delete" not in capfd.readouterr().err
+
+
 REAL = [
     ["emm.cli", "check", "overlay.yaml"],
     ["emm.subset", *subset("npz:gone.npz")[1:]],

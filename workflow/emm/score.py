@@ -64,17 +64,16 @@ def main() -> None:
 
 def read_samples(path: Path) -> dict[str, np.ndarray]:
     """The arrays of samples.npz that scores need.  Raises DataError or StageError where it is missing or damaged."""
-    names = ("images", "shares", "images_seen")
-    return dict(zip(names, _read(path, names, "a complete file of generated images"), strict=True))
+    return _read(path, ("images", "shares", "images_seen"), "a complete file of generated images", "; delete it")
 
 
-def _read(path: Path, names: Sequence[str], kind: str) -> list[np.ndarray]:
+def _read(path: Path, names: Sequence[str], kind: str, advice: str = "") -> dict[str, np.ndarray]:
     """Arrays of a stage's file.  Raises DataError where it has changed, StageError where it is not of its kind."""
     checksums.check([path])
     try:
-        return list(read_arrays(path, names).values())
+        return read_arrays(path, names)
     except DataError as error:
-        raise StageError(f"{path}: is not {kind} ({str(error).removeprefix(f'{path}: ')}); delete it") from None
+        raise StageError(f"{path}: is not {kind} ({str(error).removeprefix(f'{path}: ')}){advice}") from None
 
 
 def nearest(images: np.ndarray, subset: Subset, run: Run) -> list[Neighbours]:
@@ -98,7 +97,7 @@ def arrays(found: Sequence[Neighbours]) -> dict[str, np.ndarray]:
 def read_neighbours(path: Path) -> list[Neighbours]:
     """Read `arrays` back.  Raises DataError or StageError where the file is missing or damaged."""
     stored = _read(path, ("indices", "squared", "copies"), "a neighbours.npz of a scored run")
-    return [Neighbours(*rows) for rows in zip(*(array.astype(np.int64) for array in stored), strict=True)]
+    return [Neighbours(*rows) for rows in zip(*(array.astype(np.int64) for array in stored.values()), strict=True)]
 
 
 def cost(records: Sequence[Path]) -> dict[str, float]:
