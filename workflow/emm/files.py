@@ -31,7 +31,7 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary, lock = None, -1
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(path)
+        remove_abandoned(path.parent, path.name)
         temporary, lock = _temporary(path)
         yield temporary
         with open(temporary, "rb") as file:
@@ -59,14 +59,14 @@ def _temporary(path: Path) -> tuple[Path, int]:
         os.close(lock)  # another writer took it for abandoned before it was locked
 
 
-def _remove_abandoned(path: Path) -> None:
-    """Remove temporary files of `path` whose writers are dead."""
-    for name in os.listdir(path.parent):
-        if not name.startswith(f".{path.name}."):
+def remove_abandoned(folder: Path, of: str = "") -> None:
+    """Remove temporary files in a folder, of the file named `of` or of every one, whose writers are dead."""
+    for name in os.listdir(folder):
+        if not name.startswith(f".{of}." if of else "."):
             continue
-        with contextlib.suppress(OSError), open(path.parent / name, "rb") as file:  # locked, or gone meanwhile
+        with contextlib.suppress(OSError), open(folder / name, "rb") as file:  # locked, or gone meanwhile
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.unlink(path.parent / name)
+            os.unlink(folder / name)
 
 
 def _umask() -> int:

@@ -19,7 +19,7 @@ from typing import IO, Any
 
 import torch
 
-from emm.files import replacing, write_text
+from emm.files import remove_abandoned, replacing, write_text
 
 STATE = "state.pt"  # a SHA-256, then what torch.save writes
 DIGEST = hashlib.sha256().digest_size  # bytes
@@ -94,8 +94,7 @@ def bind(folder: Path, identity: str) -> bool:
     """
     note = folder / "identity"
     if note.is_file() and note.read_text() == identity:
-        for path in folder.glob(".*"):  # what a writer has left that was killed; a finished run writes nothing over it
-            path.unlink()
+        remove_abandoned(folder)  # a finished run writes none of its files again, which would remove them
         return True
     note.unlink(missing_ok=True)  # first: a kill from here on leaves nothing that another run could take for its own
     for path in folder.iterdir():
