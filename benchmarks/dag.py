@@ -32,7 +32,7 @@ from emm.files import cores
 from emm.keys import key
 from emm.plan import Assumed
 from emm.search import RunId, replay
-from emm.stage import StageError
+from emm.stage import StageError, positive
 
 STUDIES, ARMS, RUNS = 15, 6, 7
 PLAIN_RUNS = 50  # of the shell loop
@@ -72,9 +72,9 @@ done
 
 
 def options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--studies", type=int, default=STUDIES)
-    parser.add_argument("--arms", type=int, default=ARMS, help="of a study")
-    parser.add_argument("--cores", type=int, default=cores())
+    parser.add_argument("--studies", type=positive, default=STUDIES)
+    parser.add_argument("--arms", type=positive, default=ARMS, help="of a study")
+    parser.add_argument("--cores", type=positive, default=cores())
 
 
 def measure(args: argparse.Namespace) -> Iterator[Row]:

@@ -30,7 +30,7 @@ from emm.configuration import load, read
 from emm.device import select
 from emm.files import cores
 from emm.settings import Run
-from emm.stage import StageError
+from emm.stage import StageError, positive
 from emm.training import budget
 
 STARTS = 3  # of each module, for its start-up time
@@ -38,7 +38,7 @@ PARTS = {"train": "training", "sample": "sampling", "score": "scoring", "measure
 
 
 def options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--cores", type=int, default=cores())
+    parser.add_argument("--cores", type=positive, default=cores())
     parser.add_argument("--overlay", type=Path, nargs="*", default=[], help="configuration files over config.yaml")
     parser.add_argument("--no-plain", action="store_true", help="leave the baseline out")
 

@@ -12,6 +12,7 @@ from emm.configuration import load, override, read
 from emm.device import select
 from emm.files import cores
 from emm.settings import Precision, Run, Settings, validate
+from emm.stage import positive
 from emm.subset import Subset
 
 ROOT = Path(__file__).parents[1]
@@ -74,8 +75,8 @@ def options(parser: argparse.ArgumentParser, cases: Sequence[str]) -> None:
     parser.add_argument("--cases", nargs="+", choices=cases, default=list(cases), metavar="CASE",
                         help=f"of {', '.join(map(repr, cases))}")  # fmt: skip
     parser.add_argument("--precision", nargs="+", choices=PRECISIONS, help="default: all that differ on the device")
-    parser.add_argument("--threads", type=int, help="default: 1 for the tiny network, else all cores")
-    parser.add_argument("--rounds", type=int, default=3, help="pairs of timings")
+    parser.add_argument("--threads", type=positive, help="default: 1 for the tiny network, else all cores")
+    parser.add_argument("--rounds", type=positive, default=3, help="pairs of timings")
 
 
 def chosen(args: argparse.Namespace) -> Iterator[tuple[str, Run, torch.device, int]]:

@@ -20,6 +20,7 @@ from emm.precision import cast, choose
 from emm.preconditioning import Denoiser
 from emm.sampling import draws, generate, noise_levels
 from emm.settings import Execution, Precision, Run
+from emm.stage import positive
 from emm.training import budget, build
 
 CASES = (runs.TINY, "32x32 width 128")
@@ -30,9 +31,9 @@ TRAIN_SECONDS = 3.0  # of the timing of training, for the share
 
 def options(parser: argparse.ArgumentParser) -> None:
     runs.options(parser, CASES)
-    parser.add_argument("--images", type=int, help="instead of the case's own")
-    parser.add_argument("--steps", type=int, help="of the sampler, instead of the case's own")
-    parser.add_argument("--batch", type=int, default=Execution().sampling_batch, help="images generated at once")
+    parser.add_argument("--images", type=positive, help="instead of the case's own")
+    parser.add_argument("--steps", type=positive, help="of the sampler, instead of the case's own")
+    parser.add_argument("--batch", type=positive, default=Execution().sampling_batch, help="images generated at once")
 
 
 def measure(args: argparse.Namespace) -> Iterator[Row]:

@@ -17,7 +17,7 @@ from benchmarks.record import Row, make
 from emm.device import select
 from emm.files import cores
 from emm.memorization import Neighbours, memorized, neighbours
-from emm.stage import StageError
+from emm.stage import StageError, positive
 
 SHAPE = (3, 32, 32)
 NOISE = 3
@@ -26,11 +26,11 @@ REFERENCE_BLOCK = 5000  # training images of the reference at once
 
 
 def options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--queries", type=int, default=10_000, help="generated images")
-    parser.add_argument("--train", type=int, default=50_000, help="training images")
-    parser.add_argument("--neighbours", type=int, default=2, help="wanted of each; the criterion needs 2")
-    parser.add_argument("--threads", type=int, default=cores())
-    parser.add_argument("--rounds", type=int, default=3, help="pairs of timings")
+    parser.add_argument("--queries", type=positive, default=10_000, help="generated images")
+    parser.add_argument("--train", type=positive, default=50_000, help="training images")
+    parser.add_argument("--neighbours", type=positive, default=2, help="wanted of each; the criterion needs 2")
+    parser.add_argument("--threads", type=positive, default=cores())
+    parser.add_argument("--rounds", type=positive, default=3, help="pairs of timings")
 
 
 def measure(args: argparse.Namespace) -> Iterator[Row]:

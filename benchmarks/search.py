@@ -43,7 +43,7 @@ from benchmarks.timing import Ratio
 from emm import datasets, operations, subset
 from emm.search import SATURATED, Count, RunId, Trail, ladder, logit, replay
 from emm.settings import Run, Search
-from emm.stage import StageError
+from emm.stage import StageError, positive
 from emm.statistics import Estimate, Line, estimate, fit_line, pooled_variance, wilson
 from emm.tables import read as read_table
 from emm.training import budget
@@ -123,7 +123,7 @@ class Outcome:
 
 
 def options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--arms", type=int, default=2000, help="simulated, of each variant")
+    parser.add_argument("--arms", type=positive, default=2000, help="simulated, of each variant")
     parser.add_argument("--scales", nargs="+", choices=list(SCALES), default=list(SCALES))
     parser.add_argument("--seed", type=int, default=0)
 

@@ -20,6 +20,7 @@ from benchmarks.record import Row, make
 from emm import operations
 from emm.precision import choose
 from emm.settings import Precision, Run
+from emm.stage import positive
 from emm.training import Trainer, start
 
 STEP_FLOPS = {"cpu": 3.2e11, "cuda": 2.5e13}
@@ -38,7 +39,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     runs.options(parser, runs.CASES)
     parser.add_argument("--compile", action="store_true", help="compiled networks too (default: on a GPU, the last "
                         "precision)")  # fmt: skip
-    parser.add_argument("--batch", type=int, help="images a step, instead of one that fits")
+    parser.add_argument("--batch", type=positive, help="images a step, instead of one that fits")
     parser.add_argument("--seconds", type=float, default=3.0, help="of one timing, at least one step")
 
 

@@ -238,6 +238,16 @@ def test_a_wrong_command_line_ends_with_what_is_allowed(arguments, capsys):
     assert "invalid choice" in capsys.readouterr().err.splitlines()[-1]
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_counts_must_be_positive(name, capsys):
+    modules = {one: importlib.import_module(f"benchmarks.{one}") for one in NAMES}
+    option = {"dag": "--studies", "end_to_end": "--cores", "search": "--arms"}.get(name, "--rounds")
+    with pytest.raises(SystemExit) as end:
+        parser(modules).parse_args([name, option, "-3"])
+    assert end.value.code == 2
+    assert f"argument {option}: must be a whole number from 1 on" in capsys.readouterr().err.splitlines()[-1]
+
+
 def test_sampling_takes_more_of_a_run_the_slower_it_is():
     args = argparse.Namespace(
         device="cpu", cases=["tiny"], precision=["float32"], images=2, steps=2, batch=2, threads=1, rounds=1
