@@ -1,8 +1,8 @@
 """The default study from a fresh folder to the report: wall time, and what it is spent on.
 
 The project's tracked files are copied to a new folder and `snakemake` makes everything there.  A small script stands
-before Python on the PATH and notes wall time and module of every job.  A job's start-up is the time of a Python that
-only imports its module, measured afterwards; the rest is its work.  Shares are of cores times wall time, so that what
+before Python on the PATH and notes wall time and module of every job.  A job's start-up is the time that its module
+takes to print its help, measured afterwards; the rest is its work.  Shares are of cores times wall time, so that what
 no job used (Snakemake's own work included) is seen too.
 
 The plain baseline does the same runs one after the other in one process, without Snakemake and files: plain training,
@@ -89,11 +89,12 @@ def split(done: project.Execution, starts: Mapping[str, float], capacity: float)
 
 
 def start_up(module: str, folder: Path) -> float:
-    """Median seconds of a Python that does nothing but import a module of the package, run in `folder`."""
+    """Median seconds of a job of a module that is only asked for its help: imports, and the end of the process."""
     taken = []
     for _ in range(STARTS):
         begun = time.perf_counter()
-        subprocess.run([sys.executable, "-c", f"import emm.{module}"], cwd=folder, check=True)
+        help_only = [sys.executable, "-m", f"emm.{module}", "--help"]
+        subprocess.run(help_only, cwd=folder, check=True, stdout=subprocess.DEVNULL)
         taken.append(time.perf_counter() - begun)
     return statistics.median(taken)
 

@@ -18,7 +18,7 @@ from emm.precision import cast, choose
 from emm.preconditioning import to_unit
 from emm.sampling import Draws, draws, generate, noise_levels
 from emm.settings import Run
-from emm.stage import StageError, arguments, command, execution_options, positive, read_settings, record_settings
+from emm.stage import StageError, arguments, execution_options, positive, program, read_settings, record_settings
 from emm.subset import Subset
 from emm.subset import load as load_subset
 from emm.training import build, snapshot_name
@@ -106,4 +106,4 @@ def from_snapshots(
 
 
 if __name__ == "__main__":
-    command(main)
+    program(main)

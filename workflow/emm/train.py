@@ -19,7 +19,7 @@ from emm.files import provenance, write_csv, write_json
 from emm.keys import VERSIONS, key
 from emm.parallel import Processes, joined
 from emm.settings import Run
-from emm.stage import StageError, arguments, command, execution_options, read_settings, record_settings
+from emm.stage import StageError, arguments, execution_options, program, read_settings, record_settings
 from emm.subset import load as load_subset
 from emm.training import (
     LOG_COLUMNS,
@@ -188,4 +188,4 @@ class Progress:
 
 
 if __name__ == "__main__":
-    command(main)
+    program(main)
