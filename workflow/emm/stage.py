@@ -75,10 +75,10 @@ def command(main: Callable[[], None]) -> None:
 
 
 def program(main: Callable[[], None]) -> None:
-    """Run a stage of torch's as `command` does; where it succeeds, end the process without taking Python apart.
+    """Run a stage that loads torch, as `command` does; where it succeeds, end the process without taking Python apart.
 
-    Freeing all that torch has imported takes half a second, a quarter of the start-up of a process that trains for
-    seconds.  Everything that a stage writes is closed by then; what is buffered for its log is not, so it goes first.
+    Freeing all that torch has imported takes half a second of a process that may train for seconds.  Every file that
+    a stage writes is closed by then; what is buffered for its log is not, so that goes first.
     """
     try:
         command(main)
