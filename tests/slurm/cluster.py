@@ -147,6 +147,13 @@ class Process:
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.number, number)
 
+    def stopped(self) -> bool:
+        """Whether SIGSTOP holds it."""
+        try:
+            return Path(f"/proc/{self.number}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+        except FileNotFoundError:  # has ended
+            return False
+
 
 @dataclass
 class Cluster:

@@ -1,7 +1,7 @@
 """The default study at a tiny budget on a SLURM cluster of two nodes, undisturbed and through every fault of a cluster.
 
-Trainings are disturbed once they have saved their state; most are stopped (SIGSTOP) before, so that a slow machine has
-no less time for the fault than a fast one.  Every pipeline must end in the bits of the undisturbed one.
+Trainings stop (SIGSTOP) once they have saved their state, and are disturbed then, so that no machine is too slow or too
+fast for a fault.  Every pipeline must end in the bits of the undisturbed one.
 """
 
 import csv
@@ -44,20 +44,42 @@ TINY: dict[str, Any] = {
     "execution": {"device": DEVICE, "state_seconds": 0.5, "log_seconds": 1},
     "figures": {"dpi": 50},
 }
-# In the Python of each job: a training grows by three gigabytes once a file named after its run appears.
-GROW = """\
-import sys, threading, time
+# In the Python of each training.  It stops when it has saved its state for the first time, as long as a file asks for
+# that: no machine is then so fast that a training ends before its fault.  And it grows by three gigabytes once a file
+# named after its run appears.
+HOOKS = """\
+import os, signal, sys, threading, time
 from pathlib import Path
 
-def grow(signal):
-    while not signal.exists():
+def stop():
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+def saved(state):
+    return state.stat().st_mtime_ns if state.exists() else None
+
+def hold(state, asked):
+    before = saved(state)
+    while saved(state) == before:
+        time.sleep(0.01)
+    if asked.exists():
+        stop()
+
+def grow(asked):
+    while not asked.exists():
         time.sleep(0.2)
     grown = bytearray(b"x") * 3_000_000_000
-    time.sleep(1000)
+    stop()
+
+def option(name):
+    return sys.orig_argv[sys.orig_argv.index(name) + 1]
 
 if "emm.train" in sys.orig_argv:
-    key = sys.orig_argv[sys.orig_argv.index("--key") + 1]
-    threading.Thread(target=grow, args=[Path(__file__).with_name("grow-" + key)], daemon=True).start()
+    folder = Path(__file__).parent
+    for hook, *arguments in (
+        (hold, Path(option("--state"), "state.pt"), folder / "hold"),
+        (grow, folder / ("grow-" + option("--key"))),
+    ):
+        threading.Thread(target=hook, args=arguments, daemon=True).start()
 """
 
 
@@ -116,6 +138,11 @@ class Training:
         for process in processes:
             process.kill(number)
 
+    def held(self) -> bool:
+        """Whether it has stopped itself."""
+        processes = self.project.cluster.processes("emm.train", self.key)
+        return bool(processes) and all(process.stopped() for process in processes)
+
     def node(self) -> str:
         return self.jobs()[-1].node
 
@@ -143,8 +170,9 @@ class Project:
             assert text.count(line) == 1
             text = text.replace(line, edited)
         profile.write_text(text)
-        (folder / "hooks").mkdir()
-        (folder / "hooks" / "sitecustomize.py").write_text(GROW)
+        self.hooks = folder / "hooks"
+        self.hooks.mkdir()
+        (self.hooks / "sitecustomize.py").write_text(HOOKS)
 
     def snakemake(self, *arguments: str) -> subprocess.Popen[str]:
         """Start Snakemake as a user would, with more frequent looks at the jobs; output.txt holds its output."""
@@ -152,7 +180,7 @@ class Project:
         options = ["--workflow-profile", "profiles/slurm", "--configfile", "tiny.yaml", *often]
         environment = self.cluster.environment
         environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment["PATH"]])
-        environment |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(self.folder / "hooks")}
+        environment |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(self.hooks)}
         with open(self.folder / "output.txt", "a") as output:
             return subprocess.Popen(
                 ["snakemake", *arguments, *options],
@@ -174,20 +202,22 @@ class Project:
         """Jobs that this project has submitted."""
         return [job for job in self.cluster.jobs(over=True) if int(job.number) >= self.first]
 
-    def started(self, snakemake: subprocess.Popen[str]) -> list[Training]:
-        """All trainings, each stopped after it has saved its state."""
-        found: dict[str, Training] = {}
+    def held(self) -> tuple[subprocess.Popen[str], list[Training]]:
+        """Snakemake, started here, and all trainings, each stopped after it has saved its state."""
+        (self.hooks / "hold").touch()
+        snakemake = self.snakemake("results/emm.csv")
 
-        def all_stopped() -> bool:
+        def all_held() -> list[Training]:
             assert snakemake.poll() is None, self.output[-5000:]
-            for saved in self.folder.glob("results/state/*/n10-r0/state.pt"):
-                if (key := saved.parts[-3]) not in found:
-                    found[key] = Training(self, key)
-                    found[key].signal(signal.SIGSTOP)
-            return len(found) == ARMS
+            states = sorted(self.folder.glob("results/state/*/n10-r0"))
+            found = [Training(self, state.parent.name) for state in states]
+            return found if len(found) == ARMS and all(training.held() for training in found) else []
 
-        wait_until(all_stopped, PATIENCE, "all trainings have saved their state")
-        return [found[key] for key in sorted(found)]
+        return snakemake, wait_until(all_held, PATIENCE, "all trainings have saved their state")
+
+    def release(self) -> None:
+        """Trainings that have not saved their state yet shall not stop; those that have go on when told."""
+        (self.hooks / "hold").unlink()
 
     def trainings(self) -> list[Training]:
         return [Training(self, path.name) for path in sorted((self.folder / "results/runs").iterdir())]
@@ -251,15 +281,15 @@ def limit(minutes: int) -> str:
 def test_lost_trainings_resume(cluster: Cluster, undisturbed: Project, tmp_path: Path) -> None:
     """SIGKILL of a training, scancel, the time limit, too much memory: in each case the retry goes on where it was."""
     project = Project(tmp_path / "project", cluster)
-    snakemake = project.snakemake("results/emm.csv")
-    trainings = project.started(snakemake)
+    snakemake, trainings = project.held()
+    project.release()
     saved = [training.saved() for training in trainings]
     killed, cancelled, late, grown = trainings
 
     killed.signal(signal.SIGKILL)
     cluster.run("scancel", cancelled.jobs()[0].number)
     cluster.run("scontrol", "update", f"JobId={late.jobs()[0].number}", "TimeLimit=1")
-    signals = project.folder / "hooks" / f"grow-{grown.key}"
+    signals = project.hooks / f"grow-{grown.key}"
     signals.touch()
     grown.signal(signal.SIGCONT)
     wait_until(lambda: grown.jobs()[0].over, PATIENCE, "the training that grew has been killed")
@@ -294,8 +324,7 @@ def test_lost_node_restarted_controller_and_killed_snakemake(
 ) -> None:
     """Controller and node fail under Snakemake; then it is killed while its jobs run on, and started again."""
     project = Project(tmp_path / "project", cluster)
-    snakemake = project.snakemake("results/emm.csv")
-    trainings = project.started(snakemake)
+    snakemake, trainings = project.held()
     saved = [training.saved() for training in trainings]
     first = {training.key: training.jobs()[0].number for training in trainings}
 
@@ -312,10 +341,10 @@ def test_lost_node_restarted_controller_and_killed_snakemake(
         cluster.run("scontrol", "update", f"JobId={first[training.key]}", "StartTime=now")  # else in two minutes
     wait_until(lambda: all(training.node() == NODES[1] for training in lost), PATIENCE, "the lost jobs run elsewhere")
     cluster.start_node(NODES[0])
-    for training in lost:
-        before = training.saved()
-        wait_until(lambda training=training, before=before: training.saved() > before, PATIENCE, "it trains again")
-        training.signal(signal.SIGSTOP)
+    for training, images in zip(trainings, saved, strict=True):
+        wait_until(training.held, PATIENCE, "it trains again, and stops")
+        assert (training.saved() > images) == (training in lost)
+    project.release()
 
     snakemake.kill()
     snakemake.wait()

@@ -23,7 +23,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
 
-from emm import state
+from emm import checksums, state
 from emm import train as train_stage
 from emm.optimizer import FlatParameters, Optimizer
 from emm.preconditioning import denoising_loss, to_unit
@@ -515,6 +515,7 @@ def test_lock_is_exclusive_and_ends_with_its_holder(tmp_path):
 
 def test_waiting_for_the_lock_ends_when_it_is_free_or_when_patience_does(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("SLURM_JOB_ID", "17")
+    monkeypatch.setattr(state, "DELETION", 0.3)
     folder, patience, entered = tmp_path / "run", threading.Event(), threading.Event()
     patience.set()
 
@@ -532,8 +533,10 @@ def test_waiting_for_the_lock_ends_when_it_is_free_or_when_patience_does(tmp_pat
         assert not entered.wait(0.2)
         # The holder removes the folder, and with it the file that the other one waits for: a new one must be locked.
         state.clear(folder)
+    ended = time.monotonic()
     waiting.join(10)
     assert entered.is_set()
+    assert time.monotonic() - ended >= state.DELETION  # the holder's Snakemake may delete outputs that long
     assert (folder / "lock").is_file()
     out = capsys.readouterr().out.splitlines()
     assert out == [
@@ -754,6 +757,31 @@ def test_outputs_that_vanish_are_written_again_without_training(undisturbed, tmp
     assert place.snapshots.read_bytes() == undisturbed.snapshots.read_bytes()
     assert place.log.read_bytes() == undisturbed.log.read_bytes()
     assert json.loads(place.record.read_text())["images_per_second"] > 0
+
+
+@pytest.mark.parametrize("others", [1, train_stage.ATTEMPTS])
+def test_outputs_that_vanish_before_the_last_is_written(undisturbed, tmp_path, program, monkeypatch, capsys, others):
+    """A Snakemake that submits this run again deletes them before its job waits for this one."""
+    place = Place(tmp_path, subset_of(), **LONG)
+    shutil.copytree(undisturbed.state, place.state)
+    collect, left = train_stage.collect_snapshots, list(range(others))
+
+    def disturbed(*arguments):
+        collect(*arguments)
+        if left:
+            left.pop()
+            for path in (place.snapshots, place.log, place.record):
+                path.unlink()
+
+    monkeypatch.setattr(train_stage, "collect_snapshots", disturbed)
+    if others == train_stage.ATTEMPTS:  # nobody does that; where somebody does, it ends
+        assert program(place) == 1
+        assert "No such file" in capsys.readouterr().err
+        return
+    assert program(place) == 0
+    assert place.snapshots.read_bytes() == undisturbed.snapshots.read_bytes()
+    assert place.log.read_bytes() == undisturbed.log.read_bytes()
+    checksums.check([place.snapshots, place.log, place.record])
 
 
 def test_sigterm_and_resume(undisturbed, tmp_path, program):

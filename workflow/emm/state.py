@@ -13,6 +13,7 @@ import io
 import os
 import platform
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -22,6 +23,7 @@ import torch
 from emm.files import remove_abandoned, replacing, write_text
 
 STATE = "state.pt"  # a SHA-256, then what torch.save writes
+DELETION = 5.0  # seconds that a job's Snakemake may need to delete the outputs of a training that has failed
 DIGEST = hashlib.sha256().digest_size  # bytes
 
 
@@ -34,7 +36,9 @@ def held(folder: Path, wait: Callable[[], bool] = lambda: False) -> Iterator[Non
     """Hold the exclusive lock of a state folder; the operating system frees it when the process dies.
 
     A Snakemake that is killed leaves its jobs running on a cluster, and the next one submits them again.  So `wait` is
-    called as long as another process holds the lock: it lets a moment pass, and returns whether to look again.
+    called as long as another process holds the lock: it lets a moment pass, and returns whether to look again.  Then
+    some seconds pass before the block begins: if the other job has failed, its Snakemake deletes the run's outputs,
+    and must not find those of the block.
 
     Raises:
         RunLocked: another process holds it, and `wait` gave up.
@@ -48,6 +52,8 @@ def held(folder: Path, wait: Callable[[], bool] = lambda: False) -> Iterator[Non
             print(f"{folder}: {_holder(folder)} trains this run; waiting for its end", flush=True)
             told = True
     with file:
+        if told:
+            time.sleep(DELETION)
         yield
 
 

@@ -35,6 +35,7 @@ from emm.training import (
 
 POLL = 1.0  # seconds between two looks at a lock that another job holds
 GO, WAIT = 0, 1  # what the first of several processes tells the others
+ATTEMPTS = 3  # to write the outputs, where others remove them meanwhile
 EXIT_INTERRUPTED = 143  # 128 + SIGTERM: what a scheduler expects of a process that ended because it was told to
 
 
@@ -119,25 +120,20 @@ def _locked(folder: Path, processes: Processes, stop: threading.Event) -> Iterat
 
 def finish(args: argparse.Namespace, run: Run, trainer: Trainer, course: dict[str, Any]) -> None:
     """Write the outputs of a finished training.  `course`: how the computation went."""
-    write_csv(args.log, LOG_COLUMNS, trainer.rows)
-    settings = record_settings(args.record.parent, args.settings)
     forward = operations.forward(trainer.denoiser.network, trainer.subset.images.shape[1:])
-    write_json(
-        args.record,
-        {
-            "n": args.n,
-            "replicate": args.replicate,
-            "seed": trainer.seed,
-            "inputs": checksums.of(args.subset),
-            "images_trained": trainer.budget.images,
-            # The gradients cost twice the forward pass.
-            "flops": 3 * forward * trainer.budget.images,
-            "parameters": trainer.parameters.values.numel(),
-            "processes": trainer.processes.size,
-            "device": describe(trainer.device),
-            **course,
-        },
-    )
+    record = {
+        "n": args.n,
+        "replicate": args.replicate,
+        "seed": trainer.seed,
+        "inputs": checksums.of(args.subset),
+        "images_trained": trainer.budget.images,
+        # The gradients cost twice the forward pass.
+        "flops": 3 * forward * trainer.budget.images,
+        "parameters": trainer.parameters.values.numel(),
+        "processes": trainer.processes.size,
+        "device": describe(trainer.device),
+        **course,
+    }
     description = {
         "key": args.key,
         "shares": run.training.snapshots,
@@ -146,8 +142,19 @@ def finish(args: argparse.Namespace, run: Run, trainer: Trainer, course: dict[st
     }
     if not intact(args.state, trainer.kept):
         raise TrainingError(f"{args.state}: a snapshot is damaged; the same command trains this run again")
-    collect_snapshots(args.state, args.snapshots, description)
-    checksums.record(args.snapshots, args.log, args.record, settings)
+    settings = record_settings(args.record.parent, args.settings)
+    for attempt in range(ATTEMPTS):
+        write_csv(args.log, LOG_COLUMNS, trainer.rows)
+        write_json(args.record, record)
+        collect_snapshots(args.state, args.snapshots, description)
+        try:
+            checksums.record(args.snapshots, args.log, args.record, settings)
+        except FileNotFoundError:
+            # Another Snakemake has submitted this run again and, before its job waited for this one, removed outputs.
+            if attempt == ATTEMPTS - 1:
+                raise
+        else:
+            return
 
 
 def _identity(args: argparse.Namespace) -> str:
