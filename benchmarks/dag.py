@@ -41,6 +41,7 @@ DECAY = 1e-6  # weight decay of the first arm; the others have multiples of it
 
 # Makes the outputs of `python -m emm.MODULE OPTIONS` without doing its work.
 STAGE = """#!/bin/sh
+[ "$2" = emm.warm ] && shift
 module=$2
 shift 2
 n=

@@ -2,8 +2,9 @@
 
 The project's tracked files are copied to a new folder and `snakemake` makes everything there.  A small script stands
 before Python on the PATH and notes wall time and module of every job.  A job's start-up is the time that its module
-takes to print its help, measured afterwards; the rest is its work.  Shares are of cores times wall time, so that what
-no job used (Snakemake's own work included) is seen too.
+takes to print its help, measured afterwards; the rest is its work.  Modules that `emm.warm` starts are started so here
+too, and as many of its jobs as there are cores wait for it to load torch.  Shares are of cores times wall time, so that
+what no job used (Snakemake's own work included) is seen too.
 
 The plain baseline does the same runs one after the other in one process, without Snakemake and files: plain training,
 sampling of each snapshot, and `torch.cdist`.  One run is made and its time multiplied by the number of runs, which
@@ -12,6 +13,7 @@ the cores as well.
 """
 
 import argparse
+import os
 import statistics
 import subprocess
 import sys
@@ -25,7 +27,7 @@ import torch
 
 from benchmarks import plain, project
 from benchmarks.record import Row, make
-from emm import subset
+from emm import subset, warm
 from emm.configuration import load, read
 from emm.device import select
 from emm.files import cores
@@ -48,6 +50,7 @@ def measure(args: argparse.Namespace) -> Iterator[Row]:
     overlays = [path.resolve() for path in args.overlay]
     device = select(args.device, 1)
     settings = read(load(overlays, project.ROOT))
+    os.environ[warm.VARIABLE] = warm.fresh_name()
     with tempfile.TemporaryDirectory() as name:
         folder, programs, log = Path(name, "project"), Path(name, "programs"), Path(name, "jobs")
         project.copy(folder)
@@ -55,6 +58,7 @@ def measure(args: argparse.Namespace) -> Iterator[Row]:
         arguments = ["--cores", args.cores, *(["--configfile", *overlays] if overlays else [])]
         arguments += ["--config", f"execution={{device: {device.type}}}"]
         done = project.snakemake(folder, programs, log, arguments)
+        loading = start_up("train", folder, 1)  # starts the process that the next ones are copies of
         starts = {module: start_up(module, folder) for module in {job.module for job in done.jobs}}
     runs = sum(job.module == "score" for job in done.jobs)
     if not runs:
@@ -65,16 +69,17 @@ def measure(args: argparse.Namespace) -> Iterator[Row]:
         "end_to_end", "whole", "s", done.seconds, baseline, _single(baseline, done.seconds), details, device.type
     )
     capacity = args.cores * done.seconds
-    for part, seconds in split(done, starts, capacity).items():
+    for part, seconds in split(done, starts, args.cores * (loading - starts["train"]), capacity).items():
         share = {**details, "share": f"{100 * seconds / capacity:.1f} %"}
         yield make("end_to_end", part, "core seconds", seconds, details=share, device=device.type)
 
 
-def split(done: project.Execution, starts: Mapping[str, float], capacity: float) -> dict[str, float]:
+def split(done: project.Execution, starts: Mapping[str, float], loading: float, capacity: float) -> dict[str, float]:
     """Core seconds of each part: work of the jobs, start-up of all jobs, Snakemake's processor time, the rest.
 
     Args:
         starts: seconds to start each module.
+        loading: core seconds in which the first trainings wait for a process that has torch loaded.
         capacity: cores times wall seconds.
     """
     counts = Counter(job.module for job in done.jobs)
@@ -82,18 +87,20 @@ def split(done: project.Execution, starts: Mapping[str, float], capacity: float)
     for module, count in counts.items():
         part = PARTS.get(module, "subsets, tables, figures, report")
         parts[part] += sum(job.seconds for job in done.jobs if job.module == module) - count * starts[module]
-    parts["process start-up"] = sum(count * starts[module] for module, count in counts.items())
+    parts["training"] -= loading
+    parts["process start-up"] = loading + sum(count * starts[module] for module, count in counts.items())
     parts["Snakemake's own processor time"] = done.processor_seconds
     parts["idle and waiting"] = capacity - sum(parts.values())
     return parts
 
 
-def start_up(module: str, folder: Path) -> float:
+def start_up(module: str, folder: Path, starts: int = STARTS) -> float:
     """Median seconds of a job of a module that is only asked for its help: imports, and the end of the process."""
     taken = []
-    for _ in range(STARTS):
+    for _ in range(starts):
         begun = time.perf_counter()
-        help_only = [sys.executable, "-m", f"emm.{module}", "--help"]
+        launcher = ["-m", "emm.warm"] if f"emm.{module}" in warm.PRELOADED else ["-m"]
+        help_only = [sys.executable, *launcher, f"emm.{module}", "--help"]
         subprocess.run(help_only, cwd=folder, check=True, stdout=subprocess.DEVNULL)
         taken.append(time.perf_counter() - begun)
     return statistics.median(taken)

@@ -17,7 +17,7 @@ STOPWATCH = """#!/bin/sh
 begun=$(date +%s.%N)
 {python} "$@"
 status=$?
-for module in "$@"; do case $module in emm.*) break ;; esac; done
+for module in "$@"; do case $module in emm.warm) ;; emm.*) break ;; esac; done
 echo "$module $begun $(date +%s.%N)" >> {log}
 exit $status
 """

@@ -325,9 +325,9 @@ def test_parts_of_the_default_study_add_up():
         project.Job("tables", 3.0),
     ]
     done = project.Execution(30.0, 4.0, jobs, "")
-    parts = end_to_end.split(done, {"train": 2.0, "score": 1.0, "tables": 0.5}, 60.0)
-    assert parts["training"] == 20.0 and parts["scoring"] == 4.0 and parts["sampling"] == 0.0
-    assert parts["process start-up"] == 5.5 and parts["subsets, tables, figures, report"] == 2.5
+    parts = end_to_end.split(done, {"train": 2.0, "score": 1.0, "tables": 0.5}, 3.0, 60.0)
+    assert parts["training"] == 17.0 and parts["scoring"] == 4.0 and parts["sampling"] == 0.0
+    assert parts["process start-up"] == 8.5 and parts["subsets, tables, figures, report"] == 2.5
     assert sum(parts.values()) == pytest.approx(60.0)
 
 

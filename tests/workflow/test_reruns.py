@@ -22,7 +22,7 @@ def without_provenance(path):
     return {
         name: value
         for name, value in record.items()
-        if name not in ("seconds", "finished", "commit", "versions", "hardware")
+        if name not in ("seconds", "peak_memory_mb", "finished", "commit", "versions", "hardware")
     }
 
 

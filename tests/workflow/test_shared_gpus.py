@@ -21,10 +21,11 @@ from project import Project, fresh
 # What `python` is on the made-up machine.  A stage notes the devices that it sees when it begins and ends, and finds
 # its "cuda" on the CPU.  A training begins only when a second one does, so that they surely run at the same time.
 PYTHON = """#!/bin/sh
-case "$2" in emm.train|emm.sample|emm.score) ;; *) exec {python} "$@" ;; esac
-echo "begin $2 $CUDA_VISIBLE_DEVICES" >> {log}
-while [ "$2" = emm.train ] && [ "$(grep -c 'begin emm.train' {log})" -lt 2 ]; do sleep 0.1; done
 module=$2
+[ "$module" != emm.warm ] || module=$3
+case "$module" in emm.train|emm.sample|emm.score) ;; *) exec {python} "$@" ;; esac
+echo "begin $module $CUDA_VISIBLE_DEVICES" >> {log}
+while [ "$module" = emm.train ] && [ "$(grep -c 'begin emm.train' {log})" -lt 2 ]; do sleep 0.1; done
 for word in "$@"; do
     [ "$word" != cuda ] || word=cpu
     set -- "$@" "$word"
@@ -131,7 +132,7 @@ def test_on_a_cpu_nothing_is_claimed(finished):
 def test_as_many_jobs_as_slots_unless_the_user_says_otherwise(empty):
     empty.change("execution", {"gpus": [0, 1], "jobs_per_gpu": 3})
     plan = empty.plan("labels")
-    assert plan.output.count("emm.slots --devices 0,1 --jobs-per-gpu 3 --count 1 -- python -m emm.train") == 2
+    assert plan.output.count("emm.slots --devices 0,1 --jobs-per-gpu 3 --count 1 -- python -m emm.warm emm.train") == 2
     assert plan.output.count("--device cuda") == 4  # of training and sampling: no job falls back to the CPU
     for arguments, limit in (((), 6), (("--resources", "gpu_slots=2"), 2)):
         output = empty.snakemake("labels", "--touch", *arguments, check=False).stdout
@@ -143,9 +144,9 @@ def test_a_training_of_several_gpus_claims_them_at_once(empty):
     empty.change("execution.gpus", 4)
     empty.change(["studies", "labels", "arms", "random", "training.gpus"], 2)
     output = empty.snakemake("labels", "--dry-run", "--printshellcmds").stdout
-    assert output.count("--count 1 -- python -m emm.train ") == 1
+    assert output.count("--count 1 -- python -m emm.warm emm.train ") == 1
     assert len(re.findall("--count 2 -- python -m torch.distributed.run .*emm.train ", output)) == 1
-    assert output.count("--count 1 -- python -m emm.sample ") == 2
+    assert output.count("--count 1 -- python -m emm.warm emm.sample ") == 2
 
 
 def test_more_gpus_than_there_are_is_told_before_anything_starts(empty):

@@ -6,7 +6,9 @@ import fcntl
 import json
 import os
 import platform
+import resource
 import subprocess
+import sys
 import tempfile
 import time
 import zipfile
@@ -119,10 +121,12 @@ PACKAGES = ("emm", "numpy", "torch", "scipy", "pillow", "scikit-learn", "safeten
 
 
 def provenance(key: str, started: float) -> dict[str, Any]:
-    """What made a result: settings key, seconds since `started` (time.monotonic()), versions, commit, hardware."""
+    """What made a result and what it took: settings key, seconds since `started` (time.monotonic()), the most memory
+    that this process has had, versions, commit, hardware."""
     return {
         "key": key,
         "seconds": round(time.monotonic() - started, 3),
+        "peak_memory_mb": round(_peak_memory() / 1e6),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "commit": _commit(),
         "versions": {"python": platform.python_version()}
@@ -130,6 +134,12 @@ def provenance(key: str, started: float) -> dict[str, Any]:
         "platform": platform.platform(),
         "hardware": hardware(),
     }
+
+
+def _peak_memory() -> int:
+    """Bytes."""
+    unit = 1 if sys.platform == "darwin" else 1024  # elsewhere kilobytes
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def hardware() -> str:

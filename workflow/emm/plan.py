@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from emm import files, gpus
+from emm import files, gpus, warm
 from emm.configuration import read
 from emm.dag import Dag, index
 from emm.keys import key
@@ -216,7 +216,10 @@ def calibrate(run: Run, device: str, threads: int, jobs: int, claim: Sequence[st
 
 
 def measure(run: Run, device_name: str, threads: int, started: float) -> dict[str, float]:
-    """Rates of one process: seconds since `started`, operations a second of training steps and of sampling."""
+    """Rates of one process: seconds of a job's start, operations a second of training steps and of sampling.
+
+    `started`: when this process was.
+    """
     import torch
 
     from emm import datasets, operations, subset
@@ -224,6 +227,8 @@ def measure(run: Run, device_name: str, threads: int, started: float) -> dict[st
     from emm.sampling import draws, generate, noise_levels
     from emm.training import Trainer, build
 
+    if warm.fresh_name() != warm.OFF:  # jobs start with all this loaded
+        started = time.time()
     device = select(device_name, threads)
     multiple, available = subset.usable(datasets.describe(run.data), run.data)
     drawn = subset.draw(run, min(max(run.search.start // multiple, 1) * multiple, available), 0)

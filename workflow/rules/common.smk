@@ -12,6 +12,7 @@ from emm import configuration as emm_configuration
 from emm import dag as emm_dag
 from emm import gpus as emm_gpus
 from emm import keys as emm_keys
+from emm import warm as emm_warm
 from emm.allocator import ENVIRONMENT as ALLOCATOR
 from emm.datasets import DataError
 from emm.limits import Limits
@@ -52,6 +53,8 @@ os.environ.update(PYTHONPATH=os.pathsep.join(filter(None, [PACKAGE, os.getenv("P
 # Every job starts a Python: 2 s with compiled modules, 6 s where a machine forbids to keep them.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 os.environ.update({name: os.getenv(name, value) for name, value in ALLOCATOR.items()})
+# Stages start as copies of one process of this workflow.  A job that a cluster has started has one or two: not worth it.
+os.environ[emm_warm.VARIABLE] = emm_warm.OFF if workflow.remote_exec else emm_warm.fresh_name()
 
 # So that no more jobs start than find a slot, and the others' cores stay free; `--resources gpu_slots=N` overrides it.
 if GPUS and "gpu_slots" not in workflow.global_resources:
@@ -100,9 +103,10 @@ def devices(wildcards):
 
 
 def launcher(processes):
-    """What starts a module: Python itself, or torchrun with one process a device."""
+    """What starts a stage: a process that has torch loaded, or torchrun with one process a device."""
     # The last -- because torchrun would take --n for one of its own options.
-    return f"-m torch.distributed.run --standalone --nproc-per-node {processes} -m --" if processes > 1 else "-m"
+    several = f"-m torch.distributed.run --standalone --nproc-per-node {processes} -m --"
+    return several if processes > 1 else "-m emm.warm"
 
 
 def shared_gpus():

@@ -7,8 +7,6 @@ rule train:
         record=run_path("train", "training.json"),
     log:
         "logs/train/{key}/n{n}-r{r}.log",
-    benchmark:
-        "logs/train/{key}/n{n}-r{r}.tsv"
     conda:
         "../../envs/gpu.yaml"
     threads: lambda wildcards: SETTINGS.execution.threads * devices(wildcards)

@@ -1,0 +1,225 @@
+"""Stages as copies of a process that has torch loaded: the same outputs, statuses, signals and ends as without."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from emm import warm
+from stages import Pipeline
+
+pytestmark = pytest.mark.skipif(warm.fresh_name() == warm.OFF, reason="needs Linux")
+
+# A module that the server copies itself for, and that tells what it finds.
+PROBE = """
+import os, signal, sys, time
+
+def main():
+    print(os.getpid(), os.getcwd(), os.environ.get("PROBED"), *sys.argv[1:])
+    what = sys.argv[1]
+    if what == "read":
+        print(sys.stdin.read())
+    elif what == "exit":
+        sys.exit(int(sys.argv[2]))
+    elif what == "tell":
+        sys.exit("told why")
+    elif what == "raise":
+        raise ZeroDivisionError("of the probe")
+    elif what == "kill":
+        sys.stdout.flush()
+        os.kill(os.getpid(), int(sys.argv[2]))
+    elif what == "wait":
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+        sys.stdout.flush()
+        time.sleep(60)
+"""
+WARM = "import sys; from emm import warm; warm.PRELOADED += ('probe',); sys.argv[0] = 'warm'; warm.main()"
+
+
+@dataclass
+class Workflow:
+    """A process that stands for Snakemake, and processes that it could start."""
+
+    folder: Path
+    process: "subprocess.Popen[bytes]"
+
+    @property
+    def name(self) -> str:
+        return f"{self.process.pid}-{self.folder.name}"
+
+    def start(self, *arguments: str, code: str = "", **environment: str) -> "subprocess.Popen[str]":
+        program = ["-c", code] if code else ["-m", "emm.warm"]
+        paths = os.pathsep.join([str(self.folder), *sys.path])
+        given = {**os.environ, "PYTHONPATH": paths, warm.VARIABLE: self.name, **environment}
+        return subprocess.Popen(
+            [sys.executable, *program, *arguments], cwd=self.folder, env=given, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+
+    def probe(self, *arguments: str, **environment: str) -> "subprocess.Popen[str]":
+        return self.start("probe", *arguments, code=WARM, **environment)
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+@pytest.fixture
+def workflow(tmp_path: Path) -> Iterator[Workflow]:
+    (tmp_path / "probe.py").write_text(PROBE)
+    sleeping = Workflow(tmp_path, subprocess.Popen(["sleep", "600"]))
+    yield sleeping
+    sleeping.end()
+
+
+def parent(process: int) -> int:
+    return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def lives(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def first_line(started: "subprocess.Popen[str]") -> tuple[int, list[str]]:
+    """The process that computes, and what else it tells."""
+    assert started.stdout is not None
+    process, *rest = started.stdout.readline().split()
+    return int(process), rest
+
+
+def test_a_copy_has_the_place_of_the_process_that_asks(workflow):
+    started = workflow.probe("read", "a b", "", PROBED="yes")
+    out, errors = started.communicate("words", timeout=60)
+    assert (started.returncode, errors) == (0, "")
+    process, rest = out.split("\n", 1)[0].split()[0], out.split(" ", 1)[1]
+    assert int(process) != started.pid
+    assert rest == f"{workflow.folder} yes read a b \nwords\n"
+
+
+def test_all_stages_are_copies_of_one_process_that_ends_with_the_workflow(workflow):
+    started = [workflow.probe("wait") for _ in range(5)]
+    copies = [first_line(one)[0] for one in started]
+    (server,) = {parent(parent(copy)) for copy in copies}
+    assert len(os.listdir(f"/proc/{server}/task")) == 1  # a copy of a process has one thread, and lacks all others
+    assert workflow.probe("exit", "0").wait(30) == 0
+    workflow.end()
+    wait_until(lambda: not lives(server))
+    assert all(lives(copy) for copy in copies)
+    for one in started:
+        one.terminate()
+    assert [one.wait(30) for one in started] == [143] * 5
+    wait_until(lambda: not any(lives(copy) for copy in copies))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "errors"),
+    [
+        (["exit", "0"], 0, ""),
+        (["exit", "3"], 3, ""),
+        (["tell"], 1, "told why\n"),
+        (["raise"], 1, "ZeroDivisionError: of the probe\n"),
+        (["kill", str(int(signal.SIGKILL))], 128 + 9, ""),
+        (["kill", str(int(signal.SIGTERM))], 128 + 15, ""),
+    ],
+)
+def test_statuses(workflow, arguments, status, errors):
+    started = workflow.probe(*arguments)
+    out, told = started.communicate(timeout=60)
+    assert started.returncode == status
+    assert out.split()[2:] == ["None", *arguments]
+    assert told.endswith(errors)
+    assert bool(told) == bool(errors)
+
+
+def test_a_copy_dies_with_the_process_that_waits_for_it_and_with_the_one_between(workflow):
+    started = workflow.probe("wait")
+    copy, _ = first_line(started)
+    started.kill()
+    wait_until(lambda: not lives(copy))
+    started = workflow.probe("wait")
+    copy, _ = first_line(started)
+    os.kill(parent(copy), signal.SIGKILL)
+    _, errors = started.communicate(timeout=30)
+    assert (started.returncode, errors) == (
+        1, "error: probe: was killed, with the process that watches it; the same command resumes\n",
+    )  # fmt: skip
+    wait_until(lambda: not lives(copy))
+
+
+def test_a_server_that_was_killed_is_started_again(workflow):
+    started = workflow.probe("wait")
+    copy, _ = first_line(started)
+    server = parent(parent(copy))
+    os.kill(server, signal.SIGKILL)
+    wait_until(lambda: not lives(server))
+    again = workflow.probe("wait")
+    other, _ = first_line(again)
+    assert parent(parent(other)) != server
+    for one in (started, again):
+        one.terminate()
+        assert one.wait(30) == 143
+
+
+@pytest.mark.parametrize("why", ["no name", "off", "another module", "no workflow", "a request too long"])
+def test_without_a_server_the_process_runs_the_stage_itself(workflow, why):
+    changes = {}
+    if why == "no name":
+        changes = {warm.VARIABLE: ""}
+    elif why == "off":
+        changes = {warm.VARIABLE: warm.OFF}
+    elif why == "no workflow":
+        workflow.end()
+    elif why == "a request too long":
+        changes = {f"LONG{i}": "x" * (warm.LARGEST // 2) for i in range(2)}  # a single one must be shorter than that
+    code = WARM.replace("+= ('probe',)", "+= ()") if why == "another module" else WARM
+    with_main = (workflow.folder / "probe.py").read_text() + "\nif __name__ == '__main__':\n    main()\n"
+    (workflow.folder / "probe.py").write_text(with_main)
+    started = workflow.start("probe", "exit", "4", code=code + "\n", PROBED="yes", **changes)
+    process, rest = first_line(started)
+    assert process == started.pid
+    assert rest == [str(workflow.folder), "yes", "exit", "4"]
+    assert started.wait(30) == 4
+
+
+def test_nobody_else_is_served(monkeypatch):
+    own, other = warm.socket.socketpair(warm.socket.AF_UNIX, warm.socket.SOCK_SEQPACKET)
+    with own, other:
+        warm.socket.send_fds(
+            other, [b'{"module": "probe", "options": [], "folder": "/", "environment": {}}'], [0, 1, 2]
+        )
+        monkeypatch.setattr(warm.os, "geteuid", lambda: 12345)
+        assert warm._receive(own) is None
+        monkeypatch.undo()
+        request = warm._receive(own)
+    assert request is not None
+    assert (request.module, request.folder) == ("probe", "/")
+    for descriptor in request.descriptors:
+        os.close(descriptor)
+
+
+def test_a_copy_computes_the_same_bits(workflow):
+    cold, copied = Pipeline(workflow.folder / "cold"), Pipeline(workflow.folder / "copied")
+    for pipeline in (cold, copied):
+        assert pipeline.call("subset") == 0
+    for stage in ("train", "sample"):
+        assert cold.call(stage) == 0
+        started = workflow.start(*copied.arguments(stage))
+        _, errors = started.communicate(timeout=120)
+        assert (started.returncode, errors) == (0, "")
+        assert copied.file(stage).read_bytes() == cold.file(stage).read_bytes()
