@@ -8,6 +8,7 @@ or from a throughput that the user gives.  ``emm plan`` and the rule ``plan`` pr
 import argparse
 import json
 import math
+import os
 import subprocess
 import sys
 import time
@@ -15,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from emm import files, gpus, warm
+from emm import allocator, files, gpus, warm
 from emm.configuration import read
 from emm.dag import Dag, index
 from emm.keys import key
@@ -27,8 +28,8 @@ from emm.tables import aligned
 OFF = 0.5  # octaves from search.start to the EMM that the plan assumes
 CALIBRATION = 10.0  # seconds
 START = 3.0  # seconds of a job's start where it is not measured
-PER_RUN = 4.0  # seconds of a run beside Python's start and the network: Snakemake, files, evaluation, scoring
-PER_WORKFLOW = 20.0  # seconds of Snakemake's start, tables, figures and report
+PER_RUN = 2.0  # seconds of a run beside Python's start and the network: Snakemake, files, evaluation, scoring
+PER_WORKFLOW = 10.0  # seconds of Snakemake's start, tables, figures and report
 
 
 @dataclass(frozen=True)
@@ -200,10 +201,9 @@ def calibrate(run: Run, device: str, threads: int, jobs: int, claim: Sequence[st
     `claim` are the words before a command that give it a GPU of its own (`gpus.claim`).
     """
     options = ["--calibrate", run.model_dump_json(), "--device", device, "--threads", str(threads)]
-    started = [
-        subprocess.Popen([*claim, sys.executable, "-m", "emm.plan", *options], stdout=subprocess.PIPE, text=True)
-        for _ in range(jobs)
-    ]
+    command_line = [*claim, sys.executable, "-m", "emm.plan", *options]
+    environment = allocator.ENVIRONMENT | os.environ | {"OMP_NUM_THREADS": str(threads)}  # as a workflow's jobs have it
+    started = [subprocess.Popen(command_line, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(jobs)]
     outputs = [process.communicate()[0] for process in started]
     if any(process.returncode for process in started):
         raise SettingsError("plan: the calibration failed; give --throughput GFLOP/s instead")
