@@ -141,7 +141,7 @@ class Project:
         """What Snakemake would do, read from the shell commands that it would run."""
         output = self.snakemake(*arguments, "--dry-run", "--printshellcmds", "--quiet", "host").stdout
         jobs: dict[str, list[str]] = {}
-        for module, rest in re.findall(r"python -m emm\.(?!slots )(\w+) (.*)", output):
+        for module, rest in re.findall(r"python -m (?:emm\.warm )?emm\.(?!slots |warm )(\w+) (.*)", output):
             rule = MODULES.get(str(module), str(module))
             found = (
                 re.search(r"--(?:output|record|score) results/\w+/(\w+/n\d+/r\d+)/", rest)

@@ -1,16 +1,19 @@
 """What an edit, a deleted file, a failure or a kill makes Snakemake do again: no more, and no less, than needed."""
 
+import contextlib
 import json
 import os
 import shutil
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from emm import warm
 from project import JOINED
 
 LONG = "5120 images"  # some seconds of training
@@ -24,6 +27,15 @@ def without_provenance(path):
         for name, value in record.items()
         if name not in ("seconds", "peak_memory_mb", "finished", "commit", "versions", "hardware")
     }
+
+
+def warmed(workflow: int) -> list[str]:
+    """Processes of a workflow that are no children of its jobs: the one that has torch loaded, and its copies."""
+    lines = []
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            lines.append(entry.read_text())
+    return [line for line in lines if f"\0emm.warm\0--serve\0{workflow}-" in line]
 
 
 # ---- edits of the configuration, asked by dry runs
@@ -266,8 +278,12 @@ def test_killed_in_the_middle(project, faulty):
             assert process.poll() is None, "Snakemake ended before a training state was saved"
             assert time.monotonic() < deadline
             time.sleep(0.02)
+        assert warm.fresh_name() == warm.OFF or len(warmed(process.pid)) == 3  # the server, and the training's two
         os.killpg(process.pid, signal.SIGKILL)  # Snakemake and its jobs at once, as when a node is lost
         process.wait()
+        while warmed(process.pid):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
     assert not training.exists()
 
     locked = project.snakemake(target, check=False)
