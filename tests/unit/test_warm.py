@@ -197,6 +197,15 @@ def test_without_a_server_the_process_runs_the_stage_itself(workflow, why):
     assert started.wait(30) == 4
 
 
+@pytest.mark.parametrize("arguments", [[], ["emm.nothing"], ["nothing.train", "--n", "3"]])
+def test_what_is_no_module_is_told_in_a_line(workflow, arguments):
+    started = workflow.start(*arguments)
+    _, errors = started.communicate(timeout=30)
+    name = arguments[0] if arguments else ""
+    assert started.returncode == 1
+    assert errors == f"error: {name!r} is no module; expected: python -m emm.warm emm.train OPTIONS\n"
+
+
 def test_nobody_else_is_served(monkeypatch):
     own, other = warm.socket.socketpair(warm.socket.AF_UNIX, warm.socket.SOCK_SEQPACKET)
     with own, other:

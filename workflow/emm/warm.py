@@ -16,6 +16,7 @@ import contextlib
 import ctypes
 import gc
 import importlib
+import importlib.util
 import json
 import os
 import runpy
@@ -48,11 +49,17 @@ def fresh_name() -> str:
 
 
 def main() -> None:
-    if sys.argv[1] == "--serve":
+    if sys.argv[1:2] == ["--serve"]:
         if (request := serve(sys.argv[2])) is not None:
             become(request)
         os._exit(0)  # at once: taking Python apart, with all that torch has brought, takes half a second
-    module, *options = sys.argv[1:]
+    module, *options = sys.argv[1:] or [""]
+    try:
+        found = importlib.util.find_spec(module)
+    except (ImportError, ValueError):  # its package is unknown, or there is no name
+        found = None
+    if found is None:
+        sys.exit(f"error: {module!r} is no module; expected: python -m emm.warm emm.train OPTIONS")
     status = ask(os.environ.get(VARIABLE, ""), module, options)
     if status is None:
         sys.argv = [module, *options]
