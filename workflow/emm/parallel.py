@@ -5,16 +5,16 @@ are one tensor, are averaged in one operation.  The result is that of one proces
 masks each process draws for its own images).
 """
 
-import ctypes
 import os
 import signal
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from emm.stage import end_with_parent
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,6 @@ class Processes:
 
 
 ALONE = Processes()
-PR_SET_PDEATHSIG = 1  # of prctl(2)
 
 
 @contextmanager
@@ -64,8 +63,7 @@ def joined() -> Iterator[Processes]:
     if size == 1:
         yield ALONE
         return
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    end_with_parent(signal.SIGTERM)
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     torch.distributed.init_process_group(backend)
     try:

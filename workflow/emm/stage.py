@@ -1,8 +1,10 @@
 """What the command lines of all stages share: arguments, one-line errors, the device."""
 
 import argparse
+import ctypes
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +14,7 @@ from emm.files import write_text
 from emm.settings import Run, SettingsError, read_run
 
 SETTINGS = "settings.yaml"  # beside every output
+PR_SET_PDEATHSIG = 1  # of prctl(2)
 
 
 class StageError(RuntimeError):
@@ -88,3 +91,9 @@ def program(main: Callable[[], None]) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)
+
+
+def end_with_parent(number: signal.Signals) -> None:
+    """Let this process get a signal when the one that has started it dies; on Linux, elsewhere nothing happens."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)

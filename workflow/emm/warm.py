@@ -13,7 +13,6 @@ Nothing heavy is imported here: that is what this module is for.
 """
 
 import contextlib
-import ctypes
 import gc
 import importlib
 import importlib.util
@@ -37,7 +36,6 @@ FORWARDED = (signal.SIGTERM, signal.SIGINT)
 STARTED = b"+"  # the first answer: the stage is taken over
 LARGEST = 2**17  # bytes of a request: what every system takes in one message
 PATIENCE = 10.0  # seconds for a server to be reached, or for a request to arrive
-PR_SET_PDEATHSIG = 1  # of prctl(2)
 
 
 def fresh_name() -> str:
@@ -180,6 +178,8 @@ def supervise(client: socket.socket) -> Request | None:
     The supervisor is a process of its own, so that the server has nothing to remember, and may end before a copy does.
     It returns None when the copy has ended, or could not be made.
     """
+    from emm.stage import end_with_parent
+
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     with client:
         if (request := _receive(client)) is None:
@@ -187,7 +187,7 @@ def supervise(client: socket.socket) -> Request | None:
         client.send(STARTED)  # before there is a copy: from here on the process will not run the stage itself
         supervisor = os.getpid()
         if (copy := os.fork()) == 0:
-            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+            end_with_parent(signal.SIGKILL)
             return request if os.getppid() == supervisor else None  # else it died before that call
         for number in FORWARDED:  # where all processes get them at once; the copy ends as it should, and is waited for
             signal.signal(number, signal.SIG_IGN)
