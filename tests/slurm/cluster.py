@@ -12,11 +12,10 @@ import signal
 import socket
 import subprocess
 import tempfile
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+
+from processes import status, wait_until
 
 PROGRAMS = ("munged", "munge", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scancel", "scontrol", "sinfo")
 PACKAGES = ("munge", "slurmctld", "slurmd", "slurm-client")  # of Debian and Ubuntu
@@ -70,9 +69,6 @@ NODE = (
 GPUS = "".join(f"NodeName={{name}} Name=gpu File=/dev/{device}\n" for device in ("null", "zero", "full", "random"))
 
 
-T = TypeVar("T")
-
-
 class Unavailable(RuntimeError):
     """SLURM cannot be had on this machine; the message says why."""
 
@@ -110,16 +106,6 @@ def free_ports(count: int) -> list[int]:
         return [one.getsockname()[1] for one in found]
 
 
-def wait_until(condition: Callable[[], T], seconds: float, what: str) -> T:
-    """The first true value of `condition`, asked again and again.  Raises TimeoutError after `seconds`."""
-    end = time.monotonic() + seconds
-    while not (value := condition()):
-        if time.monotonic() > end:
-            raise TimeoutError(f"after {seconds:g} s still not: {what}")
-        time.sleep(0.2)
-    return value
-
-
 @dataclass(frozen=True)
 class Job:
     """A job as squeue knows it: waiting, running or ended less than an hour ago."""
@@ -149,10 +135,7 @@ class Process:
 
     def stopped(self) -> bool:
         """Whether SIGSTOP holds it."""
-        try:
-            return Path(f"/proc/{self.number}/stat").read_text().rpartition(")")[2].split()[0] == "T"
-        except FileNotFoundError:  # has ended
-            return False
+        return status(self.number) == "T"
 
 
 @dataclass

@@ -21,10 +21,11 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from cluster import NODES, PARTITION, Cluster, Job, Unavailable, install, wait_until
+from cluster import NODES, PARTITION, Cluster, Job, Unavailable, install
 
 from emm import state
 from emm.plan import START
+from processes import wait_until
 
 pytestmark = [pytest.mark.slurm, pytest.mark.xdist_group("slurm")]  # one process, one cluster
 

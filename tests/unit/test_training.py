@@ -759,29 +759,41 @@ def test_outputs_that_vanish_are_written_again_without_training(undisturbed, tmp
     assert json.loads(place.record.read_text())["images_per_second"] > 0
 
 
-@pytest.mark.parametrize("others", [1, train_stage.ATTEMPTS])
-def test_outputs_that_vanish_before_the_last_is_written(undisturbed, tmp_path, program, monkeypatch, capsys, others):
+@pytest.fixture
+def vanishing(undisturbed, tmp_path, monkeypatch):
+    """A trained run whose outputs are removed so many times before the last of them is written."""
+
+    def prepare(times: int) -> Place:
+        place = Place(tmp_path, subset_of(), **LONG)
+        shutil.copytree(undisturbed.state, place.state)
+        collect, left = train_stage.collect_snapshots, list(range(times))
+
+        def disturbed(*arguments):
+            collect(*arguments)
+            if left:
+                left.pop()
+                for path in (place.snapshots, place.log, place.record):
+                    path.unlink()
+
+        monkeypatch.setattr(train_stage, "collect_snapshots", disturbed)
+        return place
+
+    return prepare
+
+
+def test_outputs_that_vanish_before_the_last_is_written(undisturbed, program, vanishing):
     """A Snakemake that submits this run again deletes them before its job waits for this one."""
-    place = Place(tmp_path, subset_of(), **LONG)
-    shutil.copytree(undisturbed.state, place.state)
-    collect, left = train_stage.collect_snapshots, list(range(others))
-
-    def disturbed(*arguments):
-        collect(*arguments)
-        if left:
-            left.pop()
-            for path in (place.snapshots, place.log, place.record):
-                path.unlink()
-
-    monkeypatch.setattr(train_stage, "collect_snapshots", disturbed)
-    if others == train_stage.ATTEMPTS:  # nobody does that; where somebody does, it ends
-        assert program(place) == 1
-        assert "No such file" in capsys.readouterr().err
-        return
+    place = vanishing(1)
     assert program(place) == 0
     assert place.snapshots.read_bytes() == undisturbed.snapshots.read_bytes()
     assert place.log.read_bytes() == undisturbed.log.read_bytes()
     checksums.check([place.snapshots, place.log, place.record])
+
+
+def test_outputs_that_vanish_again_and_again(program, vanishing, capsys):
+    """Nobody does that; where somebody does, it ends."""
+    assert program(vanishing(train_stage.ATTEMPTS)) == 1
+    assert "No such file" in capsys.readouterr().err
 
 
 def test_sigterm_and_resume(undisturbed, tmp_path, program):

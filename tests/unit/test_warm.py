@@ -4,14 +4,14 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from emm import warm
+from processes import lives, parent, wait_until
 from stages import Pipeline
 
 pytestmark = pytest.mark.skipif(warm.fresh_name() == warm.OFF, reason="needs Linux")
@@ -78,24 +78,6 @@ def workflow(tmp_path: Path) -> Iterator[Workflow]:
     sleeping.end()
 
 
-def parent(process: int) -> int:
-    return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
-
-
-def lives(process: int) -> bool:
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
-
-
 def first_line(started: "subprocess.Popen[str]") -> tuple[int, list[str]]:
     """The process that computes, and what else it tells."""
     assert started.stdout is not None
@@ -119,12 +101,12 @@ def test_all_stages_are_copies_of_one_process_that_ends_with_the_workflow(workfl
     assert len(os.listdir(f"/proc/{server}/task")) == 1  # a copy of a process has one thread, and lacks all others
     assert workflow.probe("exit", "0").wait(30) == 0
     workflow.end()
-    wait_until(lambda: not lives(server))
+    wait_until(lambda: not lives(server), 30, "the server ends")
     assert all(lives(copy) for copy in copies)
     for one in started:
         one.terminate()
     assert [one.wait(30) for one in started] == [143] * 5
-    wait_until(lambda: not any(lives(copy) for copy in copies))
+    wait_until(lambda: not any(lives(copy) for copy in copies), 30, "the copies end")
 
 
 @pytest.mark.parametrize(
@@ -151,7 +133,7 @@ def test_a_copy_dies_with_the_process_that_waits_for_it_and_with_the_one_between
     started = workflow.probe("wait")
     copy, _ = first_line(started)
     started.kill()
-    wait_until(lambda: not lives(copy))
+    wait_until(lambda: not lives(copy), 30, "the copy ends")
     started = workflow.probe("wait")
     copy, _ = first_line(started)
     os.kill(parent(copy), signal.SIGKILL)
@@ -159,7 +141,7 @@ def test_a_copy_dies_with_the_process_that_waits_for_it_and_with_the_one_between
     assert (started.returncode, errors) == (
         1, "error: probe: was killed, with the process that watches it; the same command resumes\n",
     )  # fmt: skip
-    wait_until(lambda: not lives(copy))
+    wait_until(lambda: not lives(copy), 30, "the copy ends")
 
 
 def test_a_server_that_was_killed_is_started_again(workflow):
@@ -167,7 +149,7 @@ def test_a_server_that_was_killed_is_started_again(workflow):
     copy, _ = first_line(started)
     server = parent(parent(copy))
     os.kill(server, signal.SIGKILL)
-    wait_until(lambda: not lives(server))
+    wait_until(lambda: not lives(server), 30, "the server ends")
     again = workflow.probe("wait")
     other, _ = first_line(again)
     assert parent(parent(other)) != server
