@@ -3,6 +3,7 @@
 A kill then meets a stage at its work, hardly ever at its imports.
 """
 
+import contextlib
 import importlib
 import multiprocessing
 import os
@@ -54,7 +55,8 @@ class Forked:
     def kill(self) -> Ended:
         """SIGKILL.  A stage that had ended by itself keeps its status."""
         if self.process.pid is not None and self.process.exitcode is None:
-            os.kill(self.process.pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # it has ended since; the server has asked how
+                os.kill(self.process.pid, signal.SIGKILL)
         return self.end()
 
 
