@@ -13,8 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from emm import unet
 from emm.settings import Network
-from emm.unet import Attention, LabelEmbedding, Resample, UNet, normalization
+from emm.unet import Attention, LabelEmbedding, Resample, UNet, convolution, normalization
 
 TESTS = Path(__file__).parents[1]
 PROGRAM = TESTS / "check_vectors.py"
@@ -160,6 +161,41 @@ def test_attention_equals_softmax_over_pixels(height, width):
             expected[image, :, token] = v[image] @ (logits / math.sqrt(12)).softmax(0)
     expected = (x + layer.out(expected.unflatten(2, (height, width)))) * math.sqrt(0.5)
     assert (layer(x) - expected).abs().max() < 1e-10
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("limit", [0, 10**9], ids=["convolution", "matrix product"])
+def test_pointwise_layers_are_convolutions_both_ways(monkeypatch, limit, layout):
+    monkeypatch.setattr(unet, "SMALL_PRODUCT", limit)
+    torch.manual_seed(0)
+    layer = convolution(6, 10, kernel=1)
+    torch.nn.init.normal_(layer.bias)
+    x = torch.randn(3, 6, 4, 5).contiguous(memory_format=layout).requires_grad_()
+    weight, bias = (value.detach().double().requires_grad_() for value in (layer.weight, layer.bias))
+    exact_x = x.detach().double().requires_grad_()
+    exact = F.conv2d(exact_x, weight, bias)
+    upstream = torch.randn(3, 10, 4, 5)
+    output = layer(x)
+    output.backward(upstream)
+    exact.backward(upstream.double())
+    for ours, theirs in ((output, exact), (x.grad, exact_x.grad), (layer.weight.grad, weight.grad),
+                         (layer.bias.grad, bias.grad)):  # fmt: skip
+        assert torch.allclose(ours.double(), theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_pointwise_layers_choose_by_their_size():
+    class Operators(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            seen.append(func.overloadpacket.__name__)
+            return func(*args, **(kwargs or {}))
+
+    layer = convolution(64, 64, kernel=1)
+    for pixels, convolves in ((16, False), (32, True)):  # 1 and 4 million products
+        seen: list[str] = []
+        with Operators(), torch.no_grad():
+            layer(torch.zeros(1, 64, pixels, pixels))
+        assert ("convolution" in seen) == convolves
+        assert ("mm" in seen) != convolves
 
 
 @pytest.mark.parametrize("taps", [(1, 1), (1, 3, 3, 1)])

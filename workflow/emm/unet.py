@@ -22,10 +22,19 @@ def _uniform(shape: tuple[int, ...], fan_in: int, fan_out: int, gain: float) -> 
     return nn.Parameter(torch.empty(shape).uniform_(-bound, bound))
 
 
+SMALL_PRODUCT = 2_000_000  # multiplications from which a CPU's convolutions are faster than its matrix products
+
+
 class Pointwise(nn.Conv2d):
-    """1 x 1 convolution as a matrix product over channels-last pixels, which has less overhead."""
+    """1 x 1 convolution; as a matrix product over channels-last pixels where that is faster.
+
+    A matrix product has less overhead, but on CPUs that are not Intel's its library leaves half of the width unused.
+    """
 
     def forward(self, input: Tensor) -> Tensor:  # (B, c_in, H, W) -> (B, c_out, H, W)
+        products = input.shape[0] * input.shape[2] * input.shape[3] * self.weight.numel()
+        if input.device.type == "cpu" and products > SMALL_PRODUCT:
+            return super().forward(input)
         return F.linear(input.permute(0, 2, 3, 1), self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
 
 
