@@ -22,6 +22,7 @@ from torch import Tensor
 
 from emm import checksums
 from emm import state as training_state
+from emm.device import reseed
 from emm.files import replacing
 from emm.optimizer import FlatParameters, Optimizer
 from emm.parallel import ALONE, Processes
@@ -157,7 +158,7 @@ class Trainer:
             fixed = training.order == "fixed"
             self.batches = ahead(batches(self.n, training.batch_size, self.seed, self.step, fixed), self.device)
         index = next(self.batches)
-        torch.manual_seed(derive(self.seed, "step", self.step))  # noise levels, noise and dropout of this step
+        reseed(derive(self.seed, "step", self.step), self.device)  # noise levels, noise and dropout of this step
         kind, share = self.denoiser.kind, self.processes.share
         draw = (torch.rand if kind.draw == "uniform" else torch.randn)(len(index), device=self.device)
         images = to_unit(self.images[index])
@@ -167,7 +168,8 @@ class Trainer:
             images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
         labels = None if self.labels is None else share(self.labels[index])
         if self.processes.rank:
-            torch.manual_seed(derive(self.seed, "step", self.step, self.processes.rank))  # dropout of its own images
+            # Dropout of its own images.
+            reseed(derive(self.seed, "step", self.step, self.processes.rank), self.device)
         loss = denoising_loss(self.denoiser, kind, share(images), share(draw), share(noise), labels).mean()
         loss.backward()
         rate = training.learning_rate * learning_rate_factor(seen, self.budget.lr_ramp)
