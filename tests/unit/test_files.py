@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 
-from emm.files import provenance, replacing, write_csv, write_json, write_npz, write_text
+from emm.files import provenance, remove_abandoned, replacing, write_csv, write_json, write_npz, write_text
 
 
 def names(folder) -> list[str]:
@@ -65,6 +65,19 @@ def test_files_are_readable_as_the_umask_allows(tmp_path):
     finally:
         os.umask(old)
     assert (tmp_path / "a").stat().st_mode & 0o777 == 0o640
+
+
+def test_only_temporary_files_of_dead_writers_are_removed(tmp_path):
+    others = [".RESULTS.md.swp", ".hidden", ".RESULTS.md.", ".RESULTS.md.ABCDEFGH.md"]
+    dead = [".RESULTS.md.abc_1234.md", ".b.txt.abcdefgh.txt", ".identity.12345678"]
+    for name in (*others, *dead):
+        (tmp_path / name).write_text("x")
+    with replacing(tmp_path / "RESULTS.md") as living:
+        living.write_text("new")
+        write_text(tmp_path / "RESULTS.md", "other")
+        assert names(tmp_path) == sorted([*others, *dead[1:], living.name, "RESULTS.md"])
+        remove_abandoned(tmp_path)
+        assert names(tmp_path) == sorted([*others, living.name, "RESULTS.md"])
 
 
 def test_two_writers_do_not_meet(tmp_path):

@@ -84,6 +84,7 @@ def test_device(values, expected):
 
 def test_claim():
     assert claim((), execution()) == []
+    assert claim((), execution(device="cpu")) == ["env", "CUDA_VISIBLE_DEVICES="]
     words = claim(("0", MIG), execution(jobs_per_gpu=3), 2)
     assert words[:3] == ["python", "-m", "emm.slots"]
     assert words[3:] == ["--devices", f"0,{MIG}", "--jobs-per-gpu", "3", "--count", "2", "--"]

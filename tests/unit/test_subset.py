@@ -263,7 +263,10 @@ def test_no_fault():
         ),
         ({"search": {"n_min": 1800, "start": 1801, "n_max": 1802}}, "search.n_min = 1800: must be at most 1740"),
         ({"search": {"n_min": 1800, "start": 1801, "n_max": 1802}}, "search.start = 1801: must be at most 1740"),
-        ({"search": {"n_min": 11, "start": 12, "n_max": 19}}, "no multiple of 10, the number of classes, lies between"),
+        (
+            {"search": {"n_min": 11, "start": 12, "n_max": 19}},
+            "fewer than two multiples of 10, the number of classes, lie between",
+        ),
         ({"search": {"rule": "grid", "grid": [15, 20]}}, "search.grid = [15, 20]: sizes must be multiples of 10"),
         ({"search": {"rule": "grid", "grid": [20, 2000]}}, "search.grid = [20, 2000]: must be at most 1740"),
         (

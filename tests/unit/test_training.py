@@ -23,7 +23,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
 
-from emm import checksums, state
+from emm import checksums, state, training
 from emm import train as train_stage
 from emm.optimizer import FlatParameters, Optimizer
 from emm.preconditioning import denoising_loss, to_unit
@@ -422,6 +422,25 @@ def test_a_compiled_network_is_one_graph_with_the_same_gradients(name, tmp_path,
     assert len(graphs) == 2  # one for each network, whatever N and however many steps
 
 
+def test_long_trainings_go_on_without_a_compiler(tmp_path, monkeypatch):
+    def broken(graph, inputs):
+        tried.append(graph)
+        raise RuntimeError("no compiler")
+
+    tried, original = [], torch.compile
+    monkeypatch.setattr(torch, "compile", lambda function, **options: original(function, backend=broken, **options))
+    monkeypatch.setattr(training, "LONG", 1)
+    monkeypatch.setattr(torch._dynamo.config, "suppress_errors", False)
+    eager, fallen = (
+        start(run_of(), subset_of(), N, 0, CPU, tmp_path / when, compiled=when) for when in ("never", "auto")
+    )
+    for trainer in (eager, fallen):
+        trainer.advance()
+        trainer.advance()
+    assert tried
+    assert torch.equal(eager.parameters.values, fallen.parameters.values)
+
+
 @pytest.mark.parametrize(("steps", "compiled"), [(19_999, False), (20_000, True)])
 def test_only_long_trainings_are_compiled(steps, compiled, tmp_path):
     run = run_of(training={"duration": f"{10 * steps} images"})
@@ -547,6 +566,22 @@ def test_waiting_for_the_lock_ends_when_it_is_free_or_when_patience_does(tmp_pat
         pass
 
 
+def test_a_folder_that_another_run_removes_meanwhile_is_made_again(tmp_path, monkeypatch):
+    """`clear` of one run takes the empty folder of their key away before another one has made its own in it."""
+    folder, mkdir, removals = tmp_path / "key" / "n20" / "r1", Path.mkdir, []
+
+    def removed(path, *arguments, **options):
+        mkdir(path, *arguments, **options)
+        if path == folder and len(removals) < 2:
+            removals.append(path)
+            state.clear(folder)
+
+    monkeypatch.setattr(Path, "mkdir", removed)
+    with state.held(folder):
+        assert (folder / "lock").is_file()
+    assert len(removals) == 2
+
+
 def test_a_removed_folder_locks_nothing(tmp_path):
     folder = tmp_path / "run"
     with state.held(folder):
@@ -583,7 +618,7 @@ def test_binding_keeps_own_state_and_removes_any_other(tmp_path):
     assert not state.bind(tmp_path, "one")
     (tmp_path / "state.pt").write_bytes(b"1")
     (tmp_path / "lock").touch()
-    (tmp_path / ".state.pt.killed.pt").touch()
+    (tmp_path / ".state.pt.killed_1.pt").touch()
     assert state.bind(tmp_path, "one")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["identity", "lock", "state.pt"]
     assert not state.bind(tmp_path, "two")

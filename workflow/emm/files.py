@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import platform
+import re
 import resource
 import subprocess
 import sys
@@ -63,10 +64,12 @@ def _temporary(path: Path) -> tuple[Path, int]:
 
 def remove_abandoned(folder: Path, of: str = "") -> None:
     """Remove temporary files in a folder, of the file named `of` or of every one, whose writers are dead."""
+    temporary = re.compile(rf"\.{re.escape(of) or '.+'}\.[a-z0-9_]{{8}}(\.[^.]+)?")  # as `_temporary` names them
     for name in os.listdir(folder):
-        if not name.startswith(f".{of}." if of else "."):
+        if not temporary.fullmatch(name):
             continue
-        with contextlib.suppress(OSError), open(folder / name, "rb") as file:  # locked, or gone meanwhile
+        # Locked, or gone meanwhile.  For writing: NFS gives an exclusive lock to nothing else.
+        with contextlib.suppress(OSError), open(folder / name, "r+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.unlink(folder / name)
 

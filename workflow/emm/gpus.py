@@ -57,9 +57,13 @@ def device(execution: Execution) -> str:
 def claim(devices: tuple[str, ...], execution: Execution, count: int = 1, python: str = "python") -> list[str]:
     """Words to put before a command, so that it waits for `count` of the devices and sees them alone.
 
+    Under execution.device = cpu it sees none: scoring takes a GPU where it sees one.
+
     Raises:
         SettingsError: there are fewer devices.
     """
+    if execution.device == "cpu":
+        return ["env", "CUDA_VISIBLE_DEVICES="]
     if not devices:
         return []
     if count > len(devices):

@@ -224,6 +224,7 @@ def measure(run: Run, device_name: str, threads: int, started: float) -> dict[st
 
     from emm import datasets, operations, subset
     from emm.device import select
+    from emm.precision import cast, choose
     from emm.sampling import draws, generate, noise_levels
     from emm.training import Trainer, build
 
@@ -249,6 +250,7 @@ def measure(run: Run, device_name: str, threads: int, started: float) -> dict[st
     count = min(run.sampling.images, 250)
     latents = draws(count, shape, None, 0)
     denoiser.eval()
+    cast(denoiser.network, choose(run.sampling.precision))
     levels = noise_levels(run.sampling, denoiser.kind.sigma_min, denoiser.kind.sigma_max)[-3:]
     with torch.no_grad():
         sample = rate(

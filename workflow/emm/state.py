@@ -59,9 +59,12 @@ def held(folder: Path, wait: Callable[[], bool] = lambda: False) -> Iterator[Non
 
 def _lock(folder: Path) -> IO[str] | None:
     """The locked file of a folder, or None where another process holds it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    # Not "w": what the holder wrote about itself must stay.
-    file = open(folder / "lock", "a+", encoding="utf-8")  # noqa: SIM115
+    while True:
+        with contextlib.suppress(FileNotFoundError):  # `clear` of this run or of another one of its key came between
+            folder.mkdir(parents=True, exist_ok=True)
+            # Not "w": what the holder wrote about itself must stay.
+            file = open(folder / "lock", "a+", encoding="utf-8")  # noqa: SIM115
+            break
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if os.stat(file.name).st_ino == os.fstat(file.fileno()).st_ino:
@@ -99,7 +102,7 @@ def bind(folder: Path, identity: str) -> bool:
     State of any other run is removed: continuing it would give the wrong model.
     """
     note = folder / "identity"
-    if note.is_file() and note.read_text() == identity:
+    if note.is_file() and note.read_bytes() == identity.encode():
         remove_abandoned(folder)  # a finished run writes none of its files again, which would remove them
         return True
     note.unlink(missing_ok=True)  # first: a kill from here on leaves nothing that another run could take for its own

@@ -96,10 +96,10 @@ def _search_faults(run: Run, facts: Facts) -> list[str]:
     for name in ("n_min", "start", "n_max"):
         if getattr(search, name) > available:
             found.append(f"search.{name} = {getattr(search, name)}: must be at most {_limit(run.data, facts)}")
-    if not found and search.n_max // multiple * multiple < search.n_min:
+    if not found and -(-search.n_min // multiple) >= min(search.n_max, available) // multiple:
         found.append(
-            f"search.n_max = {search.n_max}: no multiple of {multiple}, the number of classes, lies between "
-            f"n_min = {search.n_min} and n_max"
+            f"search.n_max = {search.n_max}: fewer than two multiples of {multiple}, the number of classes, lie "
+            f"between n_min = {search.n_min} and n_max"
         )
     return found
 

@@ -1,4 +1,4 @@
-"""Training one denoiser on one subset, resumable at any instant with the same final bits.
+"""Training one denoiser on one subset, resumable at any instant, on a CPU with the same final bits.
 
 Every random number of step s comes from a generator seeded by (run, s), so the state to save is only the weights,
 their averages and the optimizer.  The clock is images seen.
@@ -6,6 +6,7 @@ their averages and the optimizer.  The clock is images seen.
 
 import json
 import math
+import shutil
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -16,8 +17,8 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor
 
 from emm import checksums
@@ -36,7 +37,7 @@ from emm.unet import UNet
 
 LOG_POINTS = 10  # rows of training.csv, evenly spaced over the budget
 AHEAD = 64  # steps whose indices go to the device at once
-LONG = 20_000  # steps from which compiling the network (about a minute, once for all N) pays
+LONG = 20_000  # steps from which compiling the network (about a minute, once for all N but under unique labels) pays
 LOG_COLUMNS = ("images_seen", "progress", "learning_rate", "loss", "train_loss", "held_out_loss")
 
 
@@ -302,7 +303,11 @@ def start(
         else:
             print(f"{folder}: a snapshot is damaged; starting this run again", flush=True)
     if compiled == "always" or (compiled == "auto" and trainer.budget.steps >= LONG):
-        # N is not part of the graph; evaluation, whose batches have other sizes, stays as it is.
+        if compiled == "auto":  # nobody asked for it: without a working compiler the network is trained as it is
+            from torch import _dynamo  # two seconds, which torch.compile takes in any case
+
+            _dynamo.config.suppress_errors = True
+        # Evaluation, whose batches have other sizes, stays as it is.
         denoiser.compiled = torch.compile(denoiser.network.forward, dynamic=False)
     return trainer
 
@@ -334,6 +339,7 @@ def train(trainer: Trainer, folder: Path, state_seconds: float, stop: threading.
         # One exchange for both: all processes do what the first one sees.
         stopping, due = divmod(processes.first(2 * stopping + (due or stopping)), 2)
         if due:
+            processes.average(trainer.loss_sum)  # one process writes the state that all of them resume from
             trainer.check(trainer.mean_loss())
             if processes.writes:
                 training_state.save(folder, trainer.state())
@@ -373,14 +379,31 @@ def intact(folder: Path, kept: Mapping[int, str]) -> bool:
 def collect_snapshots(folder: Path, output: Path, description: dict[str, Any]) -> None:
     """Join the snapshots of a finished run into one file.
 
-    The description is one JSON text: the library writes several entries of metadata in an order that varies.
+    Their data are copied as they are: a wide network's snapshots may be larger than the memory.  A safetensors file is
+    the length of its header (8 bytes, little-endian), the header in JSON with the place of every tensor, and the data.
     """
-    tensors: dict[str, Tensor] = {}
+    header: dict[str, Any] = {"__metadata__": {"run": json.dumps(description)}}
+    bodies: list[tuple[Path, int]] = []  # a file, and where its data begin
+    length = 0  # of all data so far
     for index in range(len(description["shares"])):
         path = _kept(folder, index)
         try:
-            tensors |= load_file(path)
+            with safe_open(path, "pt"):  # checks the header against the file's size
+                pass
+            with open(path, "rb") as file:
+                start = 8 + int.from_bytes(file.read(8), "little")
+                entries = json.loads(file.read(start - 8))
         except (SafetensorError, OSError) as error:
             raise TrainingError(f"{path}: cannot be read ({error}); delete {folder} to train this run again") from None
-    with replacing(output) as temporary:
-        temporary.write_bytes(save(tensors, {"run": json.dumps(description)}))
+        for name, entry in entries.items():
+            header[name] = entry | {"data_offsets": [length + offset for offset in entry["data_offsets"]]}
+        bodies.append((path, start))
+        length += path.stat().st_size - start
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with replacing(output) as temporary, open(temporary, "wb") as joined:
+        joined.write(len(text).to_bytes(8, "little") + text)
+        for path, start in bodies:
+            with open(path, "rb") as file:
+                file.seek(start)
+                shutil.copyfileobj(file, joined)

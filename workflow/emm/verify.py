@@ -243,7 +243,10 @@ def _data(subsets: Mapping[Place, Run], done: Verified) -> None:
     """Whether data sets are still those that the subsets were drawn from."""
     drawn: dict[tuple[str, str], list[Place]] = {}
     for place, run in subsets.items():
-        recorded = checksums.read_json(place.record).get("data_sha256")
+        try:
+            recorded = checksums.read_json(place.record).get("data_sha256")
+        except (DataError, OSError, AttributeError):  # `_record` has told it
+            continue
         drawn.setdefault((run.data.model_dump_json(), str(recorded)), []).append(place)
     for (_, recorded), group in drawn.items():
         data = subsets[group[0]].data

@@ -86,8 +86,13 @@ def ask(name: str, module: str, options: list[str]) -> int | None:
                 return None
         except OSError:
             return None
+
+        def forward(number: int, _: object) -> None:
+            with contextlib.suppress(OSError):  # the copy has just ended
+                server.send(bytes([number]))
+
         for number in FORWARDED:
-            signal.signal(number, lambda number, _: server.send(bytes([number])))
+            signal.signal(number, forward)
         with contextlib.suppress(OSError):
             if answer := server.recv(4):
                 return struct.unpack("i", answer)[0]
@@ -109,6 +114,9 @@ def _connect(name: str) -> socket.socket | None:
             return None
         except ConnectionRefusedError:
             connection.close()
+        except OSError:
+            connection.close()
+            return None
         if gone:
             return None
         if launched is None:
@@ -116,7 +124,10 @@ def _connect(name: str) -> socket.socket | None:
             command = [sys.executable, "-m", "emm.warm", "--serve", name]
             # One thread: a process that has several cannot be copied.  A copy sets the number of its own.
             environment = os.environ | {"OMP_NUM_THREADS": "1"}
-            launched = subprocess.Popen(command, env=environment, cwd="/", start_new_session=True, **nowhere)
+            try:
+                launched = subprocess.Popen(command, env=environment, cwd="/", start_new_session=True, **nowhere)
+            except OSError:
+                return None
         time.sleep(0.01)
     return None
 
