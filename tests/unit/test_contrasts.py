@@ -191,7 +191,7 @@ def test_arms_without_runs_do_not_enter_the_blocks():
 
 AT_LEAST, BELOW = Estimate(None, 640.0, None, "at_least"), Estimate(None, None, 10.0, "below")
 UNKNOWN, BRACKET = Estimate(None, None, None, "undetermined"), found(500, 500, 1000)
-KNOWN = (found(40, 32, 50), arm([0.0] * 4, crossing=math.log2(40)))
+KNOWN = (Estimate(40, 32, 50, "estimated", run_sd=0.5), arm([0.0] * 4, crossing=math.log2(40)))
 
 
 @pytest.mark.parametrize(
@@ -204,8 +204,8 @@ KNOWN = (found(40, 32, 50), arm([0.0] * 4, crossing=math.log2(40)))
         ((BELOW, None), (BELOW, None), 0, math.inf),
         ((UNKNOWN, None), KNOWN, 0, math.inf),
         ((UNKNOWN, None), (UNKNOWN, None), 0, math.inf),
-        ((BRACKET, None), (found(2000, 2000, 4000), None), 500 / 4000, 1000 / 2000),
-        ((BRACKET, None), (BRACKET, None), 0.5, 2),
+        ((BRACKET, None), (found(2000, 2000, 4000), None), 0, math.inf),
+        ((BRACKET, None), (BELOW, None), 0, math.inf),
         ((Estimate(40.0, None, None, "estimated"), None), KNOWN, 0, math.inf),  # search.confirm = 0: no interval
     ],
 )

@@ -58,9 +58,9 @@ def test_more_and_less(low, high, more, less):
         (1, INF, "reproduced"),  # >= 640 against < 640
         (0, 1, "contradicted"),
         (0, 0.3, "contradicted"),
-        (0.25, 1, "contradicted"),  # neighbouring brackets of the grid: [500, 1000) against [1000, 2000)
+        (0.25, 1, "contradicted"),  # < 1000 against >= 1000
         (1, 4, "reproduced"),
-        (0.5, 2, "not resolved"),  # the same bracket
+        (0.5, 2, "not resolved"),
         (0.8, INF, "not resolved"),
         (0, INF, "not resolved"),
         (1, 1, "not resolved"),

@@ -42,8 +42,9 @@ class Confirmed:
 class Contrast:
     """Ratio of one arm's EMM to another's with its 95 % interval.
 
-    ``ratio`` is None where one of the two is only bounded, as by the grid of the paper's rule; ``low`` and ``high``
-    then follow from the bounds, 0 and infinity where there is none.  ``paired``: replicates served as blocks.
+    ``ratio`` is None where one of the two is only bounded, or has no interval, as under the grid of the paper's
+    rule; ``low`` and ``high`` then follow from the bounds, 0 and infinity where there is none.  ``paired``: replicates
+    served as blocks.
     """
 
     ratio: float | None
@@ -122,5 +123,10 @@ def mover(a: Estimate, b: Estimate) -> Contrast:
 
 
 def _bounds(found: Estimate) -> tuple[float, float]:
-    """What is known of an EMM: its interval, a bracket of the grid, or a limit on one side; without them nothing."""
+    """What is surely known of an EMM: its interval, or a limit on one side; else nothing.
+
+    A bracket of the grid is neither: where an EMM lies near a size, chance alone decides between two brackets.
+    """
+    if found.status == "estimated" and found.run_sd is None:
+        return 0.0, math.inf
     return found.low or 0.0, found.high or math.inf
