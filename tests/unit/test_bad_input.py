@@ -147,7 +147,6 @@ CONFIGURATIONS = [
     ("search: {rule: binary}", "search.rule = 'binary': must be 'bisection' or 'grid'"),
     ("search: {rule: grid}", "search.grid = []: rule grid needs increasing sizes"),
     ("search: {n_min: 11, n_max: 19, start: 12}", "search.n_max = 19: fewer than two multiples of 10"),
-    ("search: {n_min: 20, n_max: 29, start: 25}", "search.n_max = 29: fewer than two multiples of 10"),
     ("execution: {threads: 0}", "execution.threads = 0: must be greater than or equal to 1"),
     ("execution: {device: tpu}", "execution.device = 'tpu': must be 'auto', 'cpu' or 'cuda'"),
     ("figures: {dpi: 10}", "figures.dpi = 10: must be greater than or equal to 50"),

@@ -267,6 +267,7 @@ def test_no_fault():
             {"search": {"n_min": 11, "start": 12, "n_max": 19}},
             "fewer than two multiples of 10, the number of classes, lie between",
         ),
+        ({"search": {"n_min": 20, "start": 25, "n_max": 29}}, "search.n_max = 29: fewer than two multiples of 10"),
         ({"search": {"rule": "grid", "grid": [15, 20]}}, "search.grid = [15, 20]: sizes must be multiples of 10"),
         ({"search": {"rule": "grid", "grid": [20, 2000]}}, "search.grid = [20, 2000]: must be at most 1740"),
         (
