@@ -59,12 +59,7 @@ def held(folder: Path, wait: Callable[[], bool] = lambda: False) -> Iterator[Non
 
 def _lock(folder: Path) -> IO[str] | None:
     """The locked file of a folder, or None where another process holds it."""
-    while True:
-        with contextlib.suppress(FileNotFoundError):  # `clear` of this run or of another one of its key came between
-            folder.mkdir(parents=True, exist_ok=True)
-            # Not "w": what the holder wrote about itself must stay.
-            file = open(folder / "lock", "a+", encoding="utf-8")  # noqa: SIM115
-            break
+    file = _opened(folder)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if os.stat(file.name).st_ino == os.fstat(file.fileno()).st_ino:
@@ -78,6 +73,15 @@ def _lock(folder: Path) -> IO[str] | None:
         raise OSError(error.errno, f"cannot be locked on this file system ({error.strerror})", file.name) from None
     file.close()
     return None
+
+
+def _opened(folder: Path) -> IO[str]:
+    """The lock file of a folder, both made where they are missing."""
+    for _ in range(100):
+        with contextlib.suppress(FileNotFoundError):  # `clear` of this run, or of another one of its key, came between
+            folder.mkdir(parents=True, exist_ok=True)
+            return open(folder / "lock", "a+", encoding="utf-8")  # not "w": what the holder wrote must stay
+    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder))
 
 
 def _signed(file: IO[str]) -> IO[str]:
