@@ -86,6 +86,14 @@ def assert_near(one: Path, two: Path) -> None:
     assert max((first[name] - second[name]).abs().max().item() for name in first) < 1e-3 * moved
 
 
+def assert_logs_near(one: Training, two: Training, tolerance: float) -> None:
+    """Equal rows of training.csv, within a relative tolerance."""
+    first, second = ((training.folder / "training.csv").read_text().splitlines() for training in (one, two))
+    assert len(first) == len(second)
+    for row, other in zip(first[1:], second[1:], strict=True):
+        assert [float(x) for x in row.split(",")] == pytest.approx([float(x) for x in other.split(",")], rel=tolerance)
+
+
 def test_two_processes_give_the_weights_of_one(alone, tmp_path):
     two = Training(tmp_path, 2, **SGD)
     done = two.run()
@@ -94,10 +102,7 @@ def test_two_processes_give_the_weights_of_one(alone, tmp_path):
     record = json.loads(two.record.read_text())
     assert (record["processes"], json.loads(alone.record.read_text())["processes"]) == (2, 1)
     assert (two.state / "state.pt").exists()  # until the run is sampled
-    logs = [(training.folder / "training.csv").read_text().splitlines() for training in (alone, two)]
-    assert len(logs[0]) == len(logs[1])
-    for one, other in zip(*(log[1:] for log in logs), strict=True):
-        assert [float(x) for x in one.split(",")] == pytest.approx([float(x) for x in other.split(",")], rel=1e-3)
+    assert_logs_near(alone, two, 1e-3)
 
 
 @pytest.mark.parametrize(
@@ -128,6 +133,7 @@ def test_two_processes_stop_together_and_resume(tmp_path, fault):
     undisturbed = Training(tmp_path / "undisturbed", 2, duration="1500 images")
     assert undisturbed.run().returncode == 0
     assert two.snapshots.read_bytes() == undisturbed.snapshots.read_bytes()
+    assert_logs_near(two, undisturbed, 1e-5)
 
 
 def test_infinite_loss_ends_all_processes(tmp_path):

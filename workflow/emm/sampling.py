@@ -45,11 +45,11 @@ def heun(denoise: Denoise, latents: Tensor, levels: Tensor, labels: Tensor | Non
         return (x - denoise(x, sigma.expand(len(x)), labels).to(x.dtype)) / sigma
 
     x = latents * levels[0]
-    goes_on = (levels[1:] > 0).tolist()  # asked at once: a GPU is waited for at every question
-    for (sigma, following), again in zip(itertools.pairwise(levels), goes_on, strict=True):
+    last = len(levels) - 2
+    for step, (sigma, following) in enumerate(itertools.pairwise(levels)):
         first = slope(x, sigma)
         euler = x + (following - sigma) * first
-        if again:  # the last step, to sigma = 0, is Euler's: the slope there is 0/0
+        if step < last:  # the last one, to sigma = 0, is Euler's: the slope there is 0/0
             euler = x + (following - sigma) * (first + slope(euler, following)) / 2
         x = euler
     return x

@@ -98,6 +98,11 @@ def logit(ratio: float) -> float:
     return math.log(ratio / (1 - ratio))
 
 
+def ends(search: "Search", multiple: int, available: int) -> tuple[int, int]:
+    """The smallest and the largest admissible size of rule bisection; there is no ladder unless the first is below."""
+    return math.ceil(search.n_min / multiple) * multiple, min(search.n_max, available) // multiple * multiple
+
+
 def ladder(search: "Search", multiple: int, available: int) -> list[int]:
     """The sizes that a search may ask for, increasing.
 
@@ -117,8 +122,7 @@ def ladder(search: "Search", multiple: int, available: int) -> list[int]:
                     f"and at most {available} (the images available)"
                 )
         return list(search.grid)
-    lowest = math.ceil(search.n_min / multiple) * multiple
-    highest = min(search.n_max, available) // multiple * multiple
+    lowest, highest = ends(search, multiple, available)
     if lowest >= highest:
         raise ValueError(
             f"search.n_min = {search.n_min}, search.n_max = {search.n_max}: must leave at least two multiples of "

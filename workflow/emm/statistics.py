@@ -76,8 +76,9 @@ class Estimate:
 
     ``estimated``: ``emm`` in [``low``, ``high``].  ``at_least``: EMM >= ``low``.  ``below``: EMM < ``high``.
     ``undetermined``: neither.  ``slope`` is in logits per doubling of N, ``run_sd`` the scatter of a run's
-    logit (counting included) on ``df`` degrees of freedom.  ``isotonic`` and ``interpolated`` are second
-    estimates in images.  ``note`` is one plain sentence or more, empty when there is nothing to say.
+    logit (counting included) on ``df`` degrees of freedom.  An ``emm`` without ``run_sd`` has no confidence
+    interval: its ``low`` and ``high``, if any, are a bracket of the grid.  ``isotonic`` and ``interpolated`` are
+    second estimates in images.  ``note`` is one plain sentence or more, empty when there is nothing to say.
     """
 
     emm: float | None

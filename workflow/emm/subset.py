@@ -19,6 +19,7 @@ from emm import checksums, datasets
 from emm.datasets import DataError, Facts
 from emm.files import provenance, write_json, write_npz
 from emm.keys import RECORDS, key
+from emm.search import ends
 from emm.settings import Data, Run, SettingsError
 from emm.stage import arguments, command, read_settings, record_settings
 
@@ -96,7 +97,8 @@ def _search_faults(run: Run, facts: Facts) -> list[str]:
     for name in ("n_min", "start", "n_max"):
         if getattr(search, name) > available:
             found.append(f"search.{name} = {getattr(search, name)}: must be at most {_limit(run.data, facts)}")
-    if not found and -(-search.n_min // multiple) >= min(search.n_max, available) // multiple:
+    lowest, highest = ends(search, multiple, available)
+    if not found and lowest >= highest:
         found.append(
             f"search.n_max = {search.n_max}: fewer than two multiples of {multiple}, the number of classes, lie "
             f"between n_min = {search.n_min} and n_max"

@@ -187,9 +187,8 @@ class Trainer:
 
     def mean_loss(self) -> float:
         """Of the steps since the last row of the log, over all processes.  Every process must ask."""
-        total = self.loss_sum.clone()
-        self.processes.average(total)
-        return total.item() / max(self.loss_steps, 1)
+        self.processes.average(self.loss_sum)  # in place: one process writes the state that all of them resume from
+        return self.loss_sum.item() / max(self.loss_steps, 1)
 
     def check(self, loss: float) -> None:
         """Raises Diverged where a loss is not finite.  A sum that was not finite once never is again."""
@@ -339,7 +338,6 @@ def train(trainer: Trainer, folder: Path, state_seconds: float, stop: threading.
         # One exchange for both: all processes do what the first one sees.
         stopping, due = divmod(processes.first(2 * stopping + (due or stopping)), 2)
         if due:
-            processes.average(trainer.loss_sum)  # one process writes the state that all of them resume from
             trainer.check(trainer.mean_loss())
             if processes.writes:
                 training_state.save(folder, trainer.state())
