@@ -143,7 +143,12 @@ def test_a_neighbour_that_goes_the_other_way_is_named():
 def test_proportional_from_the_growth_of_the_onset(low, high, expected):
     judged = judge(claim("proportional", "a", margin=1.3), {}, 4, Growth((low + high) / 2, low, high, 8))
     assert (judged.verdict, judged.effect, judged.low, judged.high) == (expected, (low + high) / 2, low, high)
-    assert "8 runs" in judged.note
+    assert judged.note == "Exponent of N, 8 runs."
+
+
+def test_runs_without_an_onset_are_told():
+    judged = judge(claim("proportional", "a", margin=1.3), {}, 4, Growth(1.0, 0.9, 1.1, 8, left_out=3))
+    assert judged.note == "Exponent of N, 8 runs; 3 without an onset are left out."
 
 
 def test_proportional_without_growth_is_not_resolved():

@@ -93,6 +93,12 @@ def test_growth_is_least_squares_with_its_t_interval():
     )
 
 
+def test_runs_without_an_onset_are_left_out_and_counted():
+    found = growth([100, 250, 500, 1000, 4000], [None, 250.0, 500.0, 1000.0, None])
+    assert found == Growth(*[pytest.approx(1.0)] * 3, 3, 2)
+    assert growth([100, 250, 500], [None, 250.0, 500.0]) is None
+
+
 @pytest.mark.parametrize("sizes", [[], [250], [250, 500], [250, 250, 500, 500]])
 def test_no_growth_from_fewer_than_three_sizes(sizes):
     assert growth(sizes, [1000.0] * len(sizes)) is None

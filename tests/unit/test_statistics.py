@@ -53,7 +53,7 @@ def test_line_is_least_squares():
     assert (line.slope, line.intercept) == pytest.approx(expected[:2])
     assert math.sqrt(line.rss / line.df / line.sxx) == pytest.approx(expected[4])
     assert (line.runs, line.df) == (5, 3)
-    assert line.counting_variance == pytest.approx(np.mean([count.variance for count in counts]))
+    assert line.counting_variance == pytest.approx(np.median([count.variance for count in counts]))
 
 
 def test_no_line_from_two_runs_or_one_size():
@@ -71,10 +71,10 @@ def test_pooling_and_its_floor():
     assert pooled is not None
     assert (pooled.df, pooled.floored) == (6, False)
     assert pooled.variance == pytest.approx(0.1)
-    floored = pooled_variance([_line(-3, 0, rss=0.0, counting=0.04), _line(-3, 0, runs=6, rss=0.0, counting=0.01)])
+    floored = pooled_variance([_line(-3, 0, rss=0.0, counting=counting) for counting in (0.04, 0.01, 2.0)])
     assert floored is not None
     assert floored.floored
-    assert floored.variance == pytest.approx((0.04 * 2 + 0.01 * 4) / 6)
+    assert floored.variance == pytest.approx(0.04)  # one arm of runs without copies sets no floor for all
     assert pooled_variance([]) is None
 
 
@@ -246,26 +246,30 @@ def test_grid_rule(ratios, expected, words):
 
 
 def _searched(search, sizes, ratio, rng, images=500):
-    """A finished search; `ratio(n)` draws the probability of one run at size n."""
+    """A finished search; `ratio(run)` draws the probability of a copy in one run."""
     counts = {}
     while not (trail := replay(search, sizes, counts)).finished:
-        counts |= {run: Count(int(rng.binomial(images, ratio(run.n))), images) for run in trail.missing}
+        counts |= {run: Count(int(rng.binomial(images, ratio(run))), images) for run in trail.missing}
     return trail, counts
 
 
-def _calibrate(search, sizes, slope, sd, emms, offset, repeats, seed, arms=4):
-    """Repeat a study of `arms` arms with pooled scatter; shares and medians over all arms of all repeats."""
+def _calibrate(search, sizes, slope, sd, emms, offset, repeats, seed, arms=4, shared=0.0):
+    """Repeat a study of `arms` arms with pooled scatter; shares and medians over all arms of all repeats.
+
+    `sd` and `shared` are in logits: the scatter of every run, and that of what a replicate adds to all arms.
+    """
     rng = np.random.default_rng(seed)
     rows = []
     for _ in range(repeats):
-        study, lines = [], []
+        study, lines, effects = [], [], shared * rng.standard_normal(20)
         for _ in range(arms):
             centre = rng.uniform(*np.log2(emms))
             start = int(np.clip(2 ** (centre + rng.uniform(-offset, offset)), search.n_min, search.n_max))
             own = search.model_copy(update={"start": start})
 
-            def ratio(n, centre=centre):
-                return 1 / (1 + math.exp(-logit(0.9) - slope * (centre - math.log2(n)) - sd * rng.standard_normal()))
+            def ratio(run, centre=centre, effects=effects):
+                y = logit(0.9) + slope * (centre - math.log2(run.n)) + effects[run.replicate]
+                return 1 / (1 + math.exp(-y - sd * rng.standard_normal()))
 
             trail, counts = _searched(own, sizes, ratio, rng)
             study.append((centre, trail, counts))
@@ -317,6 +321,14 @@ def test_calibration_on_a_coarse_ladder():
     assert result["undetermined"] <= 0.12
 
 
+@pytest.mark.parametrize(("shared", "sd", "least"), [(0.3, 0.3, 0.93), (0.5, 0.3, 0.88), (0.5, 0.1, 0.88)])
+def test_calibration_where_arms_share_their_scatter(shared, sd, least):
+    """Pooling counts what is shared once an arm: the coverage is known to fall short (docs/methods.md says so)."""
+    result = _calibrate(SEARCH, SIZES, 2.9, sd, (200, 25_000), 1, repeats=300, seed=9, shared=shared)
+    print(shared, sd, result)
+    assert least <= result["coverage"] <= 0.985
+
+
 @pytest.mark.parametrize("emms", [(50, 200), (25_000, 100_000)])
 def test_calibration_at_the_bounds(emms):
     """EMM within an octave of n_min or n_max: censored answers hold in at least 97 %, intervals in 90 %."""
@@ -354,7 +366,7 @@ def test_no_number_is_made_up(curve, made_up):
     statuses = []
     for _ in range(200):
         search = SEARCH.model_copy(update={"start": int(2 ** rng.uniform(7, 15))})
-        trail, counts = _searched(search, SIZES, lambda n: curve(math.log2(n), rng), rng)
+        trail, counts = _searched(search, SIZES, lambda run: curve(math.log2(run.n), rng), rng)
         statuses.append(estimate(search, trail, counts, SIZES, None).status)
     print({status: statuses.count(status) for status in set(statuses)})
     assert statuses.count("estimated") <= 200 * made_up

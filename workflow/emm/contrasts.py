@@ -2,7 +2,7 @@
 
 Replicate r of every arm of a study is trained on (nested) subsets of the same draw, and most of a run's scatter comes
 with the subset.  Where arms share their confirming replicates, these are therefore blocks, and what all arms of a
-replicate have in common drops out of their contrasts.
+replicate have in common drops out of their contrasts as far as the arms fall alike.
 """
 
 import math
@@ -22,20 +22,51 @@ FEWEST = 4  # degrees of freedom of the blocks below which their t is too wide t
 class Confirmed:
     """The confirming runs of one arm whose line falls through the level.
 
-    ``replicates`` are their numbers, ``residuals`` (runs,) their distances from the line in octaves of N,
-    ``crossing`` log2 of the estimated EMM, ``counting`` what counting images adds to the variance of a residual.
+    ``replicates`` are their numbers, ``x`` (runs,) their log2 N, ``residuals`` (runs,) their logits about the line,
+    ``crossing`` log2 of the estimated EMM.
     """
 
     replicates: tuple[int, ...]
+    x: NDArray[np.float64]
     residuals: NDArray[np.float64]
     line: Line
     crossing: float
-    counting: float
 
     @property
-    def leverage(self) -> float:
-        """Variance of the crossing in units of a residual's: 1/runs, more where it lies off the middle of the runs."""
-        return 1 / self.line.runs + (self.crossing - self.line.x_mean) ** 2 / self.line.sxx
+    def weights(self) -> NDArray[np.float64]:
+        """(runs,) octaves by which the crossing moves for each logit of a run, to first order."""
+        beyond = (self.crossing - self.line.x_mean) * (self.x - self.line.x_mean) / self.line.sxx
+        return (1 / self.line.runs + beyond) / -self.line.slope
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """What the residuals of arms with the same replicates tell of the scatter between runs, in squared logits.
+
+    A residual is the sum of an effect of its replicate, shared by all arms, and one of its own.  ``own`` is the
+    variance of the latter on ``df`` degrees of freedom, ``between`` the mean square between replicates on
+    ``df_between``, whose expectation is own + arms * shared.
+    """
+
+    arms: int
+    own: float
+    df: int
+    between: float
+    df_between: int
+
+    def error(self, first: Confirmed, second: Confirmed) -> tuple[float, float]:
+        """Variance of the difference of two crossings (octaves squared), and its degrees of freedom.
+
+        own (|u|^2 + |w|^2) + shared |u - w|^2 with the weights u, w of the arms: equal weights rid the difference of
+        all that replicates share; unequal ones, as of arms that fall at different rates, leave some of it in.
+        Satterthwaite's degrees of freedom for the sum of the two mean squares.
+        """
+        u, w = first.weights, second.weights
+        common = float(((u - w) ** 2).sum()) / self.arms
+        own = self.own * (float((u**2).sum() + (w**2).sum()) - common)
+        between = self.between * common
+        variance = own + between
+        return variance, variance**2 / (own**2 / self.df + between**2 / self.df_between)
 
 
 @dataclass(frozen=True)
@@ -58,26 +89,28 @@ def confirmed(trail: Trail, counts: Mapping[RunId, Count], found: Estimate) -> C
     line = fit_line([run.n for run in trail.confirm], [counts[run] for run in trail.confirm])
     if line is None or found.status != "estimated" or found.emm is None or line.slope >= 0:
         return None
-    fall = -line.slope
     x = np.log2([run.n for run in trail.confirm])
     y = np.array([counts[run].logit for run in trail.confirm])
-    residuals = (y - line.intercept - line.slope * x) / fall
+    residuals = y - line.intercept - line.slope * x
     replicates = tuple(run.replicate for run in trail.confirm)
-    return Confirmed(replicates, residuals, line, math.log2(found.emm), line.counting_variance / fall**2)
+    return Confirmed(replicates, x, residuals, line, math.log2(found.emm))
 
 
-def block_variance(arms: Sequence[Confirmed]) -> tuple[float, int]:
-    """Variance of a residual beside what its replicate shares over the arms, and its degrees of freedom.
+def blocks(arms: Sequence[Confirmed]) -> Blocks | None:
+    """Randomized blocks: arms x replicates, without the means and slopes of the arms.
 
-    Randomized blocks: arms x replicates, without the means and slopes of the arms and the means of the replicates.
-    At least the variance of counting images.  All arms must have the same replicates.
+    All arms must have the same replicates.  The own variance is at least that of counting images, and replicates
+    share nothing negative.  None without degrees of freedom.
     """
     residuals = np.array([arm.residuals for arm in arms])  # (arms, replicates)
-    df = (len(arms) - 1) * (residuals.shape[1] - 2)
+    df_between = residuals.shape[1] - 2
+    df = (len(arms) - 1) * df_between
     if df < 1:
-        return math.inf, 0
-    rest = residuals - residuals.mean(axis=0)
-    return max(float((rest**2).sum()) / df, float(np.mean([arm.counting for arm in arms]))), df
+        return None
+    means = residuals.mean(axis=0)
+    counting = float(np.median([arm.line.counting_variance for arm in arms]))
+    own = max(float(((residuals - means) ** 2).sum()) / df, counting)
+    return Blocks(len(arms), own, df, max(len(arms) * float((means**2).sum()) / df_between, own), df_between)
 
 
 def compare(
@@ -96,14 +129,13 @@ def compare(
         (a_low, a_high), (b_low, b_high) = _bounds(a), _bounds(b)
         return Contrast(None, a_low / b_high if b_high < math.inf else 0.0, a_high / b_low if b_low else math.inf)
     if runs_a.replicates == runs_b.replicates:
-        blocks = [arm for arm in study if arm is not None and arm.replicates == runs_a.replicates]
-        variance, df = block_variance(blocks)
-        if df >= FEWEST:
+        shared = blocks([arm for arm in study if arm is not None and arm.replicates == runs_a.replicates])
+        if shared is not None and shared.df >= FEWEST:
             from scipy.special import stdtrit
 
             middle = runs_a.crossing - runs_b.crossing
-            error = math.sqrt(variance * (runs_a.leverage + runs_b.leverage))
-            half = float(stdtrit(df, (1 + confidence) / 2)) * error
+            variance, df = shared.error(runs_a, runs_b)
+            half = float(stdtrit(df, (1 + confidence) / 2)) * math.sqrt(variance)
             return Contrast(2.0**middle, 2.0 ** (middle - half), 2.0 ** (middle + half), True)
     return mover(a, b)
 

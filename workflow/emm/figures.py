@@ -20,6 +20,7 @@ from matplotlib.ticker import FixedLocator, LogLocator, NullLocator
 
 from emm import checksums
 from emm.files import replacing
+from emm.search import logit
 from emm.settings import Figures
 from emm.stage import command
 from emm.tables import answer, read
@@ -73,11 +74,30 @@ def used(panels: np.ndarray, count: int) -> list[Axes]:
     return list(panels.flat[:count])
 
 
-def final_rows(curves: Sequence[Row], arm: str) -> list[Row]:
-    """The rows of an arm's last snapshots: one a run."""
-    rows = [row for row in curves if row["arm"] == arm]
-    last = max((number(row["progress"]) for row in rows), default=1.0)
-    return [row for row in rows if number(row["progress"]) == last]
+def counted_rows(arm: Row, curves: Sequence[Row]) -> list[Row]:
+    """The rows of an arm's snapshots that count, one a run: the last, or the one of the highest ratio."""
+    runs: dict[tuple[str, str], list[Row]] = {}
+    for row in curves:
+        if row["arm"] == arm["arm"]:
+            runs.setdefault((row["n"], row["replicate"]), []).append(row)
+    by = "progress" if arm["snapshot"] == "last" else "ratio"
+    return [max(rows, key=lambda row: number(row[by])) for rows in runs.values()]
+
+
+def level_of(arm: Row) -> float:
+    """The ratio at which EMM lies, 0..1."""
+    return 1 - float(arm["epsilon"])
+
+
+def levels_of(emm: Sequence[Row]) -> list[float]:
+    """The levels of all arms, highest first: one, unless they differ in epsilon."""
+    return sorted({level_of(arm) for arm in emm}, reverse=True)
+
+
+def mark_levels(axes: Axes, levels: Sequence[float]) -> None:
+    """A dashed line at each level (0..1) of an axis in per cent."""
+    for level in levels:
+        axes.axhline(100 * level, color="#444", lw=1, ls=(0, (4, 3)), zorder=1)
 
 
 def draw_curves(study: Row, emm: Sequence[Row], curves: Sequence[Row], style: Figures) -> Figure:
@@ -92,27 +112,27 @@ def draw_curves(study: Row, emm: Sequence[Row], curves: Sequence[Row], style: Fi
     figure, panels = plt.subplots(
         count, columns, figsize=size, sharex=True, sharey=True, squeeze=False, layout="constrained"
     )
-    level = 1 - float(emm[0]["epsilon"])
+    counted = [counted_rows(arm, curves) for arm in emm]
     for number_of, panel in enumerate(used(panels, 1 if few else len(emm))):
-        panel.axhline(100 * level, color="#444", lw=1, ls=(0, (4, 3)), zorder=1)
-        for index, arm in enumerate(emm):
+        mark_levels(panel, levels_of(emm if few else [emm[number_of]]))
+        for index, (arm, rows) in enumerate(zip(emm, counted, strict=True)):
             if few:
-                _draw_arm(panel, arm, final_rows(curves, arm["arm"]), level, colour(index), 0.015 * index)
+                _draw_arm(panel, arm, rows, colour(index), 0.015 * index)
             elif index == number_of:
-                _draw_arm(panel, arm, final_rows(curves, arm["arm"]), level, COLOURS[0], 0.0)
+                _draw_arm(panel, arm, rows, COLOURS[0], 0.0)
                 found = "?" if arm["status"] == "undetermined" else answer(arm)[0]
                 panel.set_title(f"{arm['arm']}: {found}", fontsize=8)
             else:
-                _draw_line(panel, arm, final_rows(curves, arm["arm"]), level, "#ccc", order=1)
+                _draw_line(panel, arm, rows, "#ccc", order=1)
     size_axis(panels[0, 0], [number(row["n"]) for row in curves] or [10, 100])
     panels[0, 0].set_ylim(-3, 103)
     title = f"{study['title']}: where does memorization end?"
     if few:
         axes = panels[0, 0]
         axes.set_ylabel("memorized images (%)")
-        axes.text(
-            1.01, 100 * level, f"{100 * level:g} %", transform=axes.get_yaxis_transform(), va="center", color="#444"
-        )
+        for level in levels_of(emm):
+            text, place = f"{100 * level:g} %", axes.get_yaxis_transform()
+            axes.text(1.01, 100 * level, text, transform=place, va="center", color="#444")
         axes.set_title(title)
         axes.legend(loc="lower left", title="filled: confirming runs, open: locating", alignment="left")
     else:
@@ -124,7 +144,7 @@ def draw_curves(study: Row, emm: Sequence[Row], curves: Sequence[Row], style: Fi
     return figure
 
 
-def _draw_arm(axes: Axes, arm: Row, rows: Sequence[Row], level: float, tint: str, shift: float) -> None:
+def _draw_arm(axes: Axes, arm: Row, rows: Sequence[Row], tint: str, shift: float) -> None:
     """The runs of one arm with their counting intervals, and its fitted line; `shift` is in octaves."""
     n = np.array([number(row["n"]) for row in rows])
     # Replicates of one size lie beside each other instead of on top, and so do arms.
@@ -139,16 +159,16 @@ def _draw_arm(axes: Axes, arm: Row, rows: Sequence[Row], level: float, tint: str
         n[~confirm], ratio[~confirm], s=26, facecolor="white", edgecolor=tint, zorder=3,
         label=None if confirm.any() else label,
     )  # fmt: skip
-    _draw_line(axes, arm, rows, level, tint)
+    _draw_line(axes, arm, rows, tint)
 
 
-def _draw_line(axes: Axes, arm: Row, rows: Sequence[Row], level: float, tint: str, order: float = 2) -> None:
+def _draw_line(axes: Axes, arm: Row, rows: Sequence[Row], tint: str, order: float = 2) -> None:
     """The fitted line of an arm that has one, in logits, over the sizes of its runs."""
     if not (arm["emm"] and arm["slope"]):
         return
     x = np.log2([number(row["n"]) for row in rows])
     x = np.linspace(x.min() - 0.3, x.max() + 0.3, 200)
-    logits = math.log(level / (1 - level)) + number(arm["slope"]) * (x - math.log2(number(arm["emm"])))
+    logits = logit(level_of(arm)) + number(arm["slope"]) * (x - math.log2(number(arm["emm"])))
     axes.plot(2**x, 100 / (1 + np.exp(-logits)), color=tint, lw=1.2, alpha=0.8, zorder=order)
 
 
@@ -176,7 +196,8 @@ def draw_emm(study: Row, emm: Sequence[Row], curves: Sequence[Row], style: Figur
     size_axis(axes, sizes or [10, 100])
     low, high = axes.get_xlim()
     axes.set_xlim(low, high * 1.6)  # room for the last label
-    axes.set_xlabel(f"EMM: training images at which {100 * (1 - float(emm[0]['epsilon'])):g} % are memorized")
+    shares = " or ".join(f"{100 * level:g} %" for level in levels_of(emm))
+    axes.set_xlabel(f"EMM: training images at which {shares} are memorized")
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x", color="#eee")
     axes.set_axisbelow(True)
@@ -195,9 +216,8 @@ def draw_progress(study: Row, emm: Sequence[Row], curves: Sequence[Row], style: 
     sizes = [number(row["n"]) for row in curves]
     scale = LogNorm(min(sizes), max(sizes) * 1.3)
     map_ = matplotlib.colormaps["viridis"]
-    level = 100 * (1 - float(emm[0]["epsilon"]))
     for panel, arm in zip(panels.flat, emm, strict=False):
-        panel.axhline(level, color="#444", lw=1, ls=(0, (4, 3)))
+        mark_levels(panel, [level_of(arm)])
         rows = [row for row in curves if row["arm"] == arm["arm"]]
         for run in sorted({(number(row["n"]), row["replicate"]) for row in rows}):
             mine = [row for row in rows if (number(row["n"]), row["replicate"]) == run]

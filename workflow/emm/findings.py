@@ -61,7 +61,9 @@ def judge(
         if growth is None:
             return Judgement("not resolved", None, 0.0, math.inf, note="Memorization sets in at too few sizes to tell.")
         inside = _inside(growth.low, growth.high, finding.margin)
-        return Judgement(inside, growth.exponent, growth.low, growth.high, note=f"Exponent of N, {growth.runs} runs.")
+        left_out = f"; {growth.left_out} without an onset are left out" if growth.left_out else ""
+        note = f"Exponent of N, {growth.runs} runs{left_out}."
+        return Judgement(inside, growth.exponent, growth.low, growth.high, note=note)
     if finding.expect in ("more", "less"):
         found = compare[finding.arms[0], finding.arms[1]]
         verdict = _direction(found, finding.expect == "more")

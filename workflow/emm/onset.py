@@ -17,12 +17,16 @@ COLUMNS = ("study", "arm", "n", "replicate", "level", "onset_images", "onset_epo
 
 @dataclass(frozen=True)
 class Growth:
-    """Least squares of log2 onset on log2 N: ``exponent`` with its 95 % interval, over ``runs`` runs."""
+    """Least squares of log2 onset on log2 N: ``exponent`` with its 95 % interval, over ``runs`` runs.
+
+    ``left_out`` runs had no onset: they set in before their first snapshot, or never.
+    """
 
     exponent: float
     low: float
     high: float
     runs: int
+    left_out: int = 0
 
 
 def onset(snapshots: Sequence[Mapping[str, Any]], level: float = LEVEL) -> tuple[float | None, str]:
@@ -43,19 +47,20 @@ def onset(snapshots: Sequence[Mapping[str, Any]], level: float = LEVEL) -> tuple
     return None, "has not set in by the end"
 
 
-def growth(sizes: Sequence[int], onsets: Sequence[float]) -> Growth | None:
-    """How the onset grows with N; None with onsets at fewer than three sizes."""
-    if len(set(sizes)) < 3:
+def growth(sizes: Sequence[int], onsets: Sequence[float | None]) -> Growth | None:
+    """How the onset grows with N, from the runs that have one; None with onsets at fewer than three sizes."""
+    known = [(n, images) for n, images in zip(sizes, onsets, strict=True) if images is not None]
+    if len({n for n, _ in known}) < 3:
         return None
     from scipy.special import stdtrit
 
-    x, y = np.log2(sizes), np.log2(onsets)
+    x, y = np.log2(known).T
     sxx = float(((x - x.mean()) ** 2).sum())
     slope = float(((x - x.mean()) * y).sum()) / sxx
     residual = y - y.mean() - slope * (x - x.mean())
     df = len(x) - 2
     half = float(stdtrit(df, 0.975)) * math.sqrt(float((residual**2).sum()) / df / sxx)
-    return Growth(slope, slope - half, slope + half, len(x))
+    return Growth(slope, slope - half, slope + half, len(x), len(sizes) - len(x))
 
 
 def rows(study: str, arm: str, runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

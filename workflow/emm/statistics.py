@@ -29,7 +29,7 @@ class Line:
     """Least squares of the empirical logit on x = log2 N over the runs of one arm.
 
     ``slope`` is in logits an octave and ``intercept`` the logit at N = 1; ``sxx`` is the sum of squares of
-    x about ``x_mean``, ``rss`` that of the residuals, ``df`` = runs - 2, and ``counting_variance`` the mean
+    x about ``x_mean``, ``rss`` that of the residuals, ``df`` = runs - 2, and ``counting_variance`` the median
     over the runs of what counting images alone adds to the variance of a logit.
     """
 
@@ -123,7 +123,7 @@ def fit_line(sizes: Sequence[int], counts: Sequence[Count]) -> Line | None:
     sxx = float(((x - x.mean()) ** 2).sum())
     slope = float(((x - x.mean()) * (y - y.mean())).sum()) / sxx
     rss = float(((y - y.mean() - slope * (x - x.mean())) ** 2).sum())
-    counting = float(np.mean([count.variance for count in counts]))
+    counting = float(np.median([count.variance for count in counts]))
     intercept = float(y.mean() - slope * x.mean())
     return Line(slope, intercept, len(x), float(x.mean()), sxx, rss, len(x) - 2, counting)
 
@@ -131,13 +131,14 @@ def fit_line(sizes: Sequence[int], counts: Sequence[Count]) -> Line | None:
 def pooled_variance(lines: Sequence[Line]) -> RunVariance | None:
     """Pool the scatter of a study's arms: residuals over degrees of freedom, at least the counting variance.
 
-    Assumes that the arms scatter alike.  None without lines.
+    Assumes that the arms scatter alike.  That of counting is the median over arms, as it is over their runs: the
+    logit of a run without a single copy has fifty times the variance of others.  None without lines.
     """
     df = sum(line.df for line in lines)
     if df == 0:
         return None
     residual = sum(line.rss for line in lines) / df
-    counting = sum(line.counting_variance * line.df for line in lines) / df
+    counting = float(np.median([line.counting_variance for line in lines]))
     return RunVariance(max(residual, counting), df, residual < counting)
 
 

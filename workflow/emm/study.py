@@ -166,8 +166,8 @@ def finding_rows(
     judged = []
     for claim in claims.values():
         first = by_name[claim.arms[0]]
-        known = [row for row in onset.rows("", "", first.record["runs"]) if row["onset_images"] is not None]
-        growth = onset.growth([row["n"] for row in known], [row["onset_images"] for row in known])
+        runs = onset.rows("", "", first.record["runs"])
+        growth = onset.growth([row["n"] for row in runs], [row["onset_images"] for row in runs])
         judged.append(findings.judge(claim, ratios, len(first.trail.confirm), growth))
     # Where a claim names no source of its own, it is that of the study's figure.
     return [row | {"source": row["source"] or study["source"]} for row in findings.rows(study["name"], claims, judged)]

@@ -1,0 +1,55 @@
+"""Figures: which rows and lines they show."""
+
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pytest
+
+from emm import figures
+from emm.settings import Figures
+from emm.tables import read
+
+STUDY = Path(__file__).parents[2] / "results/reference/laptop/conditioning"
+
+
+def snapshots(*ratios, n="10", replicate="0", arm="a"):
+    """Rows of curves.csv of one run."""
+    shares = [(i + 1) / len(ratios) for i in range(len(ratios))]
+    return [
+        {"arm": arm, "n": n, "replicate": replicate, "progress": str(share), "ratio": str(ratio)}
+        for share, ratio in zip(shares, ratios, strict=True)
+    ]
+
+
+CURVES = [*snapshots(0.2, 0.9, 0.7), *snapshots(0.1, 0.3, replicate="1"), *snapshots(1.0, arm="b")]
+
+
+@pytest.mark.parametrize(("snapshot", "expected"), [("last", ["0.7", "0.3"]), ("best", ["0.9", "0.3"])])
+def test_the_snapshot_that_counts_is_shown_one_a_run(snapshot, expected):
+    assert [row["ratio"] for row in figures.counted_rows({"arm": "a", "snapshot": snapshot}, CURVES)] == expected
+
+
+def horizontal(axes) -> list[float]:
+    """Heights of the lines across the whole of an axis."""
+    return [line.get_ydata()[0] for line in axes.lines if list(line.get_xdata()) == [0, 1]]
+
+
+@pytest.mark.parametrize("epsilon", ["0.1", "0.2"])
+def test_every_epsilon_has_its_line_and_its_arms_cross_it(epsilon):
+    emm, curves = read(STUDY / "emm.csv"), read(STUDY / "curves.csv")
+    emm[1]["epsilon"] = epsilon
+    levels = sorted({0.9, 1 - float(epsilon)}, reverse=True)
+    assert figures.levels_of(emm) == pytest.approx(levels)
+    drawn = figures.draw_curves({"title": ""}, emm, curves, Figures())
+    assert horizontal(drawn.axes[0]) == pytest.approx([100 * level for level in levels])
+    fitted = [line for line in drawn.axes[0].lines if len(line.get_xdata()) == 200]
+    for arm, line in zip(emm, fitted, strict=True):
+        nearest = abs(line.get_xdata() - float(arm["emm"])).argmin()
+        assert line.get_ydata()[nearest] == pytest.approx(100 * figures.level_of(arm), abs=0.5)
+    label = figures.draw_emm({"title": ""}, emm, curves, Figures()).axes[0].get_xlabel()
+    assert label.endswith(" or ".join(f"{100 * level:g} %" for level in levels) + " are memorized")
+    progress = figures.draw_progress({"title": ""}, emm, curves, Figures())
+    assert [horizontal(axes) for axes in progress.axes[: len(emm)]] == [
+        pytest.approx([100 * figures.level_of(arm)]) for arm in emm
+    ]
+    plt.close("all")
