@@ -382,6 +382,7 @@ COMMANDS: list[tuple[list[str], int, str]] = [
     (["emm.cli", "measure"], 2, "invalid choice: 'measure'"),
     (["emm.cli", "summary"], 1, "results: holds no table yet"),
     (["emm.cli", "--results", "config.yaml", "summary"], 1, "config.yaml: holds no table yet"),
+    (["emm.cli", "summary", "gone"], 1, "results/studies/gone/emm.csv: is not there; run snakemake first"),
     (["emm.cli", "verify"], 1, "results: holds no runs"),
     (["emm.cli", "verify", "nowhere"], 1, "nowhere: holds no runs"),
     (["emm.cli", "verify", "--scores", "many"], 2, "invalid int value: 'many'"),

@@ -50,6 +50,11 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     ({"execution": {"device": "gpu"}}, "execution.device = 'gpu'", "'auto', 'cpu' or 'cuda'"),
     ({"data": {"source": "cifar"}}, "data.source = 'cifar'", "did you mean 'cifar10'?"),
     ({"data": {"source": "npz:"}}, "data.source = 'npz:'", "npz:PATH"),
+    ({"data": {"source": "npz:{n}.npz"}}, "data.source = 'npz:{n}.npz'", "without braces"),
+    ({"data": {"mixture": "folder:a}"}}, "data.mixture = 'folder:a}'", "without braces"),
+    ({"network": {"skips": [2, *[1] * 8]}}, "network.skips.0 = 2", "must be 0 or 1"),
+    ({"network": {"skips": ["null", *[1] * 8]}}, "network.skips.0 = 'null'", "must be 0 or 1"),
+    ({"training": {"batch_size": "null"}}, "training.batch_size = 'null'", "integer"),
     ({"data": {"labels": "random"}}, "data.labels = 'random'", "random-K with K >= 1"),
     ({"data": {"labels": "random-0"}}, "data.labels = 'random-0'", "random-K with K >= 1"),
     ({"data": {"labels": "uniqe"}}, "data.labels = 'uniqe'", "did you mean 'unique'?"),
@@ -208,7 +213,36 @@ def test_faults_of_several_arms_and_studies_are_reported_together():
         "two": {"arms": {"worse": {"network.blocks": 0, "seed": -1}}},
     }
     starts = [line.split(":")[0] for line in faults(config(studies=studies))]
-    assert starts == ["studies.one.arms.bad", "studies.one.factor", "studies.two.arms.worse", "studies.two.arms.worse"]
+    assert starts == ["studies.one.factor", "studies.one.arms.bad", "studies.two.arms.worse", "studies.two.arms.worse"]
+
+
+MISFITS = {"one": {"arms": {"good": {}}}, "two": {"arms": {"fits": {}, "not": {"search.start": 150}}}}
+
+
+def test_values_that_do_not_fit_the_base_are_faults_of_selected_studies_alone():
+    """A base setting may be changed for one study without the others, which nobody asked for, in the way."""
+    content = config(studies=MISFITS, search={"n_min": 200}, run=["one"])
+    one, two = read(content).studies
+    (line,) = two.faults
+    assert line.startswith("studies.two.arms.not: search.start = 150: must lie between n_min = 200")
+    assert ([arm.name for arm in two.arms], one.faults) == (["fits"], [])
+    assert faults(content | {"run": ["two"]}) == faults(content | {"run": "all"}) == [line]
+    assert all(not study.faults for study in read(content | {"search": {}}).studies)
+
+
+@pytest.mark.parametrize("place", ["base", "arms"])
+@pytest.mark.parametrize("name", ["search.strat", "search"])
+def test_misnamed_settings_of_any_study_are_faults(place, name):
+    content = {"base": {}, "arms": {"a": {}}}
+    (content["arms"]["a"] if place == "arms" else content["base"])[name] = 150
+    (line,) = faults(config(studies={"one": {"arms": {"good": {}}}, "two": content}, run=["one"]))
+    assert line.startswith(f"studies.two.{'arms.a' if place == 'arms' else place}: {name}: ")
+
+
+def test_a_study_whose_base_does_not_fit_has_no_arms():
+    study = {"base": {"network.blocks": "times 1/3"}, "arms": {"a": {}}}
+    _, two = read(config(studies={"one": {"arms": {"good": {}}}, "two": study}, run=["one"])).studies
+    assert (two.arms, [line.split(" = ")[0] for line in two.faults]) == ([], ["studies.two.base: network.blocks"])
 
 
 def test_arms_are_the_base_with_overrides():
@@ -269,6 +303,16 @@ def test_numbers_may_come_as_text():
     assert run.scoring.threshold == 1 / 3
     assert run.sampling.sigma_max == 80
     assert run == read_run(json.loads(json.dumps(run.model_dump())))
+
+
+def test_nulls_and_flags_may_come_as_text():
+    """As --config gives them."""
+    given = {"data": {"resolution": "null"}, "network": {"embedding": "null", "skips": ["1", "0", *["1"] * 7]}}
+    run = read_run(given)
+    assert (run.data.resolution, run.network.embedding) == (None, None)
+    assert run.network.skips == [1, 0, *[1] * 7]
+    assert read_run({"network": {"skips": "null"}}).network.skips is None
+    assert given["data"] == {"resolution": "null"}
 
 
 def test_booleans_may_come_as_text():
@@ -351,6 +395,7 @@ def test_run_selects_studies():
     assert read(config(studies=studies, run="two")).selected == ["two"]  # as --config run=two gives it
     chosen = read(config(studies=studies, run=["three", "one"]))
     assert chosen.selected == ["three", "one"]
+    assert read(config(studies=studies, run=["two", "one", "two"])).selected == ["two", "one"]
     assert [study.name for study in chosen.studies] == ["one", "two", "three"]
 
 

@@ -15,9 +15,10 @@ from emm import figures, findings, onset
 from emm.measure import counts_of
 from emm.search import Count, RunId, ladder, replay
 from emm.settings import Figures, Search
+from emm.stage import StageError
 from emm.statistics import wilson
 from emm.study import CONTRAST_COLUMNS, CURVE_COLUMNS, contrasts, estimates, read_arms
-from emm.tables import EMM_COLUMNS, answer, read
+from emm.tables import EMM_COLUMNS, answer, read, read_all
 
 SEARCH = Search(n_min=10, n_max=640, start=40)
 SIZES = ladder(SEARCH, 10, 640)
@@ -276,3 +277,22 @@ def test_summary_table_joins_studies(study, tmp_path):
     assert not (tmp_path / "all.csv").exists()
     assert join(study / "emm.csv", study / "emm.csv").returncode == 0
     assert len(read(tmp_path / "all.csv")) == 2 * len(ARMS)
+
+
+def cut(table: bytes) -> bytes:
+    """Without its last cell."""
+    return table.rpartition(b",")[0]
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [cut, lambda table: b"study,arm\na,b\n", lambda table: table + b"\xff\n", lambda table: table.rstrip() + b",1\n"],
+    ids=["cut", "other columns", "not text", "a cell too many"],
+)
+def test_damaged_tables_are_named(study, tmp_path, damaged):
+    good, bad = study / "contrasts.csv", tmp_path / "bad.csv"
+    bad.write_bytes(damaged(good.read_bytes()))
+    with pytest.raises(StageError, match=f"^{bad}: .*delete it, and run snakemake again$"):
+        read_all([good, bad], CONTRAST_COLUMNS)
+    with pytest.raises(StageError, match=r"gone\.csv: is not there; run snakemake first"):
+        read_all([good, tmp_path / "gone.csv"], CONTRAST_COLUMNS)

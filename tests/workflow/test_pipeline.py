@@ -108,6 +108,28 @@ def test_overlays_keep_the_order_of_studies_and_arms(project):
     assert re.findall(r"studies/(\w+)/", studies[1]) == list(STUDIES)
 
 
+# ---- what a run prints at its end
+
+
+def test_a_run_of_one_study_prints_its_table_alone(project):
+    output = project.snakemake("own", "--config", "figures={width: 8}").stdout  # the tables of others are there too
+    (table,) = re.findall(r"^study +arm .*\n((?:\S+ .*\n)+)", output, re.MULTILINE)
+    assert [line.split()[:2] for line in table.splitlines()] == [["own", "file"]]
+    assert "verdict" not in output  # it makes no claim
+    assert "figures  results/studies/own/*.svg" in output
+    whole = project.snakemake("--config", "figures={width: 9}").stdout
+    (table, claims) = re.findall(r"^study +(?:arm|claim) .*\n((?:\S+ .*\n)+)", whole, re.MULTILINE)
+    assert [line.split()[0] for line in table.splitlines()] == ["labels", "labels", "denoiser", "denoiser", "own"]
+    assert [line.split()[0] for line in claims.splitlines()] == ["labels", "denoiser"]
+    assert whole.count("report   results/report.html") == 1
+
+
+def test_a_run_without_studies_prints_no_table(empty):
+    output = empty.snakemake("plan").stdout
+    assert "error" not in output
+    assert "figures" not in output.split("Complete log")[0].splitlines()[-1]
+
+
 # ---- what a run leaves behind
 
 

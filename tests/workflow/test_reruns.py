@@ -14,7 +14,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from emm import warm
-from project import JOINED
+from project import JOINED, write_images
 
 LONG = "5120 images"  # some seconds of training
 AFTER_SEARCH = {"search", "study", "figures", *JOINED, "report"}
@@ -77,6 +77,14 @@ def test_figure_style_only_draws_again(project):
     plan = project.plan()
     assert plan.rules == {"figures", "report"}
     assert len(plan["figures"]) == 3
+
+
+def test_older_data_in_the_place_of_others_are_noticed(project):
+    write_images(project.folder / "own.npz", first=200)
+    os.utime(project.folder / "own.npz", (1e9, 1e9))  # as `cp -p` and `mv` leave it
+    plan = project.plan()
+    assert {"subset", "sample", "score"} <= plan.rules
+    assert plan["study"] == ["own"]
 
 
 def test_a_title_makes_only_its_study_again(project):

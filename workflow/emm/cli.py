@@ -10,21 +10,23 @@ from emm.stage import StageError, command
 
 
 def summary(args: argparse.Namespace) -> None:
-    """Print EMM of every arm, what the findings are, and where figures and report are."""
+    """Print EMM of every arm of the named studies (default: of all), what the findings are, and where figures are."""
     from emm import findings
-    from emm.tables import lines, read
+    from emm.tables import EMM_COLUMNS, lines, read_all
 
-    tables = [args.results / "emm.csv"]
-    if not tables[0].is_file():  # only single studies have been made
-        tables = sorted(args.results.glob("studies/*/emm.csv"))
-    if not tables:
+    folder = args.results / "studies"
+    names = args.studies or sorted(path.parent.name for path in folder.glob("*/emm.csv"))
+    if not names:
         raise StageError(f"{args.results}: holds no table yet; run snakemake first")
-    print("\n" + lines([row for table in tables for row in read(table)]) + "\n")
-    if (args.results / "findings.csv").is_file() and (found := read(args.results / "findings.csv")):
+    tables = [folder / name / "emm.csv" for name in names]
+    print("\n" + lines(read_all(tables, EMM_COLUMNS)) + "\n")
+    if found := read_all([table.with_name("findings.csv") for table in tables], findings.COLUMNS):
         print(findings.lines(found) + "\n")
-    print(f"figures  {args.results}/studies/*/*.svg")
-    if (args.results / "report.html").is_file():
-        print(f"report   {args.results}/report.html")
+    print(f"figures  {folder}/{names[0] if len(names) == 1 else '*'}/*.svg")
+    report = args.results / "report.html"
+    # One that is older than a table shows other results.
+    if report.is_file() and report.stat().st_mtime >= max(table.stat().st_mtime for table in tables):
+        print(f"report   {report}")
 
 
 def check(args: argparse.Namespace) -> None:
@@ -33,9 +35,11 @@ def check(args: argparse.Namespace) -> None:
     from emm.dag import index
 
     settings = read(load(args.overlays))
-    index(settings, args.results)
+    impossible = index(settings, args.results).impossible
     for study in settings.studies:
         print(f"{study.name}: {', '.join(arm.name for arm in study.arms)}")
+        for line in impossible.get(study.name, []):
+            print(f"  cannot run here: {line}")
 
 
 def plan(args: argparse.Namespace) -> None:
@@ -85,6 +89,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=Path("results"))
     commands = parser.add_subparsers(required=True)
     one = commands.add_parser("summary", help=summary.__doc__)
+    one.add_argument("studies", nargs="*", help="names of studies that have been made (default: all)")
     one.set_defaults(run=summary)
     one = commands.add_parser("check", help=check.__doc__)
     one.add_argument("overlays", type=Path, nargs="*")

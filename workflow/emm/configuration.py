@@ -112,9 +112,12 @@ def read(config: Mapping[str, Any]) -> Settings:
     Args:
         config: the nested mapping of the YAML files after overlays.
     Raises:
-        SettingsError: one line for every fault, naming the key, the value and what is allowed.
+        SettingsError: one line for every fault, naming the key, the value and what is allowed.  Values that do not fit
+            the base settings are a fault of selected studies; others keep it in `Study.faults`.
     """
     text = validate(_ConfigText, config)
+    names = list(text.studies)
+    selected = names if text.run == ["all"] else list(dict.fromkeys(text.run))
     faults: list[str] = []
     studies = []
     base = {key: config[key] for key in Run.model_fields if config.get(key) is not None}
@@ -123,8 +126,8 @@ def read(config: Mapping[str, Any]) -> Settings:
             studies.append(_study(name, study, base))
         except SettingsError as error:
             faults += str(error).splitlines()
-    names = list(text.studies)
-    selected = names if text.run == ["all"] else list(text.run)
+        else:
+            faults += studies[-1].faults if name in selected else []
     faults += [f"run = {name!r}: {expected(name, names, 'a study')}" for name in selected if name not in names]
     if faults:
         raise SettingsError(*faults)
@@ -134,8 +137,45 @@ def read(config: Mapping[str, Any]) -> Settings:
 
 
 def _study(name: str, text: _StudyText, base: Mapping[str, Any]) -> Study:
-    place = f"studies.{name}"
+    """A study with the arms that fit the base settings.  Raises SettingsError if anything in it is misnamed."""
+    misnamed = _misnamed(name, text)
+    arms, faults = _arms(name, text, base)
+    if misnamed:
+        raise SettingsError(*dict.fromkeys(misnamed + faults))
+    return Study(
+        name=name,
+        title=text.title or name,
+        source=text.source,
+        factor=text.factor,
+        arms=arms,
+        # A claim about an arm that this scale leaves out cannot be judged here.
+        findings={key: claim for key, claim in text.findings.items() if not set(claim.arms) & set(text.without)},
+        faults=faults,
+    )
+
+
+def _arms(name: str, text: _StudyText, base: Mapping[str, Any]) -> tuple[list[Arm], list[str]]:
+    """The arms of a study, and a line for every value that does not fit the base settings."""
+    try:
+        shared = override(base, text.base)
+    except SettingsError as error:
+        return [], [f"studies.{name}.base: {line}" for line in str(error).splitlines()]
+    arms: list[Arm] = []
     faults: list[str] = []
+    for arm, overrides in text.arms.items():
+        if arm in text.without:
+            continue
+        try:
+            arms.append(Arm(name=arm, run=validate(Run, override(shared, overrides or {}))))
+        except SettingsError as error:
+            faults += [f"studies.{name}.arms.{arm}: {line}" for line in str(error).splitlines()]
+    return arms, faults
+
+
+def _misnamed(name: str, text: _StudyText) -> list[str]:
+    """A line for every name in a study that is wrong whatever the base settings are."""
+    place = f"studies.{name}"
+    faults = []
     if not name.isidentifier() or name in RULES:
         faults.append(f"{place}: its name becomes a target: must be an identifier and none of {', '.join(RULES)}")
     faults += [
@@ -143,23 +183,16 @@ def _study(name: str, text: _StudyText, base: Mapping[str, Any]) -> Study:
         for arm in text.without
         if arm not in text.arms
     ]
-    try:
-        shared = override(base, text.base)
-    except SettingsError as error:
-        raise SettingsError(*faults, *(f"{place}.base: {line}" for line in str(error).splitlines())) from None
-    arms = []
+    if set(text.arms) <= set(text.without):
+        faults.append(f"{place}.without = {text.without}: leaves no arm")
+    faults += [f"{place}.base: {line}" for line in _unknown(text.base)]
     for arm, overrides in text.arms.items():
         if arm in text.without:
             continue
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+-]*", arm):
             rule = "a name must start with a letter or digit and hold only letters, digits and _ . + -"
             faults.append(f"{place}.arms.{arm}: {rule}")
-        try:
-            arms.append(Arm(name=arm, run=validate(Run, override(shared, overrides or {}))))
-        except SettingsError as error:
-            faults += [f"{place}.arms.{arm}: {line}" for line in str(error).splitlines()]
-    if not faults and not arms:
-        faults.append(f"{place}.without = {text.without}: leaves no arm")
+        faults += [f"{place}.arms.{arm}: {line}" for line in _unknown(overrides or {})]
     if text.factor:
         try:
             lookup(Run(), text.factor)
@@ -171,17 +204,26 @@ def _study(name: str, text: _StudyText, base: Mapping[str, Any]) -> Study:
             for arm in claim.arms
             if arm not in text.arms
         ]
-    if faults:
-        raise SettingsError(*faults)
-    return Study(
-        name=name,
-        title=text.title or name,
-        source=text.source,
-        factor=text.factor,
-        arms=arms,
-        # A claim about an arm that this scale leaves out cannot be judged here.
-        findings={key: claim for key, claim in text.findings.items() if not set(claim.arms) & set(text.without)},
-    )
+    return faults
+
+
+def _unknown(overrides: Iterable[str]) -> list[str]:
+    """A line for every dotted name that no value can be given to."""
+    faults = []
+    for dotted in overrides:
+        try:
+            _value(Run(), dotted)
+        except SettingsError as error:
+            faults.append(str(error))
+    return faults
+
+
+def _value(run: Run, dotted: str) -> Any:
+    """The value that an override replaces.  Raises SettingsError for an unknown name or a whole section."""
+    was = lookup(run, dotted)
+    if isinstance(was, BaseModel):
+        raise SettingsError(f"{dotted}: is a section; override its keys one by one, as {dotted}.KEY")
+    return was
 
 
 def override(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -193,9 +235,7 @@ def override(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str,
     reference = validate(Run, base)
     resolved = copy.deepcopy(dict(base))
     for dotted, value in overrides.items():
-        was = lookup(reference, dotted)
-        if isinstance(was, BaseModel):
-            raise SettingsError(f"{dotted}: is a section; override its keys one by one, as {dotted}.KEY")
+        was = _value(reference, dotted)
         *path, last = dotted.split(".")
         node = resolved
         for part in path:

@@ -3,6 +3,7 @@
 The loop over N lives here alone, as the search replayed on the scores that exist; see `Dag.trail`.
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -15,6 +16,8 @@ from emm.datasets import DataError
 from emm.keys import Stage, emm_folder, key, run_folder, stage_settings
 from emm.search import Count, RunId, ladder, replay
 from emm.settings import Run, Settings, SettingsError, Study
+
+END = 65_536  # bytes at the end of an .npz file that hold its directory
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,8 @@ class Dag:
     runs: dict[tuple[Stage, str], Run] = field(default_factory=dict)
     sizes: dict[str, list[int]] = field(default_factory=dict)  # ladder of each emm key
     shapes: dict[str, datasets.Shape] = field(default_factory=dict)  # of the images of each subset key
-    folders: dict[str, list[str]] = field(default_factory=dict)  # files that stand for each folder of images
+    folders: dict[Path, list[str]] = field(default_factory=dict)  # files that stand for each folder of images
+    signatures: dict[Path, str] = field(default_factory=dict)  # of the user's own files and folders
     impossible: dict[str, list[str]] = field(default_factory=dict)  # why studies that are not selected cannot run
 
     def json(self, stage: Stage, key: str) -> str:
@@ -108,15 +112,24 @@ class Dag:
         changed last, which stands for all.
         """
         files = []
-        for kind, _, path in (source.partition(":") for source in self.runs["subset", subset_key].data.sources):
-            path = str(Path(path).expanduser())
-            if kind in ("npz", "folder"):
-                files.append(path)
+        for kind, path in self._own_data(subset_key):
+            files.append(str(path))
             if kind == "folder":
                 if path not in self.folders:
-                    self.folders[path] = _folder_files(Path(path))
+                    self.folders[path] = _folder_files(path)
                 files += self.folders[path]
         return files
+
+    def data_signature(self, subset_key: str) -> str:
+        """What changes with the user's own files where their times do not tell: one that is older took their place."""
+        paths = [path for _, path in self._own_data(subset_key)]
+        self.signatures.update({path: _signature(path) for path in paths if path not in self.signatures})
+        return " ".join(self.signatures[path] for path in paths)
+
+    def _own_data(self, subset_key: str) -> list[tuple[str, Path]]:
+        """Kind (npz or folder) and path of the sources that are the user's own."""
+        parts = [source.partition(":") for source in self.runs["subset", subset_key].data.sources]
+        return [(kind, Path(path).expanduser()) for kind, _, path in parts if kind in ("npz", "folder")]
 
     def emm_files(self, study: str) -> list[Path]:
         return [emm_folder(self.results, key("emm", arm.run)) / "emm.json" for arm in self.study(study).arms]
@@ -124,10 +137,34 @@ class Dag:
 
 def _folder_files(folder: Path) -> list[str]:
     """Class folders of a folder of images, and the image that was changed last."""
-    classes = [entry for entry in sorted(folder.iterdir()) if entry.is_dir()]
-    images = [entry for place in (folder, *classes) for entry in os.scandir(place) if entry.is_file()]
-    newest = max(images, key=lambda entry: (entry.stat().st_mtime_ns, entry.path), default=None)
-    return [str(entry) for entry in classes] + ([] if newest is None else [newest.path])
+    newest = max(_images(folder), key=lambda entry: (entry.stat().st_mtime_ns, entry.path), default=None)
+    return [*map(str, _classes(folder)), *([] if newest is None else [newest.path])]
+
+
+def _classes(folder: Path) -> list[Path]:
+    return [entry for entry in sorted(folder.iterdir()) if entry.is_dir()]
+
+
+def _images(folder: Path) -> list[os.DirEntry[str]]:
+    """The files of a folder and of its class folders."""
+    return [entry for place in (folder, *_classes(folder)) for entry in os.scandir(place) if entry.is_file()]
+
+
+def _signature(path: Path) -> str:
+    """A digest of a folder's names and sizes, or of an .npz file's size and end, where the sums of its arrays stand."""
+    digest = hashlib.sha256()
+    if path.is_dir():
+        for entry in sorted(_images(path), key=lambda entry: entry.path):
+            digest.update(
+                f"{Path(entry.path).relative_to(path)}\0{entry.stat().st_size}\0".encode(errors="surrogateescape")
+            )
+    else:
+        size = path.stat().st_size
+        digest.update(str(size).encode())
+        with path.open("rb") as file:
+            file.seek(max(size - END, 0))
+            digest.update(file.read())
+    return digest.hexdigest()[:16]
 
 
 def run_files(scores: Scores, run: RunId) -> tuple[Path, Path]:
@@ -140,7 +177,8 @@ def index(settings: Settings, results: Path, data_needed: bool = True) -> Dag:
     """Index a configuration, checking every arm against its data set.
 
     With `data_needed`, images that torchvision's sets lack on this machine are a fault too.
-    A study that is not selected may be impossible here (its data may be missing, say); `Dag.impossible` tells why.
+    A study that is not selected may be impossible here (its data may be missing, or its values not fit the base
+    settings); `Dag.impossible` tells why.
     Raises:
         SettingsError: an arm of a selected study is impossible with its data; one line for each fault.
     """
@@ -148,6 +186,9 @@ def index(settings: Settings, results: Path, data_needed: bool = True) -> Dag:
     facts: dict[str, datasets.Facts] = {}
     selected: dict[str, list[str]] = {}  # the arms of each fault: one in the base settings meets many
     for study in settings.studies:
+        if study.faults:
+            dag.impossible[study.name] = study.faults
+            continue
         faults: dict[str, list[str]] = {}
         for arm in study.arms:
             found = _index_arm(dag, arm.run, facts, data_needed)

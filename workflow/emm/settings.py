@@ -82,6 +82,15 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _nulls(cls, given: Any) -> Any:
+        """Read null that arrives as text from ``--config``, where a setting may be none."""
+        if not isinstance(given, Mapping) or "null" not in (one for one in given.values() if isinstance(one, str)):
+            return given
+        optional = {key for key, field in cls.model_fields.items() if type(None) in get_args(field.annotation)}
+        return {key: None if key in optional and value == "null" else value for key, value in given.items()}
+
 
 @dataclass(frozen=True)
 class Span:
@@ -125,6 +134,8 @@ DATASETS = ("digits", "cifar10", "cifar100", "svhn", "fashion_mnist", "mnist")
 
 def _source(value: str) -> str:
     if value in DATASETS or re.fullmatch(r"(npz|folder):[^\0\n]+", value):
+        if "{" in value or "}" in value:  # Snakemake would fill them in
+            raise ValueError("must be a path without braces")
         return value
     near = difflib.get_close_matches(value, DATASETS, 1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
@@ -178,7 +189,9 @@ class Network(Section):
     blocks: Annotated[Int, Field(ge=1, le=64)] = 2  # residual blocks a level in the encoder; one more in the decoder
     attention: list[PositiveInt] = [16]  # resolutions with self-attention
     embedding: Literal["positional", "fourier"] | None = None  # of the noise level; none: the architecture's own
-    skips: list[Literal[0, 1]] | None = None  # 1 keeps, 0 cuts a skip connection, in encoder order; none: keep all
+    skips: list[Annotated[Literal[0, 1], BeforeValidator(_number)]] | None = (
+        None  # 1 keeps, 0 cuts a skip connection, in encoder order; none: keep all
+    )
     dropout: Annotated[Float, Field(ge=0, lt=1)] = 0.13
 
 
@@ -392,6 +405,7 @@ class Study(Section):
     factor: str
     arms: list[Arm]
     findings: dict[str, Finding] = {}
+    faults: list[str] = []  # a line for every value that does not fit the base settings; such arms are not among `arms`
 
 
 class Settings(Section):

@@ -123,20 +123,38 @@ def read(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def read_all(paths: Sequence[Path], columns: Sequence[str]) -> list[dict[str, str]]:
+    """The rows of several tables of one kind.
+
+    Raises:
+        StageError: a table is missing, cannot be read, or has other columns.
+    """
+    rows: list[dict[str, str]] = []
+    for path in paths:
+        try:
+            found = read(path)
+        except FileNotFoundError:
+            raise StageError(f"{path}: is not there; run snakemake first") from None
+        except (OSError, UnicodeDecodeError, csv.Error) as error:
+            raise StageError(f"{path}: cannot be read ({error}); delete it, and run snakemake again") from None
+        if any(tuple(row) != tuple(columns) or None in row.values() for row in found):
+            raise StageError(f"{path}: has other columns than this version writes; delete it, and run snakemake again")
+        rows += found
+    return rows
+
+
 def join(description: str | None, columns: Sequence[str], page_of: Callable[[list[dict[str, str]]], str]) -> None:
     """A program that joins one kind of table over studies, as CSV and as a page.
 
     Raises:
-        StageError: a table has other columns.
+        StageError: a table is missing or damaged; see `read_all`.
     """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--studies", type=Path, nargs="+", required=True, help="the table of every study")
     parser.add_argument("--table", type=Path, required=True)
     parser.add_argument("--page", type=Path, required=True)
     args = parser.parse_args()
-    rows = [row for path in args.studies for row in read(path)]
-    if any(tuple(row) != tuple(columns) for row in rows):
-        raise StageError("--studies: a table has other columns than this version writes; delete it")
+    rows = read_all(args.studies, columns)
     write_csv(args.table, columns, rows)
     write_text(args.page, page_of(rows))
 

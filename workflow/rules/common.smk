@@ -49,6 +49,8 @@ LIMITS = Limits(INDEX)
 
 # Conda environments (--software-deployment-method conda) hold the packages that emm needs, not emm itself.
 PACKAGE = str(Path(workflow.basedir) / "workflow")
+# A Snakemake that is called by its path, without activation, starts jobs with the Python beside it all the same.
+os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
 os.environ.update(PYTHONPATH=os.pathsep.join(filter(None, [PACKAGE, os.getenv("PYTHONPATH")])))
 # Every job starts a Python: 2 s with compiled modules, 6 s where a machine forbids to keep them.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -202,5 +204,7 @@ def figure(name, result, listed=report):
 
 
 def print_summary():
-    """The answer at the end of a run: one line an arm, and where the rest is."""
-    subprocess.run([sys.executable, "-m", "emm.cli", "summary"], check=False)
+    """The answer at the end of a run that makes studies: one line an arm of these, and where the rest is."""
+    made = {job.wildcards.study for job in workflow.dag.jobs if job.rule.name == "study"}
+    if names := [study.name for study in SETTINGS.studies if study.name in made]:
+        subprocess.run([sys.executable, "-m", "emm.cli", "summary", *names], check=False)

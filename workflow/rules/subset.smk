@@ -13,6 +13,7 @@ rule subset:
         "../../envs/cpu.yaml"
     params:
         settings=stage_json("subset"),
+        data=lambda wildcards: INDEX.data_signature(wildcards.key),
     message:
         "subset of {wildcards.n} images, replicate {wildcards.r}"
     shell:
