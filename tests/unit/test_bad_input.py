@@ -395,7 +395,10 @@ COMMANDS: list[tuple[list[str], int, str]] = [
     (["emm.cli", "schema", "config.yaml/schema.json"], 1, "config.yaml"),
     (["emm.cli", "rescore", "gone.npz"], 1, "gone.npz: is not a neighbours.npz of a scored run"),
     (["emm.cli", "rescore", "config.yaml"], 1, "config.yaml: is not a neighbours.npz of a scored run"),
-    (["emm.cli", "rescore", "gone.npz", "--threshold", "x"], 2, "invalid float value: 'x'"),
+    *(
+        (["emm.cli", "rescore", "gone.npz", "--threshold", "0.2", text], 2, f"{text!r}: must be a number between")
+        for text in ("x", "nan", "1/0", "3/2", "0", "1", "-0.5", "1e999")
+    ),
     (["emm.subset"], 2, "the following arguments are required: --settings, --n, --replicate, --output"),
     (subset("digits", n="ten"), 2, "argument --n: invalid int value: 'ten'"),
     (subset("digits", n=0), 1, "n = 0: must be a positive multiple of 10"),

@@ -438,16 +438,6 @@ def test_indistinct_training_images_are_one_line(tmp_path, monkeypatch, capsys):
     assert "distinct" in line
 
 
-@pytest.mark.parametrize("threshold", ["0", "1", "-0.5"])
-def test_rescoring_refuses_impossible_thresholds(tmp_path, monkeypatch, capsys, threshold):
-    place = scored(tmp_path)
-    assert place.call(monkeypatch) == 0
-    monkeypatch.setattr(sys, "argv", ["emm", "rescore", str(place.neighbours), "--threshold", threshold])
-    with pytest.raises(SystemExit, match="1"):
-        cli.main()
-    assert "--threshold" in one_error(capsys)
-
-
 # Mirror images
 
 

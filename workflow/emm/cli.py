@@ -2,7 +2,9 @@
 
 import argparse
 import json
+import math
 import sys
+from fractions import Fraction
 from pathlib import Path
 
 from emm.files import write_text
@@ -66,11 +68,20 @@ def rescore(args: argparse.Namespace) -> None:
 
     snapshots = read_neighbours(args.neighbours)
     print("threshold  " + "  ".join(f"snapshot {i}" for i in range(len(snapshots))))
-    for threshold in args.threshold:
-        if not 0 < threshold < 1:
-            raise StageError(f"--threshold {threshold:g}: must lie between 0 and 1")
-        ratios = [memorized(found, threshold, not args.duplicates).mean() for found in snapshots]
-        print(f"{threshold:<9.4g}  " + "  ".join(f"{ratio:<{len('snapshot 0')}.4f}" for ratio in ratios))
+    for value in args.threshold:
+        ratios = [memorized(found, value, not args.duplicates).mean() for found in snapshots]
+        print(f"{value:<9.4g}  " + "  ".join(f"{ratio:<{len('snapshot 0')}.4f}" for ratio in ratios))
+
+
+def threshold(text: str) -> float:
+    """A threshold of the criterion as text, a fraction too.  Raises ArgumentTypeError unless it is in ]0, 1[."""
+    try:
+        value = float(Fraction(text))
+    except (ValueError, ArithmeticError):
+        value = math.nan
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: must be a number between 0 and 1, such as 0.25 or 1/3")
+    return value
 
 
 def verify(args: argparse.Namespace) -> None:
@@ -104,7 +115,7 @@ def main() -> None:
     one.set_defaults(run=schema)
     one = commands.add_parser("rescore", help=rescore.__doc__)
     one.add_argument("neighbours", type=Path)
-    one.add_argument("--threshold", type=float, nargs="+", default=[0.2, 0.25, 1 / 3, 0.4, 0.5])
+    one.add_argument("--threshold", type=threshold, nargs="+", default=[0.2, 0.25, 1 / 3, 0.4, 0.5])
     one.add_argument("--duplicates", action="store_true", help="the paper's rule: a duplicate is a second neighbour")
     one.set_defaults(run=rescore)
     one = commands.add_parser("verify", help=verify.__doc__)

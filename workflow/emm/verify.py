@@ -95,7 +95,7 @@ def verify(results: Path, scores: int = 10, seed: int = 0) -> Verified:
         if run is not None and (len(done.mismatches) == before or not listed):
             sound[place] = run
     if not done.counts:
-        raise StageError(f"{results}: holds no runs; run snakemake first")
+        raise StageError(f"{results}: holds no runs: must be a whole folder of results, as snakemake makes it")
     _data({place: run for place, run in sound.items() if place.stage == "subset" and place.record.is_file()}, done)
     scored = {place: run for place, run in sound.items() if place.stage == "score"}
     for place, run in scored.items():
