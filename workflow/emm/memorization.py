@@ -64,8 +64,10 @@ def neighbours(generated: np.ndarray, train: np.ndarray, groups: np.ndarray, k: 
 def mirrored_neighbours(generated: np.ndarray, train: np.ndarray, groups: np.ndarray, k: int) -> Neighbours:
     """As `neighbours`, where a training image is as near as the nearer of itself and its mirror image.
 
-    Mirroring the generated images instead gives the same distances.
+    Mirroring the generated images instead gives the same distances.  Training images that are each other's mirror image
+    are duplicates here: the second would be the second neighbour of every copy of the first.
     """
+    groups = mirror_groups(train, groups)
     found = [neighbours(images, train, groups, k) for images in (generated, generated[..., ::-1])]
     indices, squared = (
         np.concatenate([getattr(one, name) for one in found], axis=1) for name in ("indices", "squared")
@@ -79,6 +81,20 @@ def mirrored_neighbours(generated: np.ndarray, train: np.ndarray, groups: np.nda
     indices, squared = np.take_along_axis(indices, keep, 1), np.take_along_axis(squared, keep, 1)
     sizes = dict(zip(*np.unique(groups, return_counts=True), strict=True))
     return Neighbours(indices, squared, np.array([sizes[i] for i in indices[:, 0]], np.int64))
+
+
+def mirror_groups(train: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """(N,) position of the first image that equals each training image or its mirror image.
+
+    Args:
+        groups: (N,) the same of exact duplicates.
+    """
+    first: dict[bytes, int] = {}
+    merged = np.array(groups)
+    for position in np.unique(groups).tolist():
+        image = train[position]
+        merged[position] = first.setdefault(min(image.tobytes(), image[..., ::-1].tobytes()), position)
+    return merged[groups]
 
 
 def _nearest(query: np.ndarray, base: np.ndarray, candidates: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
