@@ -144,6 +144,22 @@ def test_a_copy_dies_with_the_process_that_waits_for_it_and_with_the_one_between
     wait_until(lambda: not lives(copy), 30, "the copy ends")
 
 
+def test_a_copy_holds_the_gpus_of_the_process_that_asks(workflow):
+    """So that they are not given to others before the copy has ended, whoever dies first."""
+    locks = workflow.folder / "locks"
+    claim = ["--devices", "0,1", "--count", "2", "--folder", str(locks), "--", sys.executable, "-c", WARM]
+    started = workflow.start(*claim, "probe", "wait", code="from emm import slots; slots.main()")
+    copy, _ = first_line(started)
+    assert copy != started.pid
+    for process in (started.pid, copy):
+        held = [os.readlink(entry) for entry in Path(f"/proc/{process}/fd").iterdir()]
+        assert {str(locks / "0-0"), str(locks / "1-0")} <= set(held)
+    between = [os.readlink(entry) for entry in Path(f"/proc/{parent(copy)}/fd").iterdir()]
+    assert not any(str(locks) in name for name in between)
+    started.terminate()
+    assert started.wait(30) == 143
+
+
 def test_a_server_that_was_killed_is_started_again(workflow):
     started = workflow.probe("wait")
     copy, _ = first_line(started)

@@ -3,6 +3,7 @@
 ``python -m emm.slots --devices 0,1 --jobs-per-gpu 2 -- COMMAND`` waits until a slot is free, sets CUDA_VISIBLE_DEVICES
 to its device, and becomes COMMAND, which inherits the lock.  So the command needs to know nothing of this, sees its own
 devices alone whenever it first asks CUDA, and leaves its slot when it dies, of whatever: the kernel frees the lock.
+A process that computes in its place (`emm.warm`) gets the locks too.
 
 The locks lie on the machine whose devices they stand for, not with the results, which several machines may share; and
 in one folder a user, so that all projects of the user keep out of one another's way.
@@ -23,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
+LOCKS = "EMM_LOCKS"  # variable: descriptors of the locks of a command's slots, joined by commas
 POLL = 0.5  # seconds between two looks for a free slot
 
 
@@ -161,6 +163,7 @@ def main() -> None:
         slots = claim(devices, args.jobs_per_gpu, args.count, args.folder, waiting)
         for slot in slots:
             os.set_inheritable(slot.lock, True)
+        os.environ[LOCKS] = ",".join(str(slot.lock) for slot in slots)
         places = ", ".join(f"GPU {slot.device} (slot {slot.place + 1} of {args.jobs_per_gpu})" for slot in slots)
         print(f"on {places}", file=sys.stderr, flush=True)
         if "CUDA_VISIBLE_DEVICES" not in os.environ:  # numbers are then nvidia-smi's, not CUDA's own by speed

@@ -30,7 +30,10 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+from emm.slots import LOCKS
+
 VARIABLE, OFF = "EMM_WARM", "off"
+MOST_LOCKS = 64  # GPUs that one stage may have
 PRELOADED = ("emm.train", "emm.sample")
 FORWARDED = (signal.SIGTERM, signal.SIGINT)
 STARTED = b"+"  # the first answer: the stage is taken over
@@ -81,7 +84,8 @@ def ask(name: str, module: str, options: list[str]) -> int | None:
         return None
     with server:
         try:
-            socket.send_fds(server, [content], [0, 1, 2])
+            locks = [int(lock) for lock in os.environ.get(LOCKS, "").split(",") if lock]
+            socket.send_fds(server, [content], [0, 1, 2, *locks])
             if server.recv(1) != STARTED:
                 return None
         except OSError:
@@ -154,7 +158,7 @@ class Request:
     options: list[str]
     folder: str
     environment: dict[str, str]
-    descriptors: list[int]  # its standard input, output and error
+    descriptors: list[int]  # its standard input, output and error, and its locks
 
 
 def serve(name: str) -> Request | None:
@@ -222,18 +226,18 @@ def _receive(client: socket.socket) -> Request | None:
         return None
     client.settimeout(PATIENCE)
     try:
-        content, descriptors, *_ = socket.recv_fds(client, LARGEST, 3)
+        content, descriptors, *_ = socket.recv_fds(client, LARGEST, 3 + MOST_LOCKS)
     except OSError:
         return None
     client.settimeout(None)
-    return Request(**json.loads(content), descriptors=descriptors) if len(descriptors) == 3 else None
+    return Request(**json.loads(content), descriptors=descriptors) if len(descriptors) >= 3 else None
 
 
 def become(request: Request) -> None:
     """Run a stage as the process would that asked for it.  Does not return."""
     from emm.stage import program
 
-    for place, descriptor in enumerate(request.descriptors):
+    for place, descriptor in enumerate(request.descriptors[:3]):  # the locks stay open, and so held
         os.dup2(descriptor, place)
         os.close(descriptor)
     os.environ.clear()
