@@ -14,8 +14,9 @@ from emm import state
 from emm.dag import Scores
 from emm.keys import key
 from emm.search import RunId
+from emm.snapshots import intact
 from emm.subset import load as load_subset
-from emm.training import intact, start
+from emm.training import start
 from forked import start as start_stage
 from stages import Pipeline
 

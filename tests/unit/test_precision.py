@@ -58,7 +58,7 @@ def test_weights_averages_and_state_stay_float32(subset, tmp_path):
     assert torch.equal(trainer.parameters.computed, trainer.parameters.values.to(torch.bfloat16))
     # Updates far below bfloat16's resolution of a weight are not lost.
     assert (trainer.parameters.values != trainer.parameters.values.to(torch.bfloat16).float()).any()
-    assert all(value.dtype == torch.float32 for value in trainer.averaged(0).values())
+    assert all(value.dtype == torch.float32 for value in trainer.averaged()[0].values())
 
 
 def test_buffers_keep_their_digits():

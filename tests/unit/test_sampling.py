@@ -13,6 +13,7 @@ from scipy.stats import chisquare
 from torch import Tensor
 
 from emm import sample as sample_stage
+from emm import snapshots
 from emm.files import write_npz
 from emm.keys import key
 from emm.preconditioning import EDM, VE, VP, Denoiser
@@ -20,7 +21,7 @@ from emm.sampling import SEEDS_PER_REPLICATE, draws, generate, heun, noise_level
 from emm.settings import Run, Sampling, read_run
 from emm.stage import command
 from emm.subset import Subset, save
-from emm.training import FlatParameters, Trainer, _keep_snapshot, build, collect_snapshots
+from emm.training import FlatParameters, Trainer, build
 
 CPU = torch.device("cpu")
 N = 12
@@ -229,8 +230,8 @@ class Place:
         for index in range(2):
             trainer.advance()
             trainer.averages[-1].mul_(0.9)  # so that decays differ visibly
-            _keep_snapshot(self.folder, trainer, index)
-            weights += [trainer.averaged(decay) for decay in range(len(trainer.averages))]
+            snapshots.keep(self.folder, index, trainer.averaged())
+            weights += trainer.averaged()
         training = self.run.training
         description = {
             "key": key("train", self.run),
@@ -238,7 +239,7 @@ class Place:
             "ema_decays": training.ema_decays,
             "images_seen": [40, 80],
         }
-        collect_snapshots(self.folder, self.snapshots, description)
+        snapshots.join(self.folder, self.snapshots, description)
         return weights
 
     def call(

@@ -23,7 +23,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
 
-from emm import checksums, state, training
+from emm import checksums, snapshots, state, training
 from emm import train as train_stage
 from emm.optimizer import FlatParameters, Optimizer
 from emm.preconditioning import denoising_loss, to_unit
@@ -32,7 +32,7 @@ from emm.seeds import derive
 from emm.settings import Run, Training, read_run
 from emm.stage import command
 from emm.subset import Subset, save
-from emm.training import LOG_COLUMNS, Interrupted, Trainer, batches, budget, build, collect_snapshots, start, train
+from emm.training import LOG_COLUMNS, Interrupted, Trainer, TrainingError, batches, budget, build, start, train
 
 CPU = torch.device("cpu")
 N = 24
@@ -409,6 +409,7 @@ def test_a_compiled_network_is_one_graph_with_the_same_gradients(name, tmp_path,
         return original(function, fullgraph=True, backend=backend, **options)
 
     monkeypatch.setattr(torch, "compile", compiled)
+    monkeypatch.setattr(training, "check_compiler", lambda device: None)
     trainers = [
         start(run, subset_of(n, labels), n, 0, CPU, tmp_path / f"{n}{when}", compiled=when)
         for n in (N, 2 * N) for when in ("never", "always")
@@ -439,6 +440,18 @@ def test_long_trainings_go_on_without_a_compiler(tmp_path, monkeypatch):
         trainer.advance()
     assert tried
     assert torch.equal(eager.parameters.values, fallen.parameters.values)
+
+
+def test_who_asks_for_compiling_is_told_that_there_is_no_compiler(tmp_path, monkeypatch):
+    """With the real compiler, which finds nothing to compile C++ with."""
+    torch._dynamo.reset()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", (str(tmp_path / "nothing"),))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
+    with pytest.raises(
+        TrainingError, match=r"^execution\.compile = 'always': this machine cannot .*; use auto or never$"
+    ):
+        start(run_of(), subset_of(), N, 0, CPU, tmp_path, compiled="always")
 
 
 @pytest.mark.parametrize(("steps", "compiled"), [(19_999, False), (20_000, True)])
@@ -487,7 +500,7 @@ def test_evaluation_uses_the_first_average(tmp_path):
 def test_snapshots_hold_the_averages(tmp_path):
     run = run_of()
     trainer = finish(run, subset_of(), tmp_path)
-    collect_snapshots(tmp_path, tmp_path / "out.safetensors", {"shares": run.training.snapshots})
+    snapshots.join(tmp_path, tmp_path / "out.safetensors", {"shares": run.training.snapshots})
     network = build(run, (1, 8, 8), 0).network
     tensors = load_file(tmp_path / "out.safetensors")
     assert len(tensors) == 3 * 2 * len(network.state_dict())
@@ -801,16 +814,16 @@ def vanishing(undisturbed, tmp_path, monkeypatch):
     def prepare(times: int) -> Place:
         place = Place(tmp_path, subset_of(), **LONG)
         shutil.copytree(undisturbed.state, place.state)
-        collect, left = train_stage.collect_snapshots, list(range(times))
+        join, left = snapshots.join, list(range(times))
 
         def disturbed(*arguments):
-            collect(*arguments)
+            join(*arguments)
             if left:
                 left.pop()
                 for path in (place.snapshots, place.log, place.record):
                     path.unlink()
 
-        monkeypatch.setattr(train_stage, "collect_snapshots", disturbed)
+        monkeypatch.setattr(snapshots, "join", disturbed)
         return place
 
     return prepare

@@ -18,10 +18,11 @@ from emm.precision import cast, choose
 from emm.preconditioning import to_unit
 from emm.sampling import Draws, draws, generate, noise_levels
 from emm.settings import Run
+from emm.snapshots import tensor_name
 from emm.stage import StageError, arguments, execution_options, positive, program, read_settings, record_settings
 from emm.subset import Subset
 from emm.subset import load as load_subset
-from emm.training import build, snapshot_name
+from emm.training import build
 
 
 def main() -> None:
@@ -95,10 +96,10 @@ def from_snapshots(
             images = []
             names = denoiser.network.state_dict()
             places = itertools.product(range(len(shares)), range(len(run.training.ema_decays)), names)
-            if set(file.keys()) != {snapshot_name(*place) for place in places}:
+            if set(file.keys()) != {tensor_name(*place) for place in places}:
                 raise ValueError("its tensors are those of another network")
             for index in range(len(shares)):
-                denoiser.network.load_state_dict({n: file.get_tensor(snapshot_name(index, decay, n)) for n in names})
+                denoiser.network.load_state_dict({n: file.get_tensor(tensor_name(index, decay, n)) for n in names})
                 images.append(generate(denoiser, drawn, levels, batch, device))
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise StageError(f"{path}: is not a complete file of snapshots of this run ({error}); delete it") from None

@@ -13,7 +13,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from emm import checksums, operations, state
+from emm import checksums, operations, snapshots, state
 from emm.device import describe, select
 from emm.files import provenance, write_csv, write_json
 from emm.keys import VERSIONS, key
@@ -27,8 +27,6 @@ from emm.training import (
     Interrupted,
     Trainer,
     TrainingError,
-    collect_snapshots,
-    intact,
     start,
     train,
 )
@@ -140,13 +138,13 @@ def finish(args: argparse.Namespace, run: Run, trainer: Trainer, course: dict[st
         "ema_decays": run.training.ema_decays,
         "images_seen": [step * run.training.batch_size for step in trainer.budget.snapshots],
     }
-    if not intact(args.state, trainer.kept):
+    if not snapshots.intact(args.state, trainer.kept):
         raise TrainingError(f"{args.state}: a snapshot is damaged; the same command trains this run again")
     settings = record_settings(args.record.parent, args.settings)
     for attempt in range(ATTEMPTS):
         write_csv(args.log, LOG_COLUMNS, trainer.rows)
         write_json(args.record, record)
-        collect_snapshots(args.state, args.snapshots, description)
+        snapshots.join(args.state, args.snapshots, description)
         try:
             checksums.record(args.snapshots, args.log, args.record, settings)
         except FileNotFoundError:

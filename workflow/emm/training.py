@@ -4,12 +4,10 @@ Every random number of step s comes from a generator seeded by (run, s), so the 
 their averages and the optimizer.  The clock is images seen.
 """
 
-import json
 import math
-import shutil
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -17,14 +15,11 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
-from emm import checksums
+from emm import snapshots
 from emm import state as training_state
 from emm.device import reseed
-from emm.files import replacing
 from emm.optimizer import FlatParameters, Optimizer
 from emm.parallel import ALONE, Processes
 from emm.precision import choose
@@ -199,11 +194,14 @@ class Trainer:
                 f" (training.learning_rate = {training.learning_rate:g}); nothing of this run was kept"
             )
 
-    def averaged(self, index: int) -> dict[str, Tensor]:
-        """State dict of the network with the averaged weights of one EMA decay."""
-        averaged = self.parameters.view(self.averages[index])
+    def averaged(self) -> list[dict[str, Tensor]]:
+        """State dicts of the network with the averaged weights, one for each EMA decay."""
         state = self.denoiser.network.state_dict()
-        return {name: averaged.get(name, value).detach().cpu().contiguous().clone() for name, value in state.items()}
+        views = [self.parameters.view(average) for average in self.averages]
+        return [
+            {name: view.get(name, value).detach().cpu().contiguous().clone() for name, value in state.items()}
+            for view in views
+        ]
 
     def state(self) -> dict[str, Any]:
         return {
@@ -297,7 +295,7 @@ def start(
     denoiser = build(run, subset.images.shape[1:], subset.label_count).to(device).train()
     trainer = Trainer(run, n, seed, denoiser, subset, device, processes)
     if saved := training_state.load(folder):
-        if intact(folder, saved["kept"]):
+        if snapshots.intact(folder, saved["kept"]):
             trainer.restore(saved)
         else:
             print(f"{folder}: a snapshot is damaged; starting this run again", flush=True)
@@ -306,9 +304,20 @@ def start(
             from torch import _dynamo  # two seconds, which torch.compile takes in any case
 
             _dynamo.config.suppress_errors = True
+        else:
+            check_compiler(device)
         # Evaluation, whose batches have other sizes, stays as it is.
         denoiser.compiled = torch.compile(denoiser.network.forward, dynamic=False)
     return trainer
+
+
+def check_compiler(device: torch.device) -> None:
+    """Compile next to nothing.  Raises TrainingError where that fails, as on a machine without a compiler."""
+    try:
+        torch.compile(lambda x: x.sin() + 1)(torch.ones(4, device=device))
+    except Exception as error:  # of every compiler its own kind
+        why = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise TrainingError(f"execution.compile = 'always': this machine cannot ({why}); use auto or never") from None
 
 
 def train(trainer: Trainer, folder: Path, state_seconds: float, stop: threading.Event) -> Iterator[int]:
@@ -332,7 +341,7 @@ def train(trainer: Trainer, folder: Path, state_seconds: float, stop: threading.
         if processes.writes:
             for index, step in enumerate(trainer.budget.snapshots):
                 if step == trainer.step:
-                    _keep_snapshot(folder, trainer, index)
+                    trainer.kept[index] = snapshots.keep(folder, index, trainer.averaged())
         yield trainer.step
         stopping, due = stop.is_set(), time.monotonic() - last_save > state_seconds
         # One exchange for both: all processes do what the first one sees.
@@ -344,64 +353,3 @@ def train(trainer: Trainer, folder: Path, state_seconds: float, stop: threading.
             last_save = time.monotonic()
         if stopping:
             raise Interrupted
-
-
-def snapshot_name(snapshot: int, decay: int, parameter: str) -> str:
-    """Name of a tensor in snapshots.safetensors: snapshots and decays are counted as in the settings."""
-    return f"{snapshot}/{decay}/{parameter}"
-
-
-def _keep_snapshot(folder: Path, trainer: Trainer, index: int) -> None:
-    """Write one snapshot to the state folder.  A resumed run that passes the same step writes the same bits again."""
-    tensors = {
-        snapshot_name(index, decay, name): value
-        for decay in range(len(trainer.averages))
-        for name, value in trainer.averaged(decay).items()
-    }
-    path = _kept(folder, index)
-    with replacing(path) as temporary:
-        temporary.write_bytes(save(tensors))  # the library's own writer reports a full disk in an error of its own
-    trainer.kept[index] = checksums.sha256(path)
-
-
-def _kept(folder: Path, index: int) -> Path:
-    return folder / f"snapshot-{index}.safetensors"
-
-
-def intact(folder: Path, kept: Mapping[int, str]) -> bool:
-    """Whether the snapshots kept so far, with their checksums by index, are still those that were written."""
-    paths = {_kept(folder, index): digest for index, digest in kept.items()}
-    return all(path.is_file() and checksums.sha256(path) == digest for path, digest in paths.items())
-
-
-def collect_snapshots(folder: Path, output: Path, description: dict[str, Any]) -> None:
-    """Join the snapshots of a finished run into one file.
-
-    Their data are copied as they are: a wide network's snapshots may be larger than the memory.  A safetensors file is
-    the length of its header (8 bytes, little-endian), the header in JSON with the place of every tensor, and the data.
-    """
-    header: dict[str, Any] = {"__metadata__": {"run": json.dumps(description)}}
-    bodies: list[tuple[Path, int]] = []  # a file, and where its data begin
-    length = 0  # of all data so far
-    for index in range(len(description["shares"])):
-        path = _kept(folder, index)
-        try:
-            with safe_open(path, "pt"):  # checks the header against the file's size
-                pass
-            with open(path, "rb") as file:
-                start = 8 + int.from_bytes(file.read(8), "little")
-                entries = json.loads(file.read(start - 8))
-        except (SafetensorError, OSError) as error:
-            raise TrainingError(f"{path}: cannot be read ({error}); delete {folder} to train this run again") from None
-        for name, entry in entries.items():
-            header[name] = entry | {"data_offsets": [length + offset for offset in entry["data_offsets"]]}
-        bodies.append((path, start))
-        length += path.stat().st_size - start
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    with replacing(output) as temporary, open(temporary, "wb") as joined:
-        joined.write(len(text).to_bytes(8, "little") + text)
-        for path, start in bodies:
-            with open(path, "rb") as file:
-                file.seek(start)
-                shutil.copyfileobj(file, joined)
