@@ -2,10 +2,12 @@
 
 import csv
 import json
+import os
 import re
 import subprocess
 import sys
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -128,6 +130,17 @@ def test_a_run_without_studies_prints_no_table(empty):
     output = empty.snakemake("plan").stdout
     assert "error" not in output
     assert "figures" not in output.split("Complete log")[0].splitlines()[-1]
+
+
+def test_snakemake_called_by_its_path_starts_jobs_with_the_python_beside_it(empty):
+    subset = empty.run_file("subset", "labels", "none", "subset.npz").relative_to(empty.folder)
+    process = empty.process()
+    beside = str(Path(sys.executable).parent)
+    others = [folder for folder in process["env"]["PATH"].split(os.pathsep) if folder != beside]
+    process["env"]["PATH"] = os.pathsep.join(others)  # as in a shell that has not activated the environment
+    done = subprocess.run([f"{beside}/snakemake", str(subset)], **process, stdout=subprocess.PIPE, timeout=300)
+    assert done.returncode == 0, done.stdout
+    assert (empty.folder / subset).is_file()
 
 
 # ---- what a run leaves behind

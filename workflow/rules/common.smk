@@ -50,7 +50,8 @@ LIMITS = Limits(INDEX)
 # Conda environments (--software-deployment-method conda) hold the packages that emm needs, not emm itself.
 PACKAGE = str(Path(workflow.basedir) / "workflow")
 # A Snakemake that is called by its path, without activation, starts jobs with the Python beside it all the same.
-os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+if (beside := str(Path(sys.executable).parent)) not in os.get_exec_path():
+    os.environ["PATH"] = os.pathsep.join([beside, os.environ.get("PATH", os.defpath)])
 os.environ.update(PYTHONPATH=os.pathsep.join(filter(None, [PACKAGE, os.getenv("PYTHONPATH")])))
 # Every job starts a Python: 2 s with compiled modules, 6 s where a machine forbids to keep them.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
