@@ -168,7 +168,7 @@ def reference(folder: Path) -> Curve:
     variance = pooled_variance(list(lines.values()))
     if variance is None or len(gaps) < 2:
         raise StageError(f"{folder}: must hold the tables of studies (curves.csv, emm.csv) with estimated arms")
-    counting = np.mean([line.counting_variance for line in lines.values()])
+    counting = np.mean([count.variance for own in lines for _, count in own])
     return Curve(
         slope=-float(np.median([line.slope for line in lines.values()])),
         run_sd=math.sqrt(max(variance.variance - float(counting), 0.0)),

@@ -160,17 +160,23 @@ def test_confirmed_holds_residuals_in_logits():
 
 
 @pytest.mark.parametrize("status", ["at_least", "below", "undetermined"])
-def test_only_estimated_arms_are_confirmed(status):
+def test_arms_without_an_estimate_tell_of_the_scatter_alone(status):
     trail = Trail((), tuple(RunId(n, r) for r, n in enumerate((900, 1100, 900, 1100), 1)), (), "crossing")
     counts = dict(zip(trail.confirm, (Count(k, 500) for k in (480, 400, 470, 425)), strict=True))
-    assert confirmed(trail, counts, Estimate(None, 1.0, 2.0, status)) is None
+    bounded = Estimate(None, 1.0, 2.0, status)
+    known = confirmed(trail, counts, bounded)
+    assert known is not None
+    assert known.crossing is None
+    assert known.residuals == pytest.approx(confirmed(trail, counts, found(1000, 950, 1050)).residuals)  # type: ignore[union-attr]
+    arms = three_arms()
+    runs = [one for _, one in arms]
+    assert compare(arms[1], (bounded, known), runs).ratio is None
+    assert compare(arms[1], arms[0], [*runs, known]).high != compare(arms[1], arms[0], runs).high
+    assert compare(arms[1], arms[0], [*runs[:2], known]).paired  # three arms, of which two have an estimate
 
 
-def test_no_confirming_runs_or_a_rising_line_is_not_confirmed():
+def test_no_confirming_runs_are_none():
     assert confirmed(Trail((RunId(900, 0),), (), (), "crossing"), {}, found(900, 900, 1100)) is None
-    trail = Trail((), tuple(RunId(n, r) for r, n in enumerate((900, 1100, 900, 1100), 1)), (), "crossing")
-    rising = dict(zip(trail.confirm, (Count(k, 500) for k in (400, 480, 425, 470)), strict=True))
-    assert confirmed(trail, rising, found(1000, 950, 1050)) is None
 
 
 def test_weights_are_the_slopes_of_the_crossing():

@@ -20,21 +20,23 @@ FEWEST = 4  # degrees of freedom of the blocks below which their t is too wide t
 
 @dataclass(frozen=True)
 class Confirmed:
-    """The confirming runs of one arm whose line falls through the level.
+    """The confirming runs of one arm.
 
     ``replicates`` are their numbers, ``x`` (runs,) their log2 N, ``residuals`` (runs,) their logits about the line,
-    ``crossing`` log2 of the estimated EMM.
+    ``crossing`` log2 of the estimated EMM, None where there is no estimate: such an arm can be compared with none, but
+    tells of the scatter all the same.
     """
 
     replicates: tuple[int, ...]
     x: NDArray[np.float64]
     residuals: NDArray[np.float64]
     line: Line
-    crossing: float
+    crossing: float | None
 
     @property
     def weights(self) -> NDArray[np.float64]:
         """(runs,) octaves by which the crossing moves for each logit of a run, to first order."""
+        assert self.crossing is not None
         beyond = (self.crossing - self.line.x_mean) * (self.x - self.line.x_mean) / self.line.sxx
         return (1 / self.line.runs + beyond) / -self.line.slope
 
@@ -85,15 +87,16 @@ class Contrast:
 
 
 def confirmed(trail: Trail, counts: Mapping[RunId, Count], found: Estimate) -> Confirmed | None:
-    """The confirming runs of an arm; None where they gave no estimate."""
+    """The confirming runs of an arm; None where no line can be fitted to them."""
     line = fit_line([run.n for run in trail.confirm], [counts[run] for run in trail.confirm])
-    if line is None or found.status != "estimated" or found.emm is None or line.slope >= 0:
+    if line is None:
         return None
     x = np.log2([run.n for run in trail.confirm])
     y = np.array([counts[run].logit for run in trail.confirm])
     residuals = y - line.intercept - line.slope * x
     replicates = tuple(run.replicate for run in trail.confirm)
-    return Confirmed(replicates, x, residuals, line, math.log2(found.emm))
+    crossing = math.log2(found.emm) if found.status == "estimated" and found.emm is not None else None
+    return Confirmed(replicates, x, residuals, line, crossing)
 
 
 def blocks(arms: Sequence[Confirmed]) -> Blocks | None:
@@ -125,7 +128,7 @@ def compare(
         study: the confirming runs of all arms of the study, which share the estimate of the scatter.
     """
     (a, runs_a), (b, runs_b) = first, second
-    if runs_a is None or runs_b is None:
+    if runs_a is None or runs_b is None or runs_a.crossing is None or runs_b.crossing is None:
         (a_low, a_high), (b_low, b_high) = _bounds(a), _bounds(b)
         return Contrast(None, a_low / b_high if b_high < math.inf else 0.0, a_high / b_low if b_low else math.inf)
     if runs_a.replicates == runs_b.replicates:
