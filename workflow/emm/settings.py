@@ -72,6 +72,7 @@ Float = Annotated[float, BeforeValidator(_number), AfterValidator(_finite)]
 Bool = Annotated[bool, BeforeValidator(_boolean)]
 PositiveInt = Annotated[Int, Field(ge=1)]
 PositiveFloat = Annotated[Float, Field(gt=0)]
+Flag = Annotated[Literal[0, 1], BeforeValidator(_number)]
 Share = Annotated[Float, Field(gt=0, le=1)]
 Decay = Annotated[Float, Field(ge=0, lt=1)]
 Precision = Literal["float32", "tf32", "bfloat16"]
@@ -189,9 +190,7 @@ class Network(Section):
     blocks: Annotated[Int, Field(ge=1, le=64)] = 2  # residual blocks a level in the encoder; one more in the decoder
     attention: list[PositiveInt] = [16]  # resolutions with self-attention
     embedding: Literal["positional", "fourier"] | None = None  # of the noise level; none: the architecture's own
-    skips: list[Annotated[Literal[0, 1], BeforeValidator(_number)]] | None = (
-        None  # 1 keeps, 0 cuts a skip connection, in encoder order; none: keep all
-    )
+    skips: list[Flag] | None = None  # 1 keeps, 0 cuts a skip connection, in encoder order; none: keep all
     dropout: Annotated[Float, Field(ge=0, lt=1)] = 0.13
 
 
