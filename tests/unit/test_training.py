@@ -2,6 +2,7 @@
 
 import csv
 import errno
+import importlib
 import itertools
 import json
 import os
@@ -446,11 +447,10 @@ def test_who_asks_for_compiling_is_told_that_there_is_no_compiler(tmp_path, monk
     """With the real compiler, which finds nothing to compile C++ with."""
     torch._dynamo.reset()
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr("torch._inductor.config.cpp.cxx", (str(tmp_path / "nothing"),))
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
-    with pytest.raises(
-        TrainingError, match=r"^execution\.compile = 'always': this machine cannot .*; use auto or never$"
-    ):
+    nothing = {"cpp.cxx": (str(tmp_path / "nothing"),)}
+    told = r"^execution\.compile = 'always': this machine cannot .*; use auto or never$"
+    with importlib.import_module("torch._inductor.config").patch(nothing), pytest.raises(TrainingError, match=told):
         start(run_of(), subset_of(), N, 0, CPU, tmp_path, compiled="always")
 
 
