@@ -397,7 +397,7 @@ COMMANDS: list[tuple[list[str], int, str]] = [
     (["emm.cli", "rescore", "config.yaml"], 1, "config.yaml: is not a neighbours.npz of a scored run"),
     *(
         (["emm.cli", "rescore", "gone.npz", "--threshold", "0.2", text], 2, f"{text!r}: must be a number between")
-        for text in ("x", "nan", "1/0", "3/2", "0", "1", "-0.5", "1e999")
+        for text in ("x", "nan", "1/0", "3/2", "0", "1", "-0.5", "1e999", "1e99999999")
     ),
     (["emm.subset"], 2, "the following arguments are required: --settings, --n, --replicate, --output"),
     (subset("digits", n="ten"), 2, "argument --n: invalid int value: 'ten'"),

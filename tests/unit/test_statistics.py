@@ -4,12 +4,13 @@ import math
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest, linregress
+from scipy.stats import binom, binomtest, linregress
 from scipy.stats import t as student
 
 from emm.search import Count, RunId, Trail, ladder, logit, replay
 from emm.settings import Search
 from emm.statistics import (
+    MOST_COUNTING,
     Line,
     RunVariance,
     centred_isotonic,
@@ -53,7 +54,7 @@ def test_line_is_least_squares():
     assert (line.slope, line.intercept) == pytest.approx(expected[:2])
     assert math.sqrt(line.rss / line.df / line.sxx) == pytest.approx(expected[4])
     assert (line.runs, line.df) == (5, 3)
-    assert line.counting_variance == pytest.approx(np.median([count.variance for count in counts]))
+    assert line.counting_variance == pytest.approx(np.mean([count.variance for count in counts]))
 
 
 def test_no_line_from_two_runs_or_one_size():
@@ -71,11 +72,27 @@ def test_pooling_and_its_floor():
     assert pooled is not None
     assert (pooled.df, pooled.floored) == (6, False)
     assert pooled.variance == pytest.approx(0.1)
-    floored = pooled_variance([_line(-3, 0, rss=0.0, counting=counting) for counting in (0.04, 0.01, 2.0)])
+    floored = pooled_variance([_line(-3, 0, rss=0.0, counting=0.04), _line(-3, 0, runs=6, rss=0.0, counting=0.01)])
     assert floored is not None
     assert floored.floored
-    assert floored.variance == pytest.approx(0.04)  # one arm of runs without copies sets no floor for all
+    assert floored.variance == pytest.approx((0.04 * 2 + 0.01 * 4) / 6)
     assert pooled_variance([]) is None
+
+
+@pytest.mark.parametrize("images", [50, 250, 2000])
+def test_counting_adds_no_more_than_its_most(images):
+    """Against the exact variance of the empirical logit, where it is largest and where the usual estimate is good."""
+    counts = np.arange(images + 1)
+    logits = empirical_logit(counts, images)
+
+    def exact(ratio: float) -> float:
+        weights = binom.pmf(counts, images, ratio)
+        return float(weights @ logits**2 - (weights @ logits) ** 2)
+
+    assert max(exact(ratio) for ratio in np.linspace(0.5, 0.9999, 2000)) == pytest.approx(MOST_COUNTING, rel=0.05)
+    line = fit_line([100, 200, 100, 200], [Count(images // 2, images), Count(0, images)] * 2)
+    assert line is not None
+    assert line.counting_variance == pytest.approx((exact(0.5) + MOST_COUNTING) / 2, rel=0.03)
 
 
 @pytest.mark.parametrize(

@@ -286,8 +286,15 @@ def cut(table: bytes) -> bytes:
 
 @pytest.mark.parametrize(
     "damaged",
-    [cut, lambda table: b"study,arm\na,b\n", lambda table: table + b"\xff\n", lambda table: table.rstrip() + b",1\n"],
-    ids=["cut", "other columns", "not text", "a cell too many"],
+    [
+        cut,
+        lambda table: b"",
+        lambda table: b"study,arm\n",
+        lambda table: b"study,arm\na,b\n",
+        lambda table: table + b"\xff\n",
+        lambda table: table.rstrip() + b",1\n",
+    ],
+    ids=["cut", "empty", "other columns, no row", "other columns", "not text", "a cell too many"],
 )
 def test_damaged_tables_are_named(study, tmp_path, damaged):
     good, bad = study / "contrasts.csv", tmp_path / "bad.csv"

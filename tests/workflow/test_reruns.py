@@ -87,6 +87,16 @@ def test_older_data_in_the_place_of_others_are_noticed(project):
     assert plan["study"] == ["own"]
 
 
+def test_the_signature_of_own_data_is_no_parameter_of_other_data(project):
+    """So that results made without it stay."""
+    rules = project.folder / "workflow" / "rules" / "subset.smk"
+    lines = rules.read_text().splitlines()
+    without = [line for line in lines if "data_signature" not in line]
+    assert len(without) == len(lines) - 1
+    rules.write_text("\n".join(without) + "\n")
+    assert [run.partition("/")[0] for run in project.plan()["subset"]] == [project.key("subset", "own", "file")]
+
+
 def test_a_title_makes_only_its_study_again(project):
     project.change("studies.labels.title", "Labels")
     plan = project.plan()

@@ -21,9 +21,13 @@ def summary(args: argparse.Namespace) -> None:
     if not names:
         raise StageError(f"{args.results}: holds no table yet; run snakemake first")
     tables = [folder / name / "emm.csv" for name in names]
-    print("\n" + lines(read_all(tables, EMM_COLUMNS)) + "\n")
-    if found := read_all([table.with_name("findings.csv") for table in tables], findings.COLUMNS):
-        print(findings.lines(found) + "\n")
+    arms = read_all(tables, EMM_COLUMNS)
+    found = read_all([table.with_name("findings.csv") for table in tables], findings.COLUMNS)
+    try:
+        texts = [lines(arms), *([findings.lines(found)] if found else [])]
+    except ValueError as error:
+        raise StageError(f"{folder}: a table is damaged ({error}); delete them, and run snakemake again") from None
+    print("\n" + "\n\n".join(texts) + "\n")
     print(f"figures  {folder}/{names[0] if len(names) == 1 else '*'}/*.svg")
     report = args.results / "report.html"
     # One that is older than a table shows other results.
@@ -76,7 +80,7 @@ def rescore(args: argparse.Namespace) -> None:
 def threshold(text: str) -> float:
     """A threshold of the criterion as text, a fraction too.  Raises ArgumentTypeError unless it is in ]0, 1[."""
     try:
-        value = float(Fraction(text))
+        value = float(Fraction(text)) if "/" in text else float(text)
     except (ValueError, ArithmeticError):
         value = math.nan
     if not 0 < value < 1:

@@ -1,6 +1,6 @@
 """How far apart the EMMs of two arms are, with an interval.
 
-Replicate r of every arm of a study is trained on (nested) subsets of the same draw, and most of a run's scatter comes
+Replicate r of every arm of a study is trained on (nested) subsets of the same draw, and part of a run's scatter comes
 with the subset.  Where arms share their confirming replicates, these are therefore blocks, and what all arms of a
 replicate have in common drops out of their contrasts as far as the arms fall alike.
 """
@@ -111,7 +111,7 @@ def blocks(arms: Sequence[Confirmed]) -> Blocks | None:
     if df < 1:
         return None
     means = residuals.mean(axis=0)
-    counting = float(np.median([arm.line.counting_variance for arm in arms]))
+    counting = float(np.mean([arm.line.counting_variance for arm in arms]))
     own = max(float(((residuals - means) ** 2).sum()) / df, counting)
     return Blocks(len(arms), own, df, max(len(arms) * float((means**2).sum()) / df_between, own), df_between)
 

@@ -121,7 +121,10 @@ class Dag:
         return files
 
     def data_signature(self, subset_key: str) -> str:
-        """What changes with the user's own files where their times do not tell: one that is older took their place."""
+        """What changes with the user's own files where their times do not tell: one that is older took their place.
+
+        Not noticed is an older image of the same name and size in a folder; `emm verify` does.
+        """
         paths = [path for _, path in self._own_data(subset_key)]
         self.signatures.update({path: _signature(path) for path in paths if path not in self.signatures})
         return " ".join(self.signatures[path] for path in paths)

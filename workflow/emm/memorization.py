@@ -7,6 +7,7 @@ by products of bytes on a CPU, or by FAISS on a GPU, which proposes candidates i
 recomputed.
 """
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
@@ -93,7 +94,8 @@ def mirror_groups(train: np.ndarray, groups: np.ndarray) -> np.ndarray:
     merged = np.array(groups)
     for position in np.unique(groups).tolist():
         image = train[position]
-        merged[position] = first.setdefault(min(image.tobytes(), image[..., ::-1].tobytes()), position)
+        either = min(image.tobytes(), image[..., ::-1].tobytes())
+        merged[position] = first.setdefault(hashlib.sha256(either).digest(), position)
     return merged[groups]
 
 

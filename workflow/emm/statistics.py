@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 DISAGREEMENT = 0.1  # octaves between line and isotonic fit from which the interval covers both
 WIDEST = 4.0  # octaves of an interval that still tells something: a factor of 16 between its ends
+# Variance of a logit from counting: that of ln(K + 1/2) is nowhere larger for a Poisson count K.  The usual estimate,
+# used below it, is four times that for a run without a single copy, and would set the floor for a whole study.
+MOST_COUNTING = 0.52
 BEYOND = 0.5  # octaves outside the confirming sizes from which an estimate is called extrapolated
 
 
@@ -29,7 +32,7 @@ class Line:
     """Least squares of the empirical logit on x = log2 N over the runs of one arm.
 
     ``slope`` is in logits an octave and ``intercept`` the logit at N = 1; ``sxx`` is the sum of squares of
-    x about ``x_mean``, ``rss`` that of the residuals, ``df`` = runs - 2, and ``counting_variance`` the median
+    x about ``x_mean``, ``rss`` that of the residuals, ``df`` = runs - 2, and ``counting_variance`` the mean
     over the runs of what counting images alone adds to the variance of a logit.
     """
 
@@ -123,7 +126,7 @@ def fit_line(sizes: Sequence[int], counts: Sequence[Count]) -> Line | None:
     sxx = float(((x - x.mean()) ** 2).sum())
     slope = float(((x - x.mean()) * (y - y.mean())).sum()) / sxx
     rss = float(((y - y.mean() - slope * (x - x.mean())) ** 2).sum())
-    counting = float(np.median([count.variance for count in counts]))
+    counting = float(np.mean([min(count.variance, MOST_COUNTING) for count in counts]))
     intercept = float(y.mean() - slope * x.mean())
     return Line(slope, intercept, len(x), float(x.mean()), sxx, rss, len(x) - 2, counting)
 
@@ -131,14 +134,13 @@ def fit_line(sizes: Sequence[int], counts: Sequence[Count]) -> Line | None:
 def pooled_variance(lines: Sequence[Line]) -> RunVariance | None:
     """Pool the scatter of a study's arms: residuals over degrees of freedom, at least the counting variance.
 
-    Assumes that the arms scatter alike.  That of counting is the median over arms, as it is over their runs: the
-    logit of a run without a single copy has fifty times the variance of others.  None without lines.
+    Assumes that the arms scatter alike.  None without lines.
     """
     df = sum(line.df for line in lines)
     if df == 0:
         return None
     residual = sum(line.rss for line in lines) / df
-    counting = float(np.median([line.counting_variance for line in lines]))
+    counting = sum(line.counting_variance * line.df for line in lines) / df
     return RunVariance(max(residual, counting), df, residual < counting)
 
 

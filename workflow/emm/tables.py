@@ -132,14 +132,15 @@ def read_all(paths: Sequence[Path], columns: Sequence[str]) -> list[dict[str, st
     rows: list[dict[str, str]] = []
     for path in paths:
         try:
-            found = read(path)
+            with open(path, newline="", encoding="utf-8") as file:
+                header, *found = csv.reader(file)
         except FileNotFoundError:
             raise StageError(f"{path}: is not there; run snakemake first") from None
-        except (OSError, UnicodeDecodeError, csv.Error) as error:
+        except (OSError, ValueError, csv.Error) as error:  # without a header: a value too few
             raise StageError(f"{path}: cannot be read ({error}); delete it, and run snakemake again") from None
-        if any(tuple(row) != tuple(columns) or None in row.values() for row in found):
+        if any(len(row) != len(columns) for row in found) or header != list(columns):
             raise StageError(f"{path}: has other columns than this version writes; delete it, and run snakemake again")
-        rows += found
+        rows += [dict(zip(columns, row, strict=True)) for row in found]
     return rows
 
 

@@ -313,8 +313,11 @@ def start(
 
 def check_compiler(device: torch.device) -> None:
     """Compile next to nothing.  Raises TrainingError where that fails, as on a machine without a compiler."""
+    from torch import _dynamo
+
     try:
-        torch.compile(lambda x: x.sin() + 1)(torch.ones(4, device=device))
+        with _dynamo.config.patch(suppress_errors=False):
+            torch.compile(lambda x: x.sin() + 1)(torch.ones(4, device=device))
     except Exception as error:  # of every compiler its own kind
         why = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise TrainingError(f"execution.compile = 'always': this machine cannot ({why}); use auto or never") from None

@@ -88,7 +88,7 @@ def ask(name: str, module: str, options: list[str]) -> int | None:
             socket.send_fds(server, [content], [0, 1, 2, *locks])
             if server.recv(1) != STARTED:
                 return None
-        except OSError:
+        except (OSError, ValueError):  # also locks that are none
             return None
 
         def forward(number: int, _: object) -> None:

@@ -13,7 +13,8 @@ rule subset:
         "../../envs/cpu.yaml"
     params:
         settings=stage_json("subset"),
-        data=lambda wildcards: INDEX.data_signature(wildcards.key),
+        # Of data known by name `...`, of which Snakemake keeps no record: no parameter more than without it.
+        data=lambda wildcards: INDEX.data_signature(wildcards.key) or ...,
     message:
         "subset of {wildcards.n} images, replicate {wildcards.r}"
     shell:
