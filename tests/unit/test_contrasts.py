@@ -1,5 +1,6 @@
 """Contrasts: identities, worked examples, and the calibration of paired ratios against known truth."""
 
+import itertools
 import math
 
 import numpy as np
@@ -101,7 +102,7 @@ def test_what_all_arms_share_is_between_blocks_alone():
 
 
 def test_own_scatter_is_at_least_that_of_counting():
-    residuals = [[0.1, -0.1, -0.1, 0.1]] * 3
+    residuals = np.outer([0.1, 0.101, 0.102], [1, -1, -1, 1])
     found = known_blocks([arm(row, counting=c) for row, c in zip(residuals, (0.01, 0.02, 0.06), strict=True)])
     assert (found.own, found.df) == (pytest.approx(0.03), 4)
 
@@ -217,20 +218,31 @@ def test_paired_interval_by_hand():
 @pytest.mark.parametrize("paired", [True, False])
 def test_the_inverse_ratio_has_the_inverse_interval(paired):
     arms = three_arms()
-    for a in arms:
-        for b in arms:
-            runs = [one for _, one in (arms if paired else (a, b))]  # two arms are too few to pair
-            one, other = compare(a, b, runs), compare(b, a, runs)
-            assert one.paired == other.paired == paired
-            assert one.ratio is not None and other.ratio is not None
-            assert (one.ratio, one.low, one.high) == pytest.approx((1 / other.ratio, 1 / other.high, 1 / other.low))
-            assert one.low < one.ratio < one.high
+    for a, b in itertools.permutations(arms, 2):
+        runs = [one for _, one in (arms if paired else (a, b))]  # two arms are too few to pair
+        one, other = compare(a, b, runs), compare(b, a, runs)
+        assert one.paired == other.paired == paired
+        assert one.ratio is not None and other.ratio is not None
+        assert (one.ratio, one.low, one.high) == pytest.approx((1 / other.ratio, 1 / other.high, 1 / other.low))
+        assert one.low < one.ratio < one.high
 
 
 def test_replicates_that_differ_fall_back_to_mover():
     (a, runs_a), (b, runs_b), (_, third) = three_arms()
     later = arm(runs_b.residuals, replicates=(5, 6, 7, 8), crossing=runs_b.crossing)
     assert compare((a, runs_a), (b, later), [runs_a, later, third]) == mover(a, b)
+
+
+def test_arms_on_the_very_same_runs_count_once_and_do_not_differ():
+    arms = three_arms()
+    runs = [one for _, one in arms]
+    assert compare(arms[1], arms[0], [*runs, runs[0], runs[1], runs[1]]) == compare(arms[1], arms[0], runs)
+    assert blocks([runs[0]] * 5) is None
+    same = compare(arms[1], arms[1], runs)
+    assert (same.ratio, same.low, same.high, same.paired) == (1, 1, 1, True)
+    # At another epsilon the same runs give another EMM.
+    other = arm(runs[1].residuals, crossing=10.1, x_mean=10.5)
+    assert compare((found(2**10.1, 900, 1300), other), arms[1], runs).low < 2**10.1 / 2**10.6
 
 
 def test_two_arms_have_too_few_blocks():

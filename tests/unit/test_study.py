@@ -12,12 +12,12 @@ import pandas as pd
 import pytest
 
 from emm import figures, findings, onset
-from emm.measure import counts_of
+from emm.measure import counts_of, trail_of
 from emm.search import Count, RunId, ladder, replay
 from emm.settings import Figures, Search
 from emm.stage import StageError
 from emm.statistics import wilson
-from emm.study import CONTRAST_COLUMNS, CURVE_COLUMNS, contrasts, estimates, read_arms
+from emm.study import CONTRAST_COLUMNS, CURVE_COLUMNS, ArmResult, contrasts, estimates, pooled, read_arms
 from emm.tables import EMM_COLUMNS, answer, read, read_all
 
 SEARCH = Search(n_min=10, n_max=640, start=40)
@@ -149,6 +149,18 @@ def test_contrasts_compare_with_the_first_arm(study):
     assert under["ratio_high"] == pytest.approx(10 / small["emm_low"], rel=1e-5)
     assert np.isnan(beyond["ratio_high"]) and np.isnan(under["ratio_low"])
     assert not beyond["paired"] and beyond["note"]
+
+
+def test_runs_that_arms_share_tell_of_the_scatter_once():
+    """An arm under a second name narrows no interval."""
+    arms = []
+    for seed, emm in enumerate((30.0, 60.0, 90.0)):
+        known = record(emm, seed)
+        arms.append(ArmResult(f"arm-{seed}", "", SEARCH, known, trail_of(known)))
+    counts = [counts_of(arm.record) for arm in arms]
+    again = [*arms, *arms[:2], arms[0]], [*counts, *counts[:2], counts[0]]
+    assert pooled(*again) == pooled(arms, counts)
+    assert estimates(*again) == [*(first := estimates(arms, counts)), *first[:2], first[0]]
 
 
 def test_findings_are_judged_from_the_contrasts(study):

@@ -34,6 +34,11 @@ class Confirmed:
     crossing: float | None
 
     @property
+    def runs(self) -> tuple[object, ...]:
+        """The same for the very same runs, which arms may share that differ in name or in epsilon alone."""
+        return self.replicates, self.x.tobytes(), self.residuals.tobytes(), self.line.slope, self.line.intercept
+
+    @property
     def weights(self) -> NDArray[np.float64]:
         """(runs,) octaves by which the crossing moves for each logit of a run, to first order."""
         assert self.crossing is not None
@@ -102,9 +107,10 @@ def confirmed(trail: Trail, counts: Mapping[RunId, Count], found: Estimate) -> C
 def blocks(arms: Sequence[Confirmed]) -> Blocks | None:
     """Randomized blocks: arms x replicates, without the means and slopes of the arms.
 
-    All arms must have the same replicates.  The own variance is at least that of counting images, and replicates
-    share nothing negative.  None without degrees of freedom.
+    All arms must have the same replicates; arms on the very same runs count once.  The own variance is at least that of
+    counting images, and replicates share nothing negative.  None without degrees of freedom.
     """
+    arms = list({arm.runs: arm for arm in arms}.values())
     residuals = np.array([arm.residuals for arm in arms])  # (arms, replicates)
     df_between = residuals.shape[1] - 2
     df = (len(arms) - 1) * df_between
@@ -131,6 +137,8 @@ def compare(
     if runs_a is None or runs_b is None or runs_a.crossing is None or runs_b.crossing is None:
         (a_low, a_high), (b_low, b_high) = _bounds(a), _bounds(b)
         return Contrast(None, a_low / b_high if b_high < math.inf else 0.0, a_high / b_low if b_low else math.inf)
+    if runs_a.runs == runs_b.runs and runs_a.crossing == runs_b.crossing:  # one arm under two names
+        return Contrast(1.0, 1.0, 1.0, True)
     if runs_a.replicates == runs_b.replicates:
         shared = blocks([arm for arm in study if arm is not None and arm.replicates == runs_a.replicates])
         if shared is not None and shared.df >= FEWEST:

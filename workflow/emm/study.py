@@ -16,7 +16,7 @@ from emm.measure import best_counts, counts_of, trail_of
 from emm.search import Count, RunId, Trail
 from emm.settings import Finding, Search, Study, lookup
 from emm.stage import StageError, command
-from emm.statistics import Estimate, RunVariance, estimate, fit_line, pooled_variance
+from emm.statistics import Estimate, Line, RunVariance, estimate, fit_line, pooled_variance
 from emm.tables import EMM_COLUMNS, page
 
 CURVE_COLUMNS = (
@@ -60,13 +60,13 @@ class ArmResult:
 
 
 def pooled(arms: Iterable[ArmResult], counts_by_arm: Iterable[Mapping[RunId, Count]]) -> RunVariance | None:
-    """Scatter of runs pooled over the arms that have confirming runs."""
-    lines = []
+    """Scatter of runs pooled over the arms that have confirming runs; arms on the very same runs count once."""
+    lines: dict[tuple[tuple[RunId, Count], ...], Line] = {}
     for arm, counts in zip(arms, counts_by_arm, strict=True):
         line = fit_line([run.n for run in arm.trail.confirm], [counts[run] for run in arm.trail.confirm])
         if line is not None:
-            lines.append(line)
-    return pooled_variance(lines)
+            lines[tuple((run, counts[run]) for run in arm.trail.confirm)] = line
+    return pooled_variance(list(lines.values()))
 
 
 def estimates(arms: Sequence[ArmResult], chosen: Sequence[Mapping[RunId, Count]]) -> list[Estimate]:
