@@ -4,6 +4,8 @@
 #   snakemake <study>         one study of config/studies.yaml, such as `snakemake width`
 #   snakemake findings        what of the paper's claims the selected studies reproduce
 #   snakemake plan            what the selected studies will cost, before anything runs
+import os
+
 from snakemake.utils import min_version
 
 min_version("9.27")
@@ -16,7 +18,7 @@ configfile: "config/studies.yaml"
 configfile: "config.yaml"
 
 
-if isinstance(config.get("fit"), str):
+if isinstance(config.get("fit"), str) and os.path.isfile(config["fit"]):
 
     configfile: config["fit"]
 

@@ -107,7 +107,6 @@ CONFIGURATIONS = [
     ("data: {mixture: digit}", "data.mixture = 'digit': must be one of digits"),
     ("data: {mixture: digits, mixture_share: 1.1}", "data.mixture_share = 1.1: must be less than or equal to 1"),
     ("data: {mixture_share: 0.5}", "data.mixture_share = 0.5: needs a second source"),
-    ("data: {mixture: cifar10, mixture_share: 0.5}", "data.mixture = 'cifar10': its images have shape (3, 32, 32)"),
     ("network: {channels: 2}", "network.channels = 2: must be greater than or equal to 4"),
     ("network: {multipliers: []}", "network.multipliers = []: list should have at least 1 item"),
     ("network: {multipliers: [1, 1, 1, 1, 1, 1, 1, 1, 1]}", "network.multipliers = [1, 1, 1, 1, 1, 1, 1, 1, 1]: list"),
@@ -176,6 +175,16 @@ CONFIGURATIONS = [
 def test_bad_configurations(place, capfd, text, words):
     (place / "overlay.yaml").write_text(text)
     refused(place, capfd, ["emm.cli", "check", "overlay.yaml"], words)
+
+
+def test_several_faults_are_a_line_each(place, capfd):
+    (place / "overlay.yaml").write_text("data: {mixture: cifar10, mixture_share: 0.5}")
+    capfd.readouterr()
+    assert call("emm.cli", "check", "overlay.yaml") == 1
+    shape, missing = capfd.readouterr().err.splitlines()
+    arms = "error: studies.one.arms.none and 1 more: "
+    assert shape.startswith(f"{arms}data.mixture = 'cifar10': its images have shape (3, 32, 32)")
+    assert missing.startswith(f"{arms}data.source = 'digits': data/cifar-10-batches-py: not found")
 
 
 def test_the_configuration_of_this_test_is_right(place, capfd):

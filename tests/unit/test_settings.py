@@ -228,6 +228,9 @@ def test_values_that_do_not_fit_the_base_are_faults_of_selected_studies_alone():
     assert ([arm.name for arm in two.arms], one.faults) == (["fits"], [])
     assert faults(content | {"run": ["two"]}) == faults(content | {"run": "all"}) == [line]
     assert all(not study.faults for study in read(content | {"search": {}}).studies)
+    assert read(content | {"run": "all"}, asked=["one"]).studies[1].faults == [line]
+    with pytest.raises(SettingsError, match=r"studies\.two\.arms\.not"):
+        read(content, asked=["two"])
 
 
 @pytest.mark.parametrize("place", ["base", "arms"])
@@ -312,6 +315,9 @@ def test_nulls_and_flags_may_come_as_text():
     assert (run.data.resolution, run.network.embedding) == (None, None)
     assert run.network.skips == [1, 0, *[1] * 7]
     assert read_run({"network": {"skips": "null"}}).network.skips is None
+    studies = {"one": {"arms": {"plain": "null", "all": {"network.skips": "null"}}}}
+    plain, every = read(config(studies=studies, network={"skips": "null"})).studies[0].arms
+    assert plain.run == every.run
     assert given["data"] == {"resolution": "null"}
 
 

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -424,6 +425,14 @@ def test_a_compiled_network_is_one_graph_with_the_same_gradients(name, tmp_path,
     assert len(graphs) == 2  # one for each network, whatever N and however many steps
 
 
+@pytest.fixture
+def restored_compiler() -> Iterator[None]:
+    """Puts back what "auto" sets for the process."""
+    with torch._dynamo.config.patch(suppress_errors=False):
+        yield
+
+
+@pytest.mark.usefixtures("restored_compiler")
 def test_long_trainings_go_on_without_a_compiler(tmp_path, monkeypatch):
     def broken(graph, inputs):
         tried.append(graph)
@@ -432,7 +441,6 @@ def test_long_trainings_go_on_without_a_compiler(tmp_path, monkeypatch):
     tried, original = [], torch.compile
     monkeypatch.setattr(torch, "compile", lambda function, **options: original(function, backend=broken, **options))
     monkeypatch.setattr(training, "LONG", 1)
-    monkeypatch.setattr(torch._dynamo.config, "suppress_errors", False)
     eager, fallen = (
         start(run_of(), subset_of(), N, 0, CPU, tmp_path / when, compiled=when) for when in ("never", "auto")
     )
@@ -454,11 +462,11 @@ def test_who_asks_for_compiling_is_told_that_there_is_no_compiler(tmp_path, monk
         start(run_of(), subset_of(), N, 0, CPU, tmp_path, compiled="always")
 
 
+@pytest.mark.usefixtures("restored_compiler")
 @pytest.mark.parametrize(("steps", "compiled"), [(19_999, False), (20_000, True)])
 def test_only_long_trainings_are_compiled(steps, compiled, tmp_path):
     run = run_of(training={"duration": f"{10 * steps} images"})
-    with torch._dynamo.config.patch(suppress_errors=False):  # put back what "auto" sets for the process
-        trainer = start(run, subset_of(), N, 0, CPU, tmp_path, compiled="auto")
+    trainer = start(run, subset_of(), N, 0, CPU, tmp_path, compiled="auto")
     assert (trainer.denoiser.compiled is not None) == compiled
 
 

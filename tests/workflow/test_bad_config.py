@@ -53,6 +53,23 @@ def test_values_of_the_command_line_are_checked_too(empty):
     assert_nothing_written(empty)
 
 
+@pytest.mark.parametrize(("path", "value"), [((*NONE, "search.start"), 5), ((*NONE, "data.classes"), [0, 12])])
+def test_a_fault_of_a_study_stops_who_asks_for_it_alone(empty, path, value):
+    """The first is found among the settings, the second with the data."""
+    empty.change(path, value)
+    line = f"config: {IN_NONE}{path[-1]} = {value}: "
+    for targets, told in (["own"], False), (["own", "denoiser"], False), (["own", "labels"], True), ([], True):
+        done = empty.snakemake(*targets, "--dry-run", check=False)
+        assert (done.returncode != 0, line in done.stdout) == (told, told), done.stdout
+
+
+def test_no_fit_may_be_told_on_the_command_line(empty):
+    assert "fit" not in empty.plan("own", "--config", "fit=null").output
+    done = empty.snakemake("own", "--config", "fit=nowhere.yaml", check=False)
+    assert done.returncode != 0
+    assert "config: fit = 'nowhere.yaml': no such file\n" in done.stdout
+
+
 def test_an_overlay_whose_fit_is_missing_is_told(empty):
     empty.configure({"fit": "nowhere.yaml"}, "overlay.yaml")  # in config.yaml itself Snakemake tells
     done = empty.snakemake("--configfile", "overlay.yaml", check=False)

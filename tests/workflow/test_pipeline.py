@@ -124,6 +124,7 @@ def test_a_run_of_one_study_prints_its_table_alone(project):
     assert [line.split()[0] for line in table.splitlines()] == ["labels", "labels", "denoiser", "denoiser", "own"]
     assert [line.split()[0] for line in claims.splitlines()] == ["labels", "denoiser"]
     assert whole.count("report   results/report.html") == 1
+    assert "report   " not in output  # it is of all selected studies
 
 
 def test_a_run_without_studies_prints_no_table(empty):

@@ -8,6 +8,7 @@ from fractions import Fraction
 from pathlib import Path
 
 from emm.files import write_text
+from emm.settings import SettingsError
 from emm.stage import StageError, command
 
 
@@ -29,10 +30,8 @@ def summary(args: argparse.Namespace) -> None:
         raise StageError(f"{folder}: a table is damaged ({error}); delete them, and run snakemake again") from None
     print("\n" + "\n\n".join(texts) + "\n")
     print(f"figures  {folder}/{names[0] if len(names) == 1 else '*'}/*.svg")
-    report = args.results / "report.html"
-    # One that is older than a table shows other results.
-    if report.is_file() and report.stat().st_mtime >= max(table.stat().st_mtime for table in tables):
-        print(f"report   {report}")
+    if args.report:
+        print(f"report   {args.results / 'report.html'}")
 
 
 def check(args: argparse.Namespace) -> None:
@@ -40,11 +39,15 @@ def check(args: argparse.Namespace) -> None:
     from emm.configuration import load, read
     from emm.dag import index
 
-    settings = read(load(args.overlays))
-    impossible = index(settings, args.results).impossible
+    try:
+        settings = read(load(args.overlays))
+        dag = index(settings, args.results)
+    except SettingsError as error:  # there may be many
+        print("\n".join(f"error: {line}" for line in str(error).splitlines()), file=sys.stderr)
+        sys.exit(1)
     for study in settings.studies:
         print(f"{study.name}: {', '.join(arm.name for arm in study.arms)}")
-        for line in impossible.get(study.name, []):
+        for line in dag.why([study.name]):
             print(f"  cannot run here: {line}")
 
 
@@ -105,6 +108,7 @@ def main() -> None:
     commands = parser.add_subparsers(required=True)
     one = commands.add_parser("summary", help=summary.__doc__)
     one.add_argument("studies", nargs="*", help="names of studies that have been made (default: all)")
+    one.add_argument("--report", action="store_true", help="say where the report is, which holds these studies")
     one.set_defaults(run=summary)
     one = commands.add_parser("check", help=check.__doc__)
     one.add_argument("overlays", type=Path, nargs="*")

@@ -6,7 +6,7 @@ A study is defined once and fits every scale, because an arm's value may be rela
 
 import copy
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any
@@ -36,12 +36,16 @@ from emm.settings import (
 FILES = (Path("config/studies.yaml"), Path("config.yaml"))  # what the Snakefile loads before `fit` and overlays
 
 
+def _no_overrides(value: object) -> object:
+    return None if value == "null" else value  # text, from ``--config``
+
+
 class _StudyText(Section):
     title: Text = ""
     source: Text = ""
     factor: Text = ""
     base: dict[str, Any] = Field({})  # dotted overrides that all arms share
-    arms: Annotated[dict[str, dict[str, Any] | None], Field(min_length=1)]
+    arms: Annotated[dict[str, Annotated[dict[str, Any] | None, BeforeValidator(_no_overrides)]], Field(min_length=1)]
     without: list[str] = Field([])  # arms left out, for overlays, which can add but not remove
     findings: dict[str, Finding] = Field({})
 
@@ -106,14 +110,15 @@ def ordered(config: Any, like: Any) -> Any:
     return {key: ordered(config[key], like.get(key)) for key in keys}
 
 
-def read(config: Mapping[str, Any]) -> Settings:
+def read(config: Mapping[str, Any], asked: Collection[str] | None = None) -> Settings:
     """Validate a configuration and resolve its arms.
 
     Args:
         config: the nested mapping of the YAML files after overlays.
+        asked: the studies that are to be made; None: those that ``run`` selects.
     Raises:
         SettingsError: one line for every fault, naming the key, the value and what is allowed.  Values that do not fit
-            the base settings are a fault of selected studies; others keep it in `Study.faults`.
+            the base settings are a fault of studies that are to be made; others keep it in `Study.faults`.
     """
     text = validate(_ConfigText, config)
     names = list(text.studies)
@@ -127,7 +132,7 @@ def read(config: Mapping[str, Any]) -> Settings:
         except SettingsError as error:
             faults += str(error).splitlines()
         else:
-            faults += studies[-1].faults if name in selected else []
+            faults += studies[-1].faults if name in (selected if asked is None else asked) else []
     faults += [f"run = {name!r}: {expected(name, names, 'a study')}" for name in selected if name not in names]
     if faults:
         raise SettingsError(*faults)
@@ -244,7 +249,7 @@ def override(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str,
             node = node[part]
         node[last] = _relative(dotted, value, was)
     network = resolved.get("network")
-    if isinstance(network, dict) and isinstance(network.get("skips"), str):
+    if isinstance(network, dict) and isinstance(network.get("skips"), str) and network["skips"] != "null":
         others = validate(Run, resolved | {"network": {k: v for k, v in network.items() if k != "skips"}})
         network["skips"] = _mask(network["skips"], skip_count(others.network))
     return resolved

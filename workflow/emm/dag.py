@@ -6,7 +6,7 @@ The loop over N lives here alone, as the search replayed on the scores that exis
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -66,7 +66,9 @@ class Dag:
     shapes: dict[str, datasets.Shape] = field(default_factory=dict)  # of the images of each subset key
     folders: dict[Path, list[str]] = field(default_factory=dict)  # files that stand for each folder of images
     signatures: dict[Path, str] = field(default_factory=dict)  # of the user's own files and folders
-    impossible: dict[str, list[str]] = field(default_factory=dict)  # why studies that are not selected cannot run
+    impossible: dict[str, list[tuple[str, str]]] = field(
+        default_factory=dict
+    )  # arms and faults of studies that cannot run
 
     def json(self, stage: Stage, key: str) -> str:
         """A stage's settings as its command line takes them; one string, so that Snakemake notices any change."""
@@ -134,6 +136,15 @@ class Dag:
         parts = [source.partition(":") for source in self.runs["subset", subset_key].data.sources]
         return [(kind, Path(path).expanduser()) for kind, _, path in parts if kind in ("npz", "folder")]
 
+    def why(self, studies: Iterable[str]) -> list[str]:
+        """Why studies cannot run: one line a fault, with the first arm that has it, and how many more."""
+        places: dict[str, list[str]] = {}  # one fault in the base settings meets many arms
+        for place, fault in (one for study in studies for one in self.impossible.get(study, [])):
+            places.setdefault(fault, []).append(place)
+        return [
+            f"{first}{f' and {len(more)} more' if more else ''}: {fault}" for fault, (first, *more) in places.items()
+        ]
+
     def emm_files(self, study: str) -> list[Path]:
         return [emm_folder(self.results, key("emm", arm.run)) / "emm.json" for arm in self.study(study).arms]
 
@@ -176,34 +187,27 @@ def run_files(scores: Scores, run: RunId) -> tuple[Path, Path]:
     return path, path.with_name("gallery.npz")
 
 
-def index(settings: Settings, results: Path, data_needed: bool = True) -> Dag:
+def index(settings: Settings, results: Path, data_needed: bool = True, asked: Iterable[str] | None = None) -> Dag:
     """Index a configuration, checking every arm against its data set.
 
     With `data_needed`, images that torchvision's sets lack on this machine are a fault too.
-    A study that is not selected may be impossible here (its data may be missing, or its values not fit the base
-    settings); `Dag.impossible` tells why.
+    A study that is not to be made (`asked`; None: those selected) may be impossible here (its data may be missing, or
+    its values not fit the base settings); `Dag.impossible` tells why.
     Raises:
-        SettingsError: an arm of a selected study is impossible with its data; one line for each fault.
+        SettingsError: an arm of a study that is to be made is impossible with its data; one line for each fault.
     """
     dag = Dag(settings, results)
     facts: dict[str, datasets.Facts] = {}
-    selected: dict[str, list[str]] = {}  # the arms of each fault: one in the base settings meets many
     for study in settings.studies:
-        if study.faults:
-            dag.impossible[study.name] = study.faults
-            continue
-        faults: dict[str, list[str]] = {}
-        for arm in study.arms:
-            found = _index_arm(dag, arm.run, facts, data_needed)
-            for line in found:
-                faults.setdefault(line, []).append(f"studies.{study.name}.arms.{arm.name}")
-        if study.name in settings.selected:
-            for line, places in faults.items():
-                selected.setdefault(line, []).extend(places)
-        elif faults:
-            dag.impossible[study.name] = _lines(faults)
-    if selected:
-        raise SettingsError(*_lines(selected))
+        places = [(place, fault) for place, _, fault in (line.partition(": ") for line in study.faults)]
+        if not places:
+            for arm in study.arms:
+                place = f"studies.{study.name}.arms.{arm.name}"
+                places += [(place, fault) for fault in _index_arm(dag, arm.run, facts, data_needed)]
+        if places:
+            dag.impossible[study.name] = places
+    if faults := dag.why(settings.selected if asked is None else asked):
+        raise SettingsError(*faults)
     return dag
 
 
@@ -224,10 +228,3 @@ def _index_arm(dag: Dag, run: Run, facts: dict[str, datasets.Facts], data_needed
         stages: list[Stage] = ["subset", "train", "sample", "score", "emm"]
         dag.runs.update({(stage, key(stage, run)): run for stage in stages})
     return found
-
-
-def _lines(faults: Mapping[str, list[str]]) -> list[str]:
-    """One line a fault: the first arm that has it, and how many more."""
-    return [
-        f"{places[0]}{f' and {len(places) - 1} more' if places[1:] else ''}: {line}" for line, places in faults.items()
-    ]

@@ -182,7 +182,9 @@ class Progress:
         self.bar.update(self.batch)
         now = time.monotonic()
         if self.trainer.processes.writes and self.bar.disable and now - self.last > self.log_seconds:
-            loss = self.trainer.loss_sum.item() / max(self.trainer.loss_steps, 1)
+            trainer = self.trainer
+            # Where a row of the log has just been written, it has the mean up to here.
+            loss = trainer.loss_sum.item() / trainer.loss_steps if trainer.loss_steps else trainer.rows[-1]["loss"]
             done, total = self.trainer.step * self.batch, self.trainer.budget.images
             rate = (done - self.first) / (now - self.begun)
             print(

@@ -319,7 +319,8 @@ def check_compiler(device: torch.device) -> None:
         with _dynamo.config.patch(suppress_errors=False):
             torch.compile(lambda x: x.sin() + 1)(torch.ones(4, device=device))
     except Exception as error:  # of every compiler its own kind
-        why = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        why = " ".join(lines[: 2 if lines[0].endswith(":") else 1])
         raise TrainingError(f"execution.compile = 'always': this machine cannot ({why}); use auto or never") from None
 
 

@@ -33,13 +33,14 @@ def stop(lines):
     sys.exit(1)
 
 
-if isinstance(config.get("fit"), str) and not Path(config["fit"]).is_file():  # Snakemake passes over a missing file
+if isinstance(config.get("fit"), str) and config["fit"] != "null" and not Path(config["fit"]).is_file():
     stop([f"fit = {config['fit']!r}: no such file"])
 
 try:
     CONFIG = emm_configuration.ordered(config, emm_configuration.load())
-    SETTINGS = emm_configuration.read(CONFIG)
-    INDEX = emm_dag.index(SETTINGS, RESULTS)
+    # Which studies are to be made is known when their inputs are asked for: `arm_records` tells what is wrong with them.
+    SETTINGS = emm_configuration.read(CONFIG, asked=())
+    INDEX = emm_dag.index(SETTINGS, RESULTS, asked=())
     # A job that a cluster has started has GPUs of its own already.
     GPUS = () if workflow.remote_exec else emm_gpus.devices(SETTINGS.execution)
 except (SettingsError, DataError) as error:
@@ -176,9 +177,12 @@ def records(wildcards):
 
 
 def arm_records(wildcards):
-    """The finished searches of a study's arms, in order; a study that cannot run here ends the workflow with why."""
-    if lines := INDEX.impossible.get(wildcards.study):
-        stop(lines)
+    """The finished searches of a study's arms, in order; a study that cannot run here ends the workflow with why.
+
+    With that of all selected studies, if it is one of them: they are asked for together as a rule.
+    """
+    if wildcards.study in INDEX.impossible:
+        stop(INDEX.why(SETTINGS.selected if wildcards.study in SETTINGS.selected else [wildcards.study]))
     return INDEX.emm_files(wildcards.study)
 
 
@@ -208,4 +212,5 @@ def print_summary():
     """The answer at the end of a run that makes studies: one line an arm of these, and where the rest is."""
     made = {job.wildcards.study for job in workflow.dag.jobs if job.rule.name == "study"}
     if names := [study.name for study in SETTINGS.studies if study.name in made]:
-        subprocess.run([sys.executable, "-m", "emm.cli", "summary", *names], check=False)
+        shown = ["--report"] if any(job.rule.name == "report" for job in workflow.dag.jobs) else []
+        subprocess.run([sys.executable, "-m", "emm.cli", "summary", *names, *shown], check=False)
