@@ -93,14 +93,21 @@ def test_an_image_changed_in_place_is_noticed(faults, tmp_path):
     def files():
         return known()[0]
 
-    classes = [str(folder / "class0"), str(folder / "class1")]
-    assert files() == [str(folder), *classes, str(folder / "class1" / "39.png")]
+    assert files() == [str(folder / "class1" / "39.png")]
     with faults.one("changed data"):
         Image.fromarray(np.full((8, 8), 99, np.uint8)).save(folder / "class0" / "4.png")
-        assert files() == [str(folder), *classes, str(folder / "class0" / "4.png")]
+        assert files() == [str(folder / "class0" / "4.png")]
     with faults.one("changed data"):
         before = known()
         Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(folder / "class0" / "6.png")
         os.utime(folder / "class0" / "6.png", (1e9, 1e9))  # an older file in its place
         after = known()
         assert (after[0] == before[0], after[1] == before[1]) == (True, False)
+    with faults.one("changed data"):
+        (folder / "class0" / "6.png").unlink()
+        assert known()[1] not in (before[1], after[1])
+    with faults.one("changed data"):  # not to the data
+        before = known()
+        (folder / ".DS_Store").write_text("")
+        (folder / "class1" / "notes.txt").write_text("")
+        assert known() == before

@@ -64,7 +64,7 @@ class Dag:
     runs: dict[tuple[Stage, str], Run] = field(default_factory=dict)
     sizes: dict[str, list[int]] = field(default_factory=dict)  # ladder of each emm key
     shapes: dict[str, datasets.Shape] = field(default_factory=dict)  # of the images of each subset key
-    folders: dict[Path, list[str]] = field(default_factory=dict)  # files that stand for each folder of images
+    folders: dict[Path, list[Path]] = field(default_factory=dict)  # the images of each folder
     signatures: dict[Path, str] = field(default_factory=dict)  # of the user's own files and folders
     impossible: dict[str, list[tuple[str, str]]] = field(
         default_factory=dict
@@ -110,16 +110,13 @@ class Dag:
     def data_files(self, subset_key: str) -> list[str]:
         """The user's own files behind a subset, so that a change of them is noticed.
 
-        Of a folder: itself and its class folders, whose times change when files come or go, and the image that was
-        changed last, which stands for all.
+        Of a folder the image that was changed last, which stands for all; images that come or go change the signature.
         """
         files = []
         for kind, path in self._own_data(subset_key):
-            files.append(str(path))
             if kind == "folder":
-                if path not in self.folders:
-                    self.folders[path] = _folder_files(path)
-                files += self.folders[path]
+                path = max(self._images(path), key=lambda image: (image.stat().st_mtime_ns, image))
+            files.append(str(path))
         return files
 
     def data_signature(self, subset_key: str) -> str:
@@ -127,9 +124,18 @@ class Dag:
 
         Not noticed is an older image of the same name and size in a folder; `emm verify` does.
         """
-        paths = [path for _, path in self._own_data(subset_key)]
-        self.signatures.update({path: _signature(path) for path in paths if path not in self.signatures})
-        return " ".join(self.signatures[path] for path in paths)
+        found = []
+        for kind, path in self._own_data(subset_key):
+            if path not in self.signatures:
+                of = _signature_of_folder(path, self._images(path)) if kind == "folder" else _signature_of_npz(path)
+                self.signatures[path] = of
+            found.append(self.signatures[path])
+        return " ".join(found)
+
+    def _images(self, folder: Path) -> list[Path]:
+        if folder not in self.folders:
+            self.folders[folder] = datasets.folder_files(folder)[0]
+        return self.folders[folder]
 
     def _own_data(self, subset_key: str) -> list[tuple[str, Path]]:
         """Kind (npz or folder) and path of the sources that are the user's own."""
@@ -149,35 +155,21 @@ class Dag:
         return [emm_folder(self.results, key("emm", arm.run)) / "emm.json" for arm in self.study(study).arms]
 
 
-def _folder_files(folder: Path) -> list[str]:
-    """Class folders of a folder of images, and the image that was changed last."""
-    newest = max(_images(folder), key=lambda entry: (entry.stat().st_mtime_ns, entry.path), default=None)
-    return [*map(str, _classes(folder)), *([] if newest is None else [newest.path])]
-
-
-def _classes(folder: Path) -> list[Path]:
-    return [entry for entry in sorted(folder.iterdir()) if entry.is_dir()]
-
-
-def _images(folder: Path) -> list[os.DirEntry[str]]:
-    """The files of a folder and of its class folders."""
-    return [entry for place in (folder, *_classes(folder)) for entry in os.scandir(place) if entry.is_file()]
-
-
-def _signature(path: Path) -> str:
-    """A digest of a folder's names and sizes, or of an .npz file's size and end, where the sums of its arrays stand."""
+def _signature_of_folder(folder: Path, images: Iterable[Path]) -> str:
+    """A digest of the images' names and sizes."""
     digest = hashlib.sha256()
-    if path.is_dir():
-        for entry in sorted(_images(path), key=lambda entry: entry.path):
-            digest.update(
-                f"{Path(entry.path).relative_to(path)}\0{entry.stat().st_size}\0".encode(errors="surrogateescape")
-            )
-    else:
-        size = path.stat().st_size
-        digest.update(str(size).encode())
-        with path.open("rb") as file:
-            file.seek(max(size - END, 0))
-            digest.update(file.read())
+    for image in images:
+        digest.update(os.fsencode(f"{image.relative_to(folder)}\0{image.stat().st_size}\0"))
+    return digest.hexdigest()[:16]
+
+
+def _signature_of_npz(path: Path) -> str:
+    """A digest of the file's size and of its end, where the sums of its arrays stand."""
+    size = path.stat().st_size
+    digest = hashlib.sha256(str(size).encode())
+    with path.open("rb") as file:
+        file.seek(max(size - END, 0))
+        digest.update(file.read())
     return digest.hexdigest()[:16]
 
 

@@ -93,7 +93,7 @@ def describe(data: Data) -> Facts:
         shape, labels, images = _npz_facts(Path(place).expanduser())
         counts = None if labels is None else tuple(np.bincount(labels).tolist())
     elif kind == "folder":
-        files, labels = _folder_files(Path(place).expanduser())
+        files, labels = folder_files(Path(place).expanduser())
         with _opened(files[0]) as image:
             shape, images = _image_shape(files[0], image), len(files)
         counts = None if labels is None else tuple(np.bincount(labels).tolist())
@@ -172,7 +172,7 @@ def load(data: Data) -> Images:
     stored: np.ndarray = np.empty(0)
     labels: np.ndarray | None
     if kind == "folder":
-        files, labels = _folder_files(Path(place).expanduser())
+        files, labels = folder_files(Path(place).expanduser())
     elif kind == "npz":
         arrays = read_arrays(Path(place).expanduser(), ["images"], ["labels"])
         labels = arrays["labels"].astype(np.int64) if "labels" in arrays else None
@@ -381,7 +381,7 @@ _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 _OTHER_SUFFIXES = (".gif", ".tif", ".tiff", ".avif", ".heic", ".jp2", ".ppm", ".pgm", ".tga", ".npy", ".npz")
 
 
-def _folder_files(root: Path) -> tuple[list[Path], np.ndarray | None]:
+def folder_files(root: Path) -> tuple[list[Path], np.ndarray | None]:
     """Image files sorted by class folder and name (by code point), and their labels, or None for a flat folder.
 
     Hidden entries and files of other kinds are ignored; no folder below a class folder is entered, so that links
