@@ -53,3 +53,24 @@ def test_every_epsilon_has_its_line_and_its_arms_cross_it(epsilon):
         pytest.approx([100 * figures.level_of(arm)]) for arm in emm
     ]
     plt.close("all")
+
+
+def test_long_names_are_broken_into_lines():
+    lines = figures.wrapped("a-name-of-an-arm-" * 4, figures.NAME).split("\n")
+    assert max(map(len, lines)) <= figures.NAME and "".join(lines) == "a-name-of-an-arm-" * 4
+    assert figures.wrapped("x1.5", figures.NAME) == "x1.5"
+    assert figures.wrapped("", figures.NAME) == ""
+
+
+@pytest.mark.parametrize(("arms", "outside"), [(2, False), (9, True)])
+def test_the_legend_of_many_onsets_lies_beside_them(arms, outside):
+    rows = [
+        {"level": "0.5", "arm": f"arm-{i}", "n": str(n), "onset_images": str(100 * n * (i + 1))}
+        for i in range(arms)
+        for n in (10, 20, 40)
+    ]
+    drawn = figures.draw_onset({"title": "t"}, rows, Figures())
+    assert bool(drawn.legends) == outside
+    (legend,) = drawn.legends or [drawn.axes[0].get_legend()]
+    assert [text.get_text() for text in legend.get_texts()].count("in proportion to N") == 1
+    plt.close("all")

@@ -3,6 +3,7 @@
 import argparse
 import json
 import math
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from emm.tables import answer, read
 
 # Okabe and Ito's colours: told apart by colour-blind readers and in grey print.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31", "#7A7A7A")
+TITLE, NAME = 60, 24  # characters in a line of a title, and of the name of an arm
 TOGETHER = 6  # arms that one panel can hold
 STYLE: Any = {
     "font.size": 9,
@@ -63,6 +65,11 @@ def size_axis(axes: Axes, sizes: Sequence[float]) -> None:
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(lambda x, _: f"{x:,.0f}")
     axes.set_xlabel("training images N")
+
+
+def wrapped(text: str, width: int) -> str:
+    """Text in lines of at most `width` characters; names without spaces too."""
+    return "\n".join(textwrap.wrap(text, width)) or text
 
 
 def used(panels: np.ndarray, count: int) -> list[Axes]:
@@ -121,17 +128,17 @@ def draw_curves(study: Row, emm: Sequence[Row], curves: Sequence[Row], style: Fi
             elif index == number_of:
                 _draw_arm(panel, arm, rows, COLOURS[0], 0.0)
                 found = "?" if arm["status"] == "undetermined" else answer(arm)[0]
-                panel.set_title(f"{arm['arm']}: {found}", fontsize=8)
+                panel.set_title(wrapped(f"{arm['arm']}: {found}", NAME), fontsize=8)
             else:
                 _draw_line(panel, arm, rows, "#ccc", order=1)
     size_axis(panels[0, 0], [number(row["n"]) for row in curves] or [10, 100])
     panels[0, 0].set_ylim(-3, 103)
-    title = f"{study['title']}: where does memorization end?"
+    title = wrapped(f"{study['title']}: where does memorization end?", TITLE)
     if few:
         axes = panels[0, 0]
         axes.set_ylabel("memorized images (%)")
         for level in levels_of(emm):
-            text, place = f"{100 * level:g} %", axes.get_yaxis_transform()
+            text, place = f"{100 * level:.3g} %", axes.get_yaxis_transform()
             axes.text(1.01, 100 * level, text, transform=place, va="center", color="#444")
         axes.set_title(title)
         axes.legend(loc="lower left", title="filled: confirming runs, open: locating", alignment="left")
@@ -153,7 +160,7 @@ def _draw_arm(axes: Axes, arm: Row, rows: Sequence[Row], tint: str, shift: float
     errors = 100 * np.array([[number(row["ratio_low"]), number(row["ratio_high"])] for row in rows]).T
     confirm = np.array([row["role"] == "confirm" for row in rows])
     axes.errorbar(n, ratio, np.abs(errors - ratio), fmt="none", ecolor=tint, elinewidth=0.8, alpha=0.5)
-    label = f"{arm['arm']}: EMM {answer(arm)[0]}"
+    label = wrapped(f"{arm['arm']}: EMM {answer(arm)[0]}", 2 * NAME)
     axes.scatter(n[confirm], ratio[confirm], s=26, color=tint, zorder=3, label=label if confirm.any() else None)
     axes.scatter(
         n[~confirm], ratio[~confirm], s=26, facecolor="white", edgecolor=tint, zorder=3,
@@ -191,17 +198,18 @@ def draw_emm(study: Row, emm: Sequence[Row], curves: Sequence[Row], style: Figur
         label = f"{text}  ({interval})" if interval not in ("", "none") else text
         place = (end, y) if not math.isnan(end) else (float(np.median(sizes or [100])), y)
         axes.annotate(label, place, xytext=(9, 0), textcoords="offset points", va="center")
-    axes.set_yticks(positions, [arm["arm"] for arm in emm])
+    axes.set_yticks(positions, [wrapped(arm["arm"], NAME) for arm in emm])
     axes.set_ylim(-0.6, len(emm) - 0.4)
     size_axis(axes, sizes or [10, 100])
     low, high = axes.get_xlim()
     axes.set_xlim(low, high * 1.6)  # room for the last label
-    shares = " or ".join(f"{100 * level:g} %" for level in levels_of(emm))
+    levels = [f"{100 * level:.3g} %" for level in levels_of(emm)]
+    shares = " or ".join(levels) if len(levels) < 3 else f"{levels[-1]} to {levels[0]}"
     axes.set_xlabel(f"EMM: training images at which {shares} are memorized")
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x", color="#eee")
     axes.set_axisbelow(True)
-    axes.set_title(f"{study['title']}: effective model memorization")
+    axes.set_title(wrapped(f"{study['title']}: effective model memorization", TITLE))
     return figure
 
 
@@ -226,7 +234,7 @@ def draw_progress(study: Row, emm: Sequence[Row], curves: Sequence[Row], style: 
                 [100 * number(row["ratio"]) for row in mine],
                 "o-", ms=3, lw=1.1, color=map_(scale(run[0])),
             )  # fmt: skip
-        panel.set_title(arm["arm"], fontsize=9)
+        panel.set_title(wrapped(arm["arm"], NAME), fontsize=9)
         panel.set_ylim(-3, 103)
     used(panels, len(emm))
     panels[0, 0].set_ylabel("memorized images (%)")
@@ -236,7 +244,8 @@ def draw_progress(study: Row, emm: Sequence[Row], curves: Sequence[Row], style: 
     bar.ax.yaxis.set_major_locator(FixedLocator(ticks))
     bar.ax.yaxis.set_minor_locator(NullLocator())
     bar.ax.yaxis.set_major_formatter(lambda x, _: f"{x:,.0f}")
-    figure.suptitle(f"{study['title']}: when memorization sets in", fontsize=10, fontweight="bold", ha="left", x=0.01)
+    title = wrapped(f"{study['title']}: when memorization sets in", TITLE)
+    figure.suptitle(title, fontsize=10, fontweight="bold", ha="left", x=0.01)
     return figure
 
 
@@ -247,22 +256,26 @@ def draw_onset(study: Row, onsets: Sequence[Row], style: Figures) -> Figure:
     known = [row for row in onsets if row["onset_images"]]
     sizes = [number(row["n"]) for row in known]
     size_axis(axes, sizes or [10, 100])
+    proportional: list[str | None] = ["in proportion to N"]  # one label is enough
     for index, arm in enumerate(dict.fromkeys(row["arm"] for row in onsets)):
         mine = [row for row in known if row["arm"] == arm]
         n, seen = (np.array([number(row[c]) for row in mine]) for c in ("n", "onset_images"))
-        axes.scatter(n, seen, s=26, color=colour(index), label=arm, zorder=3)
+        axes.scatter(n, seen, s=26, color=colour(index), label=wrapped(arm, NAME), zorder=3)
         if len(mine):
             x = np.geomspace(n.min(), n.max(), 2)
             middle = np.exp(np.log(seen / n).mean())
-            axes.plot(x, middle * x, color=colour(index), lw=1, ls=(0, (4, 3)), label="in proportion to N")
+            axes.plot(x, middle * x, color=colour(index), lw=1, ls=(0, (4, 3)), label=proportional.pop())
+            proportional.append(None)
             axes.set_yscale("log")
             axes.yaxis.set_major_locator(LogLocator(10, (1, 2, 5)))
             axes.yaxis.set_minor_locator(NullLocator())
             axes.yaxis.set_major_formatter(lambda y, _: f"{y:,.0f}")
     axes.set_ylabel(f"training images seen when {level:g} % are memorized")
-    axes.set_title(study["title"])
+    axes.set_title(wrapped(study["title"], TITLE))
     missing = len(onsets) - len(known)
-    axes.legend(loc="upper left", title=f"runs without an onset: {missing}" if missing else None, alignment="left")
+    few = len({row["arm"] for row in onsets}) <= TOGETHER
+    place, loc = (axes, "upper left") if few else (figure, "outside right center")
+    place.legend(loc=loc, title=f"runs without an onset: {missing}" if missing else None, alignment="left")
     return figure
 
 
@@ -286,10 +299,9 @@ def draw_gallery(study: Row, emm: Sequence[Row], galleries: Sequence[dict[str, n
         height = panels[row, 0].get_ylim()[0]
         panels[row, 0].set_yticks([0.25 * height, 0.75 * height], ["generated", "nearest in\ntraining set"])
         panels[row, 0].tick_params(axis="y", length=0, labelsize=7)
-        panels[row, 0].set_ylabel(arm["arm"], fontweight="bold", fontsize=8)
-    figure.suptitle(
-        f"{study['title']}: copies and non-copies near EMM", fontsize=10, fontweight="bold", ha="left", x=0.01
-    )
+        panels[row, 0].set_ylabel(wrapped(arm["arm"], 16), fontweight="bold", fontsize=8)
+    title = wrapped(f"{study['title']}: copies and non-copies near EMM", TITLE)
+    figure.suptitle(title, fontsize=10, fontweight="bold", ha="left", x=0.01)
     return figure
 
 
