@@ -52,7 +52,7 @@ LIMITS = Limits(INDEX)
 PACKAGE = str(Path(workflow.basedir) / "workflow")
 # A Snakemake that is called by its path, without activation, starts jobs with the Python beside it all the same.
 if (beside := str(Path(sys.executable).parent)) not in os.get_exec_path():
-    os.environ["PATH"] = os.pathsep.join([beside, os.environ.get("PATH", os.defpath)])
+    os.environ.update(PATH=os.pathsep.join([beside, os.getenv("PATH", os.defpath)]))
 os.environ.update(PYTHONPATH=os.pathsep.join(filter(None, [PACKAGE, os.getenv("PYTHONPATH")])))
 # Every job starts a Python: 2 s with compiled modules, 6 s where a machine forbids to keep them.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
