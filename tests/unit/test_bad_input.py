@@ -448,6 +448,14 @@ REAL = [
 ]
 
 
+def test_who_has_read_enough_ends_a_command_without_a_word(place):
+    read, write = os.pipe()
+    os.close(read)  # as `emm check | head -0`
+    done = subprocess.run([sys.executable, "-m", "emm.cli", "check"], stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
 @pytest.mark.parametrize("arguments", REAL, ids=[one[0] for one in REAL])
 def test_real_command_lines(place, arguments):
     (place / "overlay.yaml").write_text("search: {epsilon: 1.5}")

@@ -3,6 +3,8 @@
 import argparse
 import json
 import math
+import os
+import signal
 import sys
 from fractions import Fraction
 from pathlib import Path
@@ -102,6 +104,12 @@ def verify(args: argparse.Namespace) -> None:
     print(found.summary())
 
 
+def answer(args: argparse.Namespace) -> None:
+    """Run the command that was chosen, and see its output off."""
+    args.run(args)
+    sys.stdout.flush()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="emm", description=__doc__)
     parser.add_argument("--results", type=Path, default=Path("results"))
@@ -132,7 +140,11 @@ def main() -> None:
     one.add_argument("--seed", type=int, default=0, help="which scores")
     one.set_defaults(run=verify)
     args = parser.parse_args()
-    command(lambda: args.run(args))
+    try:
+        command(lambda: answer(args))
+    except BrokenPipeError:  # whoever reads has seen enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still buffered
+        sys.exit(128 + signal.SIGPIPE)
 
 
 if __name__ == "__main__":

@@ -65,9 +65,14 @@ def record_settings(folder: Path, text: str) -> Path:
 
 
 def command(main: Callable[[], None]) -> None:
-    """Run a stage's main function as a program: an expected failure is one line on stderr and exit status 1."""
+    """Run a stage's main function as a program: an expected failure is one line on stderr and exit status 1.
+
+    Raises BrokenPipeError where nobody reads its output any more.
+    """
     try:
         main()
+    except BrokenPipeError:
+        raise
     except (SettingsError, DataError, StageError, OSError, MemoryError) as error:
         text = "; ".join(str(error).splitlines()) or "not enough memory"
         print(f"error: {text}", file=sys.stderr, flush=True)
