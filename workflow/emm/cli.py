@@ -2,15 +2,13 @@
 
 import argparse
 import json
-import math
 import os
 import signal
 import sys
-from fractions import Fraction
 from pathlib import Path
 
 from emm.files import write_text
-from emm.settings import SettingsError
+from emm.settings import Scoring, SettingsError, validate
 from emm.stage import StageError, command
 
 
@@ -85,12 +83,10 @@ def rescore(args: argparse.Namespace) -> None:
 def threshold(text: str) -> float:
     """A threshold of the criterion as text, a fraction too.  Raises ArgumentTypeError unless it is in ]0, 1[."""
     try:
-        value = float(Fraction(text)) if "/" in text else float(text)
-    except (ValueError, ArithmeticError):
-        value = math.nan
-    if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: must be a number between 0 and 1, such as 0.25 or 1/3")
-    return value
+        return validate(Scoring, {"threshold": text}).threshold
+    except SettingsError:
+        message = f"{text!r}: must be a number between 0 and 1, such as 0.25 or 1/3"
+        raise argparse.ArgumentTypeError(message) from None
 
 
 def verify(args: argparse.Namespace) -> None:

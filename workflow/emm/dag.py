@@ -64,8 +64,7 @@ class Dag:
     runs: dict[tuple[Stage, str], Run] = field(default_factory=dict)
     sizes: dict[str, list[int]] = field(default_factory=dict)  # ladder of each emm key
     shapes: dict[str, datasets.Shape] = field(default_factory=dict)  # of the images of each subset key
-    folders: dict[Path, list[Path]] = field(default_factory=dict)  # the images of each folder
-    signatures: dict[Path, str] = field(default_factory=dict)  # of the user's own files and folders
+    own: dict[Path, "OwnData"] = field(default_factory=dict)  # the user's own files and folders
     impossible: dict[str, list[tuple[str, str]]] = field(
         default_factory=dict
     )  # arms and faults of studies that cannot run
@@ -108,39 +107,22 @@ class Dag:
         return self.runs[stage, key_of].diffusion.denoiser == "optimum"
 
     def data_files(self, subset_key: str) -> list[str]:
-        """The user's own files behind a subset, so that a change of them is noticed.
-
-        Of a folder the image that was changed last, which stands for all; images that come or go change the signature.
-        """
-        files = []
-        for kind, path in self._own_data(subset_key):
-            if kind == "folder":
-                path = max(self._images(path), key=lambda image: (image.stat().st_mtime_ns, image))
-            files.append(str(path))
-        return files
+        """The user's own files behind a subset, so that a change of them is noticed."""
+        return [data.file for data in self._own_data(subset_key)]
 
     def data_signature(self, subset_key: str) -> str:
-        """What changes with the user's own files where their times do not tell: one that is older took their place.
+        """What changes with the user's own files where their times do not tell: one that is older took their place."""
+        return " ".join(data.signature for data in self._own_data(subset_key))
 
-        Not noticed is an older image of the same name and size in a folder; `emm verify` does.
-        """
+    def _own_data(self, subset_key: str) -> list["OwnData"]:
         found = []
-        for kind, path in self._own_data(subset_key):
-            if path not in self.signatures:
-                of = _signature_of_folder(path, self._images(path)) if kind == "folder" else _signature_of_npz(path)
-                self.signatures[path] = of
-            found.append(self.signatures[path])
-        return " ".join(found)
-
-    def _images(self, folder: Path) -> list[Path]:
-        if folder not in self.folders:
-            self.folders[folder] = datasets.folder_files(folder)[0]
-        return self.folders[folder]
-
-    def _own_data(self, subset_key: str) -> list[tuple[str, Path]]:
-        """Kind (npz or folder) and path of the sources that are the user's own."""
-        parts = [source.partition(":") for source in self.runs["subset", subset_key].data.sources]
-        return [(kind, Path(path).expanduser()) for kind, _, path in parts if kind in ("npz", "folder")]
+        for kind, _, place in (source.partition(":") for source in self.runs["subset", subset_key].data.sources):
+            if kind in ("npz", "folder"):
+                path = Path(place).expanduser()
+                if path not in self.own:  # once, however many jobs ask
+                    self.own[path] = _folder(path) if kind == "folder" else _npz(path)
+                found.append(self.own[path])
+        return found
 
     def why(self, studies: Iterable[str]) -> list[str]:
         """Why studies cannot run: one line a fault, with the first arm that has it, and how many more."""
@@ -155,22 +137,35 @@ class Dag:
         return [emm_folder(self.results, key("emm", arm.run)) / "emm.json" for arm in self.study(study).arms]
 
 
-def _signature_of_folder(folder: Path, images: Iterable[Path]) -> str:
-    """A digest of the images' names and sizes."""
+@dataclass(frozen=True)
+class OwnData:
+    """An .npz file or a folder of images of the user: the file that stands for it, and a digest that follows it."""
+
+    file: str
+    signature: str
+
+
+def _folder(folder: Path) -> OwnData:
+    """The image that was changed last stands for all; images that come or go, or change in size, change the digest.
+
+    Not noticed is an older image in the place of another of the same name and size; `emm verify` does.
+    """
+    images = [(image, image.stat()) for image in datasets.folder_files(folder)[0]]
+    newest, _ = max(images, key=lambda one: (one[1].st_mtime_ns, one[0]))
     digest = hashlib.sha256()
-    for image in images:
-        digest.update(os.fsencode(f"{image.relative_to(folder)}\0{image.stat().st_size}\0"))
-    return digest.hexdigest()[:16]
+    for image, found in images:
+        digest.update(os.fsencode(f"{image.relative_to(folder)}\0{found.st_size}\0"))
+    return OwnData(str(newest), digest.hexdigest()[:16])
 
 
-def _signature_of_npz(path: Path) -> str:
-    """A digest of the file's size and of its end, where the sums of its arrays stand."""
+def _npz(path: Path) -> OwnData:
+    """The digest is of the file's size and of its end, where the sums of its arrays stand."""
     size = path.stat().st_size
     digest = hashlib.sha256(str(size).encode())
     with path.open("rb") as file:
         file.seek(max(size - END, 0))
         digest.update(file.read())
-    return digest.hexdigest()[:16]
+    return OwnData(str(path), digest.hexdigest()[:16])
 
 
 def run_files(scores: Scores, run: RunId) -> tuple[Path, Path]:

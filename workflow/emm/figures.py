@@ -256,7 +256,6 @@ def draw_onset(study: Row, onsets: Sequence[Row], style: Figures) -> Figure:
     known = [row for row in onsets if row["onset_images"]]
     sizes = [number(row["n"]) for row in known]
     size_axis(axes, sizes or [10, 100])
-    proportional: list[str | None] = ["in proportion to N"]  # one label is enough
     for index, arm in enumerate(dict.fromkeys(row["arm"] for row in onsets)):
         mine = [row for row in known if row["arm"] == arm]
         n, seen = (np.array([number(row[c]) for row in mine]) for c in ("n", "onset_images"))
@@ -264,8 +263,8 @@ def draw_onset(study: Row, onsets: Sequence[Row], style: Figures) -> Figure:
         if len(mine):
             x = np.geomspace(n.min(), n.max(), 2)
             middle = np.exp(np.log(seen / n).mean())
-            axes.plot(x, middle * x, color=colour(index), lw=1, ls=(0, (4, 3)), label=proportional.pop())
-            proportional.append(None)
+            label = "in proportion to N" if arm == known[0]["arm"] else None  # once is enough
+            axes.plot(x, middle * x, color=colour(index), lw=1, ls=(0, (4, 3)), label=label)
             axes.set_yscale("log")
             axes.yaxis.set_major_locator(LogLocator(10, (1, 2, 5)))
             axes.yaxis.set_minor_locator(NullLocator())
