@@ -4,8 +4,9 @@ EMM is the number of training images N at which the memorization ratio crosses 1
 the search from its beginning, reads the counts that exist and stops where one is missing, so that the runs
 of a search are decided by settings and scores alone.  Rule ``bisection`` first *locates* the crossing with
 few runs, each of which serves only to place the next, and then *confirms* it with fresh runs at two sizes
-either side, which alone enter the estimate (`statistics.estimate`).  Runs that were placed because of their
-own outcome would make its interval too narrow.
+either side and one between, which alone enter the estimate (`statistics.estimate`).  Runs that were placed because
+of their own outcome would make its interval too narrow.  Where the ratio stays above or below the line to the end of
+the ladder, fresh runs at that end confirm this, too.
 
 Unless it says otherwise, x is log2 N and y the distance of a run's logit from the line, positive where the
 ratio is above 1 - epsilon.  y falls with x.
@@ -24,6 +25,7 @@ NEAR = 0.7  # |y| of one run that locates the crossing alone: less than 0.3 octa
 BESIDE = 1.2  # |y| of one end of a bracket that locates the crossing within it
 NARROW = 0.5  # octaves of a bracket whose middle is good enough
 CLEAR = 1.0  # |y| from which a run is clearly on its side of the line
+FEWEST_AT_END = 2  # fresh runs that confirm a bound, where half of search.confirm are not more
 JUMP = 1.5  # octaves to the next size while every run is saturated
 REACH = 2.0  # octaves to the next size at most
 PRIOR = 0.2  # weight of search.slope beside the slope of the runs, as their sum of squares in x
@@ -150,18 +152,28 @@ def replay(search: "Search", sizes: Sequence[int], counts: Mapping[RunId, Count]
         if missing := _missing(asked, counts):
             return Trail(tuple(located), (), missing, "open")
     bound = _bound(search, sizes, located, counts)
-    if bound or search.confirm == 0:
+    if search.confirm == 0 or bound == "undetermined":
         lower, upper = _bracket(_points(search, located, counts))
         crossed = lower is not None and upper is not None
         return Trail(tuple(located), (), (), bound or ("crossing" if crossed else "undetermined"))
+    # A replicate number serves once, so that no two runs of the estimate share their subset or seed.
+    fresh = 1
     confirming: list[RunId] = []
-    for first in (1, 1 + search.confirm):
-        located += confirming  # empty at first, then the abandoned round
-        pair = _pair(search, sizes, _points(search, located, counts))
-        # A replicate number serves once, so that no two runs of the estimate share their subset or seed.
-        confirming = [RunId(pair[i % 2], first + i) for i in range(search.confirm)]
+    if bound is not None:
+        end, sign = (sizes[-1], 1) if bound == "above" else (sizes[0], -1)
+        confirming = [RunId(end, fresh + i) for i in range(max(search.confirm // 2, FEWEST_AT_END))]
+        fresh += len(confirming)
         if missing := _missing(confirming, counts):
             return Trail(tuple(located), tuple(confirming), missing, "open")
+        if sign * _mean([y for _, y in _points(search, confirming, counts)]) >= CLEAR:
+            return Trail(tuple(located), tuple(confirming), (), bound)
+    for first in (fresh, fresh + search.confirm):
+        located += confirming  # empty at first, then the abandoned round
+        places = _places(search, sizes, _points(search, located, counts))
+        confirming = [RunId(places[i % len(places)], first + i) for i in range(search.confirm)]
+        if missing := _missing(confirming, counts):
+            return Trail(tuple(located), tuple(confirming), missing, "open")
+        pair = min(places), max(places)
         means = [_mean([y for x, y in _points(search, confirming, counts) if x == math.log2(n)]) for n in pair]
         if min(means) < CLEAR and max(means) > -CLEAR:
             break  # the line lies between or near the two sizes
@@ -239,8 +251,12 @@ def _bound(
     return None if any(abs(y) < SATURATED for _, y in points) else "undetermined"
 
 
-def _pair(search: "Search", sizes: Sequence[int], points: Sequence[tuple[float, float]]) -> tuple[int, int]:
-    """The two confirming sizes, `search.spread` logits either side of the crossing as far as the ladder allows."""
+def _places(search: "Search", sizes: Sequence[int], points: Sequence[tuple[float, float]]) -> tuple[int, ...]:
+    """The sizes of the confirming runs in turn: one either side of the crossing, and twice the nearest one between.
+
+    The outer ones lie `search.spread` logits from the crossing, as far as the ladder allows.  They tell the slope, and
+    the one between tells the crossing even where the curve is not straight.  A coarse ladder has none between.
+    """
     centre, slope = _fit(search, points)
     first, last = math.log2(sizes[0]), math.log2(sizes[-1])
     delta = min(search.spread / slope, (last - first) / 2)
@@ -249,7 +265,8 @@ def _pair(search: "Search", sizes: Sequence[int], points: Sequence[tuple[float, 
     if index == other:  # a coarse ladder: take the neighbour beyond the crossing
         index -= 1 if index and (centre < math.log2(sizes[index]) or index == len(sizes) - 1) else 0
         other = index + 1
-    return sizes[index], sizes[other]
+    between = _nearest(sizes[index + 1 : other], [centre]) * 2
+    return sizes[index], sizes[other], *between
 
 
 def _fit(search: "Search", points: Sequence[tuple[float, float]]) -> tuple[float, float]:

@@ -1,9 +1,10 @@
 """Estimates of EMM and their uncertainty.
 
-The primary estimate is the crossing of a straight line, fitted to the empirical logits of the confirming
-runs on log2 N, with the level 1 - epsilon.  Its interval is Fieller's, with the scatter between runs pooled
-over the arms of a study: runs differ by subset and seed far more than by the count of images.  Beside it
-stands centred isotonic regression, which assumes only that the ratio falls with N.
+The primary estimate is the crossing of a straight line, fitted to the empirical logits of the confirming runs on log2 N,
+with the level 1 - epsilon.  Its interval is Fieller's, with the scatter between runs that `emm.scatter` tells: runs
+differ by subset and seed far more than by the count of images.  Beside it stands centred isotonic regression, which
+assumes only that the ratio falls with N; where the two disagree, the interval is widened by their distance.  A bound
+(the ratio lies above or below the level at the end of the ladder) is tested against the same scatter.
 """
 
 import math
@@ -14,16 +15,15 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from emm.scatter import RunVariance, counting_variance, moderated, own
 from emm.search import Count, RunId, Trail, logit, reached
 
 if TYPE_CHECKING:
     from emm.settings import Search
 
-DISAGREEMENT = 0.1  # octaves between line and isotonic fit from which the interval covers both
+DISAGREEMENT = 0.1  # octaves between line and isotonic fit beyond which the interval is widened
+MOST_RUNS = 40  # confirming runs beyond which more of them are no advice
 WIDEST = 4.0  # octaves of an interval that still tells something: a factor of 16 between its ends
-# Variance of a logit from counting: that of ln(K + 1/2) is nowhere larger for a Poisson count K.  The usual estimate,
-# used below it, is four times that for a run without a single copy, and would set the floor for a whole study.
-MOST_COUNTING = 0.52
 BEYOND = 0.5  # octaves outside the confirming sizes from which an estimate is called extrapolated
 
 
@@ -44,19 +44,6 @@ class Line:
     rss: float
     df: int
     counting_variance: float
-
-
-@dataclass(frozen=True)
-class RunVariance:
-    """Variance of a run's logit about its line, counting included, with its degrees of freedom.
-
-    ``floored`` says that the residuals were smaller than counting images allows, and the variance of
-    counting has been put in their place.
-    """
-
-    variance: float
-    df: int
-    floored: bool
 
 
 @dataclass(frozen=True)
@@ -90,7 +77,7 @@ class Estimate:
     status: Literal["estimated", "at_least", "below", "undetermined"]
     slope: float | None = None
     run_sd: float | None = None
-    df: int | None = None
+    df: float | None = None
     isotonic: float | None = None
     interpolated: float | None = None
     note: str = ""
@@ -126,22 +113,8 @@ def fit_line(sizes: Sequence[int], counts: Sequence[Count]) -> Line | None:
     sxx = float(((x - x.mean()) ** 2).sum())
     slope = float(((x - x.mean()) * (y - y.mean())).sum()) / sxx
     rss = float(((y - y.mean() - slope * (x - x.mean())) ** 2).sum())
-    counting = float(np.mean([min(count.variance, MOST_COUNTING) for count in counts]))
     intercept = float(y.mean() - slope * x.mean())
-    return Line(slope, intercept, len(x), float(x.mean()), sxx, rss, len(x) - 2, counting)
-
-
-def pooled_variance(lines: Sequence[Line]) -> RunVariance | None:
-    """Pool the scatter of a study's arms: residuals over degrees of freedom, at least the counting variance.
-
-    Assumes that the arms scatter alike.  None without lines.
-    """
-    df = sum(line.df for line in lines)
-    if df == 0:
-        return None
-    residual = sum(line.rss for line in lines) / df
-    counting = sum(line.counting_variance * line.df for line in lines) / df
-    return RunVariance(max(residual, counting), df, residual < counting)
+    return Line(slope, intercept, len(x), float(x.mean()), sxx, rss, len(x) - 2, counting_variance(counts))
 
 
 def crossing(line: Line, level: float, variance: RunVariance, confidence: float = 0.95) -> Crossing:
@@ -206,30 +179,32 @@ def isotonic_crossing(sizes: Sequence[int], counts: Sequence[Count], level: floa
 
 
 def estimate(
-    search: "Search", trail: Trail, counts: Mapping[RunId, Count], sizes: Sequence[int], variance: RunVariance | None
+    search: "Search",
+    trail: Trail,
+    counts: Mapping[RunId, Count],
+    sizes: Sequence[int],
+    variance: RunVariance | None,
+    confidence: float = 0.95,
 ) -> Estimate:
     """The answer of a finished search.
 
     Args:
         trail: as `search.replay` returned it for `counts` and the ladder `sizes`.
-        variance: scatter between runs pooled over the study's arms; None: this arm's own.
+        variance: scatter of the arm's runs, as `scatter.moderated` tells; None: that of its confirming runs alone.
     Raises:
         ValueError: the search is not finished.
     """
     if trail.missing:
         raise ValueError(f"the search is not finished: {len(trail.missing)} runs are missing, first {trail.missing[0]}")
     level = 1 - search.epsilon
-    tried = [run.n for run in trail.runs]
-    isotonic = isotonic_crossing(tried, [counts[run] for run in trail.runs], level)
+    isotonic = isotonic_crossing([run.n for run in trail.runs], [counts[run] for run in trail.runs], level)
     second = None if isotonic is None else 2.0**isotonic
     if search.rule == "grid":
         return _of_grid(search, counts, second)
-    if trail.status == "above":
-        note = f"At the largest size, {max(tried)}, the ratio is still clearly above {level:g}."
-        return Estimate(None, float(max(tried)), None, "at_least", isotonic=second, note=note)
-    if trail.status == "below":
-        note = f"At the smallest size, {min(tried)}, the ratio is already clearly below {level:g}."
-        return Estimate(None, None, float(min(tried)), "below", isotonic=second, note=note)
+    if variance is None:
+        variance = moderated(own(trail, counts), None)
+    if trail.status in ("above", "below"):
+        return replace(_of_bound(search, trail, counts, variance, confidence), isotonic=second)
     if trail.status == "undetermined":
         note = "The locating runs ended before any came near the line; raise search.locate or move search.start."
         return Estimate(None, None, None, "undetermined", isotonic=second, note=note)
@@ -240,9 +215,50 @@ def estimate(
             return Estimate(None, None, None, "undetermined", note=note)
         note = "Interpolated between single runs, without fresh replicates: there is no interval."
         return Estimate(second, None, None, "estimated", isotonic=second, interpolated=second, note=note)
-    variance = variance or pooled_variance([line])
     assert variance is not None  # a line has at least one degree of freedom
-    return _of_line(line, level, sizes, [run.n for run in trail.confirm], isotonic, variance)
+    return _of_line(line, level, sizes, [run.n for run in trail.confirm], isotonic, variance, confidence)
+
+
+def _of_bound(
+    search: "Search", trail: Trail, counts: Mapping[RunId, Count], variance: RunVariance | None, confidence: float
+) -> Estimate:
+    """The limit that the runs at the end of the ladder set, if they lie beyond the line by more than they scatter.
+
+    The fresh runs there decide, or the locating one where there is none.  Without a `variance`, and where the
+    settings ask for no fresh runs, the limit stands untested.
+    """
+    sign, name, place = (1, "largest", "above") if trail.status == "above" else (-1, "smallest", "below")
+    end = sign * max(sign * run.n for run in trail.runs)
+    level = 1 - search.epsilon
+    fresh = [counts[run] for run in trail.confirm if run.n == end]
+    at_end = fresh or [counts[run] for run in trail.locate if run.n == end]
+    beyond = sign * (sum(count.logit for count in at_end) / len(at_end) - logit(level))
+    blank = Estimate(None, None, None, "undetermined")
+    if variance is not None:
+        from scipy.special import stdtrit
+
+        blank = replace(blank, run_sd=math.sqrt(variance.variance), df=variance.df)
+        half = float(stdtrit(variance.df, (1 + confidence) / 2)) * math.sqrt(variance.variance / len(at_end))
+        if search.confirm and beyond <= half:
+            note = (
+                f"At the {name} size, {end}, the ratio is {place} {level:g}, but by less than runs scatter: raise "
+                f"search.confirm."
+            )
+            return replace(blank, note=note)
+    word = "still" if sign > 0 else "already"
+    note = f"At the {name} size, {end}, the ratio is {word} clearly {place} {level:g}."
+    if not search.confirm:
+        note += " One run says so: there are no fresh replicates."
+    limit = {"status": "at_least", "low": float(end)} if sign > 0 else {"status": "below", "high": float(end)}
+    return replace(blank, **limit, note=note)
+
+
+def shift(found: Estimate) -> float:
+    """Octaves from the estimated EMM to where the isotonic fit crosses, if beyond `DISAGREEMENT`, else 0."""
+    if found.emm is None or found.isotonic is None or found.run_sd is None:
+        return 0.0
+    distance = math.log2(found.isotonic / found.emm)
+    return distance if abs(distance) > DISAGREEMENT else 0.0
 
 
 def _of_line(
@@ -252,16 +268,17 @@ def _of_line(
     confirmed: Sequence[int],
     isotonic: float | None,
     variance: RunVariance,
+    confidence: float,
 ) -> Estimate:
     """The estimate from the confirming runs; `isotonic` in log2 N."""
-    fit = crossing(line, level, variance)
+    fit = crossing(line, level, variance, confidence)
     second = None if isotonic is None else 2.0**isotonic
     blank = Estimate(None, None, None, "undetermined", line.slope, math.sqrt(variance.variance), variance.df, second)
     if line.slope >= 0:
-        return replace(blank, note="The ratio does not fall with N over the confirming runs.")
-    if not fit.bounded or fit.high - fit.low > WIDEST:
-        note = "The confirming runs scatter too much for their slope (no end to the interval): raise search.confirm."
+        note = "The ratio does not fall with N over the confirming runs: raise search.confirm or search.spread."
         return replace(blank, note=note)
+    if not fit.bounded or fit.high - fit.low > WIDEST:
+        return replace(blank, note=_scattered(line, variance, confidence))
     low, high = 2.0**fit.low, 2.0**fit.high
     if fit.log2_n > math.log2(sizes[-1]):
         note = "The fit crosses beyond the largest size; the limit is that size or the lower end of the interval."
@@ -269,18 +286,32 @@ def _of_line(
     if fit.log2_n < math.log2(sizes[0]):
         note = "The fit crosses below the smallest size; the limit is that size or the upper end of the interval."
         return replace(blank, status="below", high=max(high, float(sizes[0])), note=note)
+    result = replace(blank, emm=2.0**fit.log2_n, low=low, high=high, status="estimated")
     notes = []
-    if second is not None and isotonic is not None and abs(isotonic - fit.log2_n) > DISAGREEMENT:
-        if not low <= second <= high:
-            notes.append(
-                f"The isotonic fit to all runs crosses at {second:.0f}: the interval has been widened to hold it."
-            )
-        low, high = min(low, second), max(high, second)
+    if moved := shift(result):
+        assert second is not None
+        # The curve is not straight, or noise makes it look so: the interval grows by as much as the two differ.
+        result = replace(result, low=low * 2 ** min(moved, 0.0), high=high * 2 ** max(moved, 0.0))
+        notes.append(f"The isotonic fit to all runs crosses at {second:.0f}: the interval is wider by the difference.")
     if not math.log2(min(confirmed)) - BEYOND <= fit.log2_n <= math.log2(max(confirmed)) + BEYOND:
         notes.append("The crossing is extrapolated beyond the confirming sizes.")
     if variance.floored:
         notes.append("Runs scatter less than counting images allows, so the counting variance is used.")
-    return replace(blank, emm=2.0**fit.log2_n, low=low, high=high, status="estimated", note=" ".join(notes))
+    return replace(result, note=" ".join(notes))
+
+
+def _scattered(line: Line, variance: RunVariance, confidence: float) -> str:
+    """What would bound the interval of a line whose slope does not differ from zero by enough."""
+    from scipy.special import stdtrit
+
+    # The slope over its standard error grows as the root of the runs, and must exceed t to leave the interval two
+    # ends.  Twice t, so that they lie near enough: Fieller's interval is a third wider than the usual one there.
+    t = float(stdtrit(variance.df, (1 + confidence) / 2))
+    needed = math.ceil(line.runs * variance.variance * (2 * t) ** 2 / (line.slope**2 * line.sxx) / 2) * 2
+    fault = "The confirming runs scatter too much for their slope (no end to the interval)"
+    if needed > MOST_RUNS:
+        return f"{fault}: train longer, or raise search.spread."
+    return f"{fault}: search.confirm: {max(needed, line.runs + 2)} should be enough."
 
 
 def _of_grid(search: "Search", counts: Mapping[RunId, Count], interpolated: float | None) -> Estimate:
