@@ -40,11 +40,11 @@ import numpy as np
 from benchmarks import runs as configured
 from benchmarks.record import Row, make
 from benchmarks.timing import Ratio
-from emm import datasets, operations, subset
+from emm import datasets, operations, scatter, subset
 from emm.search import SATURATED, Count, RunId, Trail, ladder, logit, replay
 from emm.settings import Run, Search
 from emm.stage import StageError, positive
-from emm.statistics import Estimate, Line, estimate, fit_line, pooled_variance, wilson
+from emm.statistics import Estimate, Line, estimate, fit_line, wilson
 from emm.tables import read as read_table
 from emm.training import budget
 
@@ -157,21 +157,21 @@ def reference(folder: Path) -> Curve:
                 if row["role"] == "confirm" and row["arm"] in estimated:
                     confirming[row["arm"]].append((int(row["n"]), count))
                 half = None
-        for own in confirming.values():
-            line = fit_line([n for n, _ in own], [count for _, count in own])
+        for of_arm in confirming.values():
+            line = fit_line([n for n, _ in of_arm], [count for _, count in of_arm])
             if line is not None:
-                lines[tuple(own)] = line
+                lines[tuple(of_arm)] = line
     line_at = 1 - EPSILON
     gaps = [end.logit - half.logit for _, _, half, end in sorted(runs, key=str)
             if abs(end.logit - logit(line_at)) < SATURATED]  # fmt: skip
     above = [end for _, _, half, end in runs if half.ratio >= line_at]
-    variance = pooled_variance(list(lines.values()))
-    if variance is None or len(gaps) < 2:
+    prior = scatter.fit([scatter.Own(line.rss, line.df, line.counting_variance) for line in lines.values()])
+    if prior is None or len(gaps) < 2:
         raise StageError(f"{folder}: must hold the tables of studies (curves.csv, emm.csv) with estimated arms")
     counting = np.mean([count.variance for own in lines for _, count in own])
     return Curve(
         slope=-float(np.median([line.slope for line in lines.values()])),
-        run_sd=math.sqrt(max(variance.variance - float(counting), 0.0)),
+        run_sd=math.sqrt(max(prior.variance - float(counting), 0.0)),
         gap=float(np.mean(gaps)),
         gap_sd=float(np.std(gaps, ddof=1)),
         above=len(above),
@@ -233,10 +233,9 @@ def adaptive(scale: Scale, curve: Curve, variant: Variant, arms: int, seed: int,
     outcomes = []
     for first in range(0, arms, POOLED):
         searched = [(truth, *search(scale, curve, variant, truth, random)) for truth in truths[first : first + POOLED]]
-        fitted = [fit_line([one.n for one in trail.confirm], [counts[one] for one in trail.confirm])
-                  for _, trail, counts, _ in searched if trail.status == "crossing"]  # fmt: skip
-        variance = pooled_variance([line for line in fitted if isinstance(line, Line)])
+        prior = scatter.fit(scatter.distinct((truth, trail, counts) for truth, trail, counts, _ in searched))
         for truth, trail, counts, spent in searched:
+            variance = scatter.moderated(scatter.own(trail, counts), prior)
             found = estimate(scale.run.search, trail, counts, scale.sizes, variance)
             outcomes.append(outcome(found.emm, found, truth, spent))
     return outcomes

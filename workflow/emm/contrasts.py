@@ -1,4 +1,4 @@
-"""How far apart the EMMs of two arms are, with an interval.
+"""How far apart the EMMs of two arms are, or their memorization ratios at one size, with an interval.
 
 Replicate r of every arm of a study is trained on (nested) subsets of the same draw, and part of a run's scatter comes
 with the subset.  Where arms share their confirming replicates, these are therefore blocks, and what all arms of a
@@ -6,15 +6,17 @@ replicate have in common drops out of their contrasts as far as the arms fall al
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from emm.scatter import RunVariance
 from emm.search import Count, RunId, Trail
-from emm.statistics import Estimate, Line, fit_line
+from emm.statistics import Estimate, Line, fit_line, shift
 
+LOG_LIMIT = 700.0  # logarithm of odds that a float still holds
 FEWEST = 4  # degrees of freedom of the blocks below which their t is too wide to be of use
 
 
@@ -24,7 +26,8 @@ class Confirmed:
 
     ``replicates`` are their numbers, ``x`` (runs,) their log2 N, ``residuals`` (runs,) their logits about the line,
     ``crossing`` log2 of the estimated EMM, None where there is no estimate: such an arm can be compared with none, but
-    tells of the scatter all the same.
+    tells of the scatter all the same.  ``variance``: scatter of a run's logit.  ``shift``: octaves by which the
+    isotonic fit disagrees with the line (`statistics.shift`).
     """
 
     replicates: tuple[int, ...]
@@ -32,6 +35,8 @@ class Confirmed:
     residuals: NDArray[np.float64]
     line: Line
     crossing: float | None
+    variance: RunVariance
+    shift: float = 0.0
 
     @property
     def runs(self) -> tuple[object, ...]:
@@ -40,19 +45,20 @@ class Confirmed:
 
     @property
     def weights(self) -> NDArray[np.float64]:
-        """(runs,) octaves by which the crossing moves for each logit of a run, to first order."""
+        """(runs,) octaves by which the crossing moves for a standard deviation of each run's logit, to first order."""
         assert self.crossing is not None
         beyond = (self.crossing - self.line.x_mean) * (self.x - self.line.x_mean) / self.line.sxx
-        return (1 / self.line.runs + beyond) / -self.line.slope
+        return (1 / self.line.runs + beyond) / -self.line.slope * math.sqrt(self.variance.variance)
 
 
 @dataclass(frozen=True)
 class Blocks:
-    """What the residuals of arms with the same replicates tell of the scatter between runs, in squared logits.
+    """What the residuals of arms with the same replicates tell of the scatter that they share.
 
-    A residual is the sum of an effect of its replicate, shared by all arms, and one of its own.  ``own`` is the
-    variance of the latter on ``df`` degrees of freedom, ``between`` the mean square between replicates on
-    ``df_between``, whose expectation is own + arms * shared.
+    Residuals are taken in units of each arm's own scatter, so that arms need not scatter alike.  One is the sum of an
+    effect of its replicate, shared by all arms, and one of its own.  ``own`` is the variance of the latter on ``df``
+    degrees of freedom, ``between`` the mean square between replicates on ``df_between``, whose expectation is
+    own + arms * shared.
     """
 
     arms: int
@@ -66,58 +72,65 @@ class Blocks:
 
         own (|u|^2 + |w|^2) + shared |u - w|^2 with the weights u, w of the arms: equal weights rid the difference of
         all that replicates share; unequal ones, as of arms that fall at different rates, leave some of it in.
-        Satterthwaite's degrees of freedom for the sum of the two mean squares.
+        Satterthwaite's degrees of freedom for the sum of the two mean squares and the scatter of the two arms.
         """
         u, w = first.weights, second.weights
+        of_first, of_second = float((u**2).sum()), float((w**2).sum())
         common = float(((u - w) ** 2).sum()) / self.arms
-        own = self.own * (float((u**2).sum() + (w**2).sum()) - common)
+        own = self.own * (of_first + of_second - common)
         between = self.between * common
         variance = own + between
-        return variance, variance**2 / (own**2 / self.df + between**2 / self.df_between)
+        uncertainty = (own**2 / self.df + between**2 / self.df_between) / variance**2
+        share = of_first / (of_first + of_second)
+        uncertainty += share**2 / first.variance.df + (1 - share) ** 2 / second.variance.df
+        return variance, 1 / uncertainty
 
 
 @dataclass(frozen=True)
 class Contrast:
-    """Ratio of one arm's EMM to another's with its 95 % interval.
+    """Ratio of one arm's EMM to another's with its interval; at one size, the ratio of their odds of a copy.
 
     ``ratio`` is None where one of the two is only bounded, or has no interval, as under the grid of the paper's
     rule; ``low`` and ``high`` then follow from the bounds, 0 and infinity where there is none.  ``paired``: replicates
-    served as blocks.
+    served as blocks.  ``note`` says what is missing.
     """
 
     ratio: float | None
     low: float
     high: float
     paired: bool = False
+    note: str = ""
 
 
-def confirmed(trail: Trail, counts: Mapping[RunId, Count], found: Estimate) -> Confirmed | None:
-    """The confirming runs of an arm; None where no line can be fitted to them."""
+def confirmed(
+    trail: Trail, counts: Mapping[RunId, Count], found: Estimate, variance: RunVariance | None
+) -> Confirmed | None:
+    """The confirming runs of an arm; None where no line can be fitted to them, or their scatter is not known."""
     line = fit_line([run.n for run in trail.confirm], [counts[run] for run in trail.confirm])
-    if line is None:
+    if line is None or variance is None:
         return None
     x = np.log2([run.n for run in trail.confirm])
     y = np.array([counts[run].logit for run in trail.confirm])
     residuals = y - line.intercept - line.slope * x
     replicates = tuple(run.replicate for run in trail.confirm)
     crossing = math.log2(found.emm) if found.status == "estimated" and found.emm is not None else None
-    return Confirmed(replicates, x, residuals, line, crossing)
+    return Confirmed(replicates, x, residuals, line, crossing, variance, shift(found))
 
 
-def blocks(arms: Sequence[Confirmed]) -> Blocks | None:
+def blocks(arms: Iterable[Confirmed]) -> Blocks | None:
     """Randomized blocks: arms x replicates, without the means and slopes of the arms.
 
     All arms must have the same replicates; arms on the very same runs count once.  The own variance is at least that of
     counting images, and replicates share nothing negative.  None without degrees of freedom.
     """
     arms = list({arm.runs: arm for arm in arms}.values())
-    residuals = np.array([arm.residuals for arm in arms])  # (arms, replicates)
+    residuals = np.array([arm.residuals / math.sqrt(arm.variance.variance) for arm in arms])  # (arms, replicates)
     df_between = residuals.shape[1] - 2
     df = (len(arms) - 1) * df_between
     if df < 1:
         return None
     means = residuals.mean(axis=0)
-    counting = float(np.mean([arm.line.counting_variance for arm in arms]))
+    counting = float(np.mean([arm.line.counting_variance / arm.variance.variance for arm in arms]))
     own = max(float(((residuals - means) ** 2).sum()) / df, counting)
     return Blocks(len(arms), own, df, max(len(arms) * float((means**2).sum()) / df_between, own), df_between)
 
@@ -128,10 +141,10 @@ def compare(
     study: Sequence[Confirmed | None],
     confidence: float = 0.95,
 ) -> Contrast:
-    """EMM of `first` over EMM of `second`, each an arm's estimate with its confirming runs.
+    """EMM of `first` over EMM of `second`, each an arm's estimate (of this confidence) with its confirming runs.
 
     Args:
-        study: the confirming runs of all arms of the study, which share the estimate of the scatter.
+        study: the confirming runs of all arms of the study, which share what replicates add.
     """
     (a, runs_a), (b, runs_b) = first, second
     if runs_a is None or runs_b is None or runs_a.crossing is None or runs_b.crossing is None:
@@ -140,15 +153,64 @@ def compare(
     if runs_a.runs == runs_b.runs and runs_a.crossing == runs_b.crossing:  # one arm under two names
         return Contrast(1.0, 1.0, 1.0, True)
     if runs_a.replicates == runs_b.replicates:
-        shared = blocks([arm for arm in study if arm is not None and arm.replicates == runs_a.replicates])
+        shared = blocks(arm for arm in study if arm is not None and arm.replicates == runs_a.replicates)
         if shared is not None and shared.df >= FEWEST:
-            from scipy.special import stdtrit
-
-            middle = runs_a.crossing - runs_b.crossing
             variance, df = shared.error(runs_a, runs_b)
-            half = float(stdtrit(df, (1 + confidence) / 2)) * math.sqrt(variance)
-            return Contrast(2.0**middle, 2.0 ** (middle - half), 2.0 ** (middle + half), True)
+            half = _half_width(variance, df, confidence)
+            middle = runs_a.crossing - runs_b.crossing
+            # Curves that are not straight move the two crossings, in the worst case not alike.
+            moved = [runs_a.shift, -runs_b.shift, runs_a.shift - runs_b.shift, 0.0]
+            low, high = middle - half + min(moved), middle + half + max(moved)
+            return Contrast(2.0**middle, 2.0**low, 2.0**high, True)
     return mover(a, b)
+
+
+def _half_width(variance: float, df: float, confidence: float) -> float:
+    from scipy.special import stdtrit
+
+    return float(stdtrit(df, (1 + confidence) / 2)) * math.sqrt(variance)
+
+
+@dataclass(frozen=True)
+class AtSize:
+    """The runs of one arm at one size: their logits by replicate, and the scatter of such runs."""
+
+    logits: Mapping[int, float]
+    variance: RunVariance
+
+
+def at_size(
+    n: int, runs: Iterable[RunId], counts: Mapping[RunId, Count], variance: RunVariance | None
+) -> AtSize | None:
+    """An arm's runs at size `n`, whatever the search made them for; None without runs or without their scatter."""
+    logits = {run.replicate: counts[run].logit for run in runs if run.n == n}
+    return AtSize(logits, variance) if logits and variance is not None else None
+
+
+def compare_at(first: AtSize, second: AtSize, confidence: float = 0.95) -> Contrast:
+    """Odds of a copy under `first` over those under `second`, at the size of both.
+
+    Where both have at least two replicates in common, these are pairs, whose differences tell their own scatter; the
+    variance is never taken below half of what runs without anything in common would have (their pairs are few).
+    """
+    means = [sum(arm.logits.values()) / len(arm.logits) for arm in (first, second)]
+    parts = [arm.variance.variance / len(arm.logits) for arm in (first, second)]
+    variance, paired = sum(parts), False
+    df = variance**2 / sum(part**2 / arm.variance.df for part, arm in zip(parts, (first, second), strict=True))
+    common = sorted(set(first.logits) & set(second.logits))
+    if first.logits == second.logits:
+        return Contrast(1.0, 1.0, 1.0, True)
+    if len(common) == len(first.logits) == len(second.logits) and len(common) > 1:
+        differences = np.array([first.logits[r] - second.logits[r] for r in common])
+        prior = variance * len(common)  # of one difference, without anything in common
+        own_df = len(common) - 1
+        # The scatter of the pairs, moderated by that of runs: both tell of it.
+        pooled = (df * prior + own_df * float(differences.var(ddof=1))) / (df + own_df)
+        variance, df, paired = max(pooled, prior / 2) / len(common), df + own_df, True
+    middle, half = means[0] - means[1], _half_width(variance, df, confidence)
+    return Contrast(
+        math.exp(middle), math.exp(max(middle - half, -LOG_LIMIT)), math.exp(min(middle + half, LOG_LIMIT)), paired
+    )
 
 
 def mover(a: Estimate, b: Estimate) -> Contrast:

@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from emm import checksums, datasets, subset
+from emm import checksums, datasets, scatter, subset
 from emm.datasets import DataError
 from emm.keys import Stage, emm_folder, key, run_folder, stage_settings
-from emm.search import Count, RunId, ladder, replay
+from emm.scatter import Prior
+from emm.search import Count, RunId, Trail, ladder, replay
 from emm.settings import Run, Settings, SettingsError, Study
 
 END = 65_536  # bytes at the end of an .npz file that hold its directory
@@ -63,6 +64,9 @@ class Dag:
     results: Path
     runs: dict[tuple[Stage, str], Run] = field(default_factory=dict)
     sizes: dict[str, list[int]] = field(default_factory=dict)  # ladder of each emm key
+    usable: dict[str, tuple[int, int]] = field(default_factory=dict)  # `subset.usable` of each emm key
+    trails: dict[str, Trail] = field(default_factory=dict)  # where the search of each emm key stands, as far as known
+    priors: dict[tuple[str, ...], Prior | None] = field(default_factory=dict)  # of finished emm keys
     shapes: dict[str, datasets.Shape] = field(default_factory=dict)  # of the images of each subset key
     own: dict[Path, "OwnData"] = field(default_factory=dict)  # the user's own files and folders
     impossible: dict[str, list[tuple[str, str]]] = field(
@@ -92,6 +96,44 @@ class Dag:
         scores = self.scores(emm_key)
         found = replay(self.runs["emm", emm_key].search, self.sizes[emm_key], scores)
         return [path for run in found.runs for path in run_files(scores, run)]
+
+    def emm_keys(self, studies: Iterable[str]) -> list[str]:
+        """Keys of the arms of `studies`, each once; of studies that cannot run here there are none."""
+        arms = (arm for study in studies if study not in self.impossible for arm in self.study(study).arms)
+        return list(dict.fromkeys(key("emm", arm.run) for arm in arms))
+
+    def pending(self, studies: Iterable[str]) -> list[Path]:
+        """Scores that searches of these studies ask for and that are not there yet; empty once all have finished."""
+        return [
+            scores.path(run)
+            for emm_key, scores in ((one, self.scores(one)) for one in self.emm_keys(studies))
+            for run in self._trail(emm_key, scores).missing
+        ]
+
+    def prior(self) -> Prior | None:
+        """How much runs scatter, by all arms of the configuration whose searches have finished."""
+        keys = self.emm_keys(study.name for study in self.settings.studies)
+        finished = tuple(one for one in keys if self._trail(one, self.scores(one)).finished)
+        if finished not in self.priors:
+            known = []
+            for one in finished:
+                trail, scores = self.trails[one], self.scores(one)
+                known.append(
+                    (
+                        key("score", self.runs["emm", one]),
+                        trail,
+                        {run: scores[run] for run in trail.confirm or trail.locate},
+                    )
+                )
+            self.priors[finished] = scatter.fit(scatter.distinct(known))
+        return self.priors[finished]
+
+    def _trail(self, emm_key: str, scores: Scores) -> Trail:
+        """Where a search stands; replayed only when a run that it waits for has been scored."""
+        known = self.trails.get(emm_key)
+        if known is None or any(scores.path(run).exists() for run in known.missing):
+            known = self.trails[emm_key] = replay(self.runs["emm", emm_key].search, self.sizes[emm_key], scores)
+        return known
 
     def arms(self, stage: Stage, key_of: str) -> str:
         """The arms behind a key, for readers: "conditioning/unconditional, width/w16"."""
@@ -211,7 +253,8 @@ def _index_arm(dag: Dag, run: Run, facts: dict[str, datasets.Facts], data_needed
         found.append(f"data.source = {run.data.source!r}: {missing}")
     if not found:
         dag.shapes[key("subset", run)] = facts[data].shape
-        dag.sizes[key("emm", run)] = ladder(run.search, *subset.usable(facts[data], run.data))
+        dag.usable[key("emm", run)] = subset.usable(facts[data], run.data)
+        dag.sizes[key("emm", run)] = ladder(run.search, *dag.usable[key("emm", run)])
         stages: list[Stage] = ["subset", "train", "sample", "score", "emm"]
         dag.runs.update({(stage, key(stage, run)): run for stage in stages})
     return found

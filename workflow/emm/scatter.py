@@ -8,7 +8,7 @@ freedom.  Arms that scatter alike thus share one variance; where they do not, ea
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from emm.search import Count, RunId, Trail
@@ -18,6 +18,9 @@ from emm.search import Count, RunId, Trail
 MOST_COUNTING = 0.52
 # Degrees of freedom that a prior may have.  Infinity: all arms scatter alike.
 CANDIDATES = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 20.0, 40.0, math.inf)
+# With fewer degrees of freedom in all than ENOUGH, a guess stands beside them: the scatter that small networks on small
+# images commonly have, on as few degrees of freedom as an arm has.
+ENOUGH, GUESS, GUESS_DF = 4, 0.5, 2.0
 # Share of the likelihood below the degrees of freedom that are taken.  The median makes arms look alike too easily:
 # noisy arms then had intervals that held EMM in 0.91 of cases, with eight arms to learn from (tests/unit/test_scatter).
 CAUTION = 0.3
@@ -42,9 +45,10 @@ class Own:
 
 @dataclass(frozen=True)
 class Prior:
-    """What all arms tell of the scatter of one: ``variance`` (logits squared) on ``df`` degrees of freedom, or infinity.
+    """What all arms tell of the scatter of one: ``variance`` (logits squared) on ``df`` degrees of freedom.
 
-    ``evidence`` is the sum of the degrees of freedom that it was fitted to: no arm can have more.
+    ``df`` is infinite where arms scatter alike.  ``evidence`` is the sum of the degrees of freedom that it was fitted
+    to: no arm can have more.
     """
 
     variance: float
@@ -70,31 +74,58 @@ def counting_variance(counts: Sequence[Count]) -> float:
 
 
 def own(trail: Trail, counts: Mapping[RunId, Count]) -> Own | None:
-    """Scatter of the confirming runs of an arm about a line in log2 N, or about their mean where all have one size.
+    """Scatter of an arm's runs: of the confirming ones about a line in log2 N; of a grid's about the mean of each size.
 
-    None without degrees of freedom.
+    Runs that located a crossing were placed by the outcome of others, and tell nothing here.  None without degrees of
+    freedom.
     """
-    runs = trail.confirm
+    runs = trail.confirm or trail.locate
     sizes = {run.n for run in runs}
-    df = len(runs) - min(len(sizes), 2)
+    df = len(runs) - (min(len(sizes), 2) if trail.confirm else len(sizes))
     if df < 1:
         return None
-    x, y = [math.log2(run.n) for run in runs], [counts[run].logit for run in runs]
-    x_mean, y_mean = sum(x) / len(x), sum(y) / len(y)
-    sxx = sum((one - x_mean) ** 2 for one in x)
-    slope = sum((a - x_mean) * (b - y_mean) for a, b in zip(x, y, strict=True)) / sxx if len(sizes) > 1 else 0.0
-    rss = sum((b - y_mean - slope * (a - x_mean)) ** 2 for a, b in zip(x, y, strict=True))
+    y = {run: counts[run].logit for run in runs}
+    if not trail.confirm or len(sizes) == 1:
+        of_size = {n: [y[run] for run in runs if run.n == n] for n in sizes}
+        rss = sum(sum((one - sum(ys) / len(ys)) ** 2 for one in ys) for ys in of_size.values())
+    else:
+        x = {run: math.log2(run.n) for run in runs}
+        x_mean, y_mean = sum(x.values()) / len(runs), sum(y.values()) / len(runs)
+        sxx = sum((x[run] - x_mean) ** 2 for run in runs)
+        slope = sum((x[run] - x_mean) * (y[run] - y_mean) for run in runs) / sxx
+        rss = sum((y[run] - y_mean - slope * (x[run] - x_mean)) ** 2 for run in runs)
     return Own(rss, df, counting_variance([counts[run] for run in runs]))
 
 
+def distinct(arms: Iterable[tuple[Hashable, Trail, Mapping[RunId, Count]]]) -> list[Own]:
+    """The scatter of each arm that tells of that of others; arms on the very same runs count once.
+
+    Arms whose runs lie at the end of the ladder, beyond the line, tell little of it: where all or none of the images
+    are copies, the logit hardly moves.  They serve where there is no other.
+
+    Args:
+        arms: the key of an arm's scores, its finished search, and the counts of its runs.
+    """
+    near: dict[Hashable, Own] = {}
+    beyond: dict[Hashable, Own] = {}
+    for key, trail, counts in arms:
+        if (one := own(trail, counts)) is not None:
+            informative = trail.status == "crossing" or not trail.confirm
+            (near if informative else beyond)[key, trail.confirm or trail.locate] = one
+    return list((near or beyond).values())
+
+
 def fit(arms: Sequence[Own]) -> Prior | None:
-    """The prior of `arms`, each of which must rest on runs of its own.  None without arms.
+    """The prior of `arms`, each of which must rest on runs of its own; see `distinct`.  None without arms.
 
     The marginal likelihood of each candidate's degrees of freedom, at the scale that is likeliest for them, is summed
     up from the least on; the first that reaches `CAUTION` of the total is taken.
     """
     if not arms:
         return None
+    evidence = sum(arm.df for arm in arms)
+    if evidence < ENOUGH:
+        return Prior(GUESS, GUESS_DF, evidence + int(GUESS_DF))
     fits = [(_scale(arms, df), df) for df in CANDIDATES]
     logs = [_log_likelihood(arms, scale, df) for scale, df in fits]
     weights = [math.exp(log - max(logs)) for log in logs]
@@ -102,7 +133,7 @@ def fit(arms: Sequence[Own]) -> Prior | None:
     for (scale, df), weight in zip(fits, weights, strict=True):
         reached += weight / sum(weights)
         if reached >= CAUTION:
-            return Prior(scale, df, sum(arm.df for arm in arms))
+            return Prior(scale, df, evidence)
     raise AssertionError("the weights sum to one")
 
 

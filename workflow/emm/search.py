@@ -254,12 +254,13 @@ def _bound(
 def _places(search: "Search", sizes: Sequence[int], points: Sequence[tuple[float, float]]) -> tuple[int, ...]:
     """The sizes of the confirming runs in turn: one either side of the crossing, and twice the nearest one between.
 
-    The outer ones lie `search.spread` logits from the crossing, as far as the ladder allows.  They tell the slope, and
-    the one between tells the crossing even where the curve is not straight.  A coarse ladder has none between.
+    The outer ones lie `search.spread` logits from the crossing for four runs, as far as the ladder allows, and nearer
+    for more, by the root of their number, which tell the slope as well from there.  The one between tells the crossing
+    even where the curve is not straight; a coarse ladder has none between.
     """
     centre, slope = _fit(search, points)
     first, last = math.log2(sizes[0]), math.log2(sizes[-1])
-    delta = min(search.spread / slope, (last - first) / 2)
+    delta = min(search.spread * math.sqrt(4 / search.confirm) / slope, (last - first) / 2)
     centre = min(max(centre, first + delta), last - delta)
     index, other = (sizes.index(_nearest(sizes, [centre + d])[0]) for d in (-delta, delta))
     if index == other:  # a coarse ladder: take the neighbour beyond the crossing

@@ -281,7 +281,7 @@ class Search(Section):
     confirm: Annotated[Int, Field(ge=0, le=100)] = 4  # fresh replicates either side of the crossing
     parallel: Annotated[Int, Field(ge=1, le=64)] = 1  # locating runs asked for at once
     slope: PositiveFloat = 2.5  # expected fall of the logit per doubling of N, until the runs tell
-    spread: PositiveFloat = 1.0  # distance of the confirming sizes from the crossing, in logits
+    spread: PositiveFloat = 1.4  # logits from the crossing to the outer sizes of four confirming runs
     grid: list[Annotated[Int, Field(ge=2)]] = []  # sizes of rule grid
     replicates: PositiveInt = 1  # runs at each size of rule grid
 
@@ -377,7 +377,8 @@ class Finding(Section):
 
     ``more`` and ``less``: the first arm's EMM against the second's.  ``same``: they differ by less than a factor of
     `margin`.  ``increasing`` and ``decreasing``: along all arms named.  ``proportional``: the first arm's onset of
-    memorization grows in proportion to N.
+    memorization grows in proportion to N.  With ``at`` the claim is about the memorization ratio of runs on so many
+    images instead, compared by the odds of a copy.
     """
 
     claim: Text
@@ -385,9 +386,12 @@ class Finding(Section):
     expect: Literal["more", "less", "same", "increasing", "decreasing", "proportional"]
     arms: Annotated[list[str], Field(min_length=1)]
     margin: Annotated[Float, Field(gt=1, le=10)] = 1.25
+    at: Annotated[Int, Field(ge=2)] | None = None  # training images, where the claim is about the ratio at one size
 
     @model_validator(mode="after")
     def _check(self) -> "Finding":
+        if self.at is not None and self.expect == "proportional":
+            raise ValueError(f"at = {self.at}: a claim of proportionality is about all sizes; leave it out")
         needed = {"proportional": (1, 1), "more": (2, 2), "less": (2, 2), "same": (2, 2)}.get(self.expect, (2, 100))
         if not needed[0] <= len(self.arms) <= needed[1] or len(set(self.arms)) != len(self.arms):
             count = f"{needed[0]} or more" if needed[1] == 100 else str(needed[0])

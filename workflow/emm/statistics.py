@@ -1,7 +1,7 @@
 """Estimates of EMM and their uncertainty.
 
-The primary estimate is the crossing of a straight line, fitted to the empirical logits of the confirming runs on log2 N,
-with the level 1 - epsilon.  Its interval is Fieller's, with the scatter between runs that `emm.scatter` tells: runs
+The primary estimate is the crossing of a straight line, fitted to the empirical logits of the confirming runs on log2
+N, with the level 1 - epsilon.  Its interval is Fieller's, with the scatter between runs that `emm.scatter` tells: runs
 differ by subset and seed far more than by the count of images.  Beside it stands centred isotonic regression, which
 assumes only that the ratio falls with N; where the two disagree, the interval is widened by their distance.  A bound
 (the ratio lies above or below the level at the end of the ladder) is tested against the same scatter.

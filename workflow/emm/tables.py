@@ -18,12 +18,18 @@ Row = Mapping[str, Any]
 
 EMM_COLUMNS = (
     "study", "arm", "factor", "value",
-    "emm", "emm_low", "emm_high", "status", "rule", "epsilon", "threshold", "snapshot",
+    "emm", "emm_low", "emm_high", "status",
+    "data", "resolution", "budget", "epochs", "rule", "epsilon", "threshold", "snapshot",
     "emm_isotonic", "emm_interpolated", "emm_best_snapshot", "slope", "run_sd", "df",
     "runs", "confirm_runs", "images_trained", "flops", "seconds", "note",
 )  # fmt: skip
-HEADINGS = ("study", "arm", "EMM", "95 % interval", "runs", "images trained", "minutes")
-NUMBERS = {"EMM", "runs", "images trained", "minutes"}
+HEADINGS = ("study", "arm", "EMM", "95 % interval", "epochs at EMM", "runs", "images trained", "core minutes")
+NUMBERS = {"EMM", "epochs at EMM", "runs", "images trained", "core minutes"}
+BUDGET = (
+    "EMM is no safe size: it grows with the training budget. Under a fixed number of images it tells how fast a model "
+    "memorizes, under a fixed number of epochs rather how much it can hold. Core minutes: training, sampling and "
+    "scoring of all runs, on one core."
+)
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem; color: #222; }
 table { border-collapse: collapse; }
@@ -57,23 +63,60 @@ def answer(row: Row) -> tuple[str, str]:
 
 
 def cells(row: Row) -> list[str]:
-    """study, arm, EMM, interval, runs, images trained, minutes of computing."""
+    """study, arm, EMM, interval, epochs at EMM, runs, images trained, core minutes."""
     emm, interval = answer(row)
     return [
         str(row["study"]),
         str(row["arm"]),
         emm,
         interval,
+        "" if row["epochs"] in (None, "") else f"{float(row['epochs']):,.0f}",
         str(row["runs"]),
         f"{int(row['images_trained']):,}",
         f"{float(row['seconds']) / 60:.1f}",
     ]
 
 
+def setting(row: Row) -> str:
+    """What an EMM belongs to, in words: images, training budget of each run, ratio and criterion."""
+    amount, unit = str(row["budget"]).split() if row["budget"] else ("", "")
+    budget = f"{float(amount):,.15g} training {unit} per run" if amount else "no training"
+    level, side = 100 * (1 - float(row["epsilon"])), row["resolution"]
+    return (
+        f"{row['data']} at {side}x{side} pixels, {budget}; EMM at {level:g} % copies (nearest training image closer "
+        f"than {float(row['threshold']):.3g} times the second nearest; {row['snapshot']} snapshot, {row['rule']})"
+    )
+
+
+def settings_lines(rows: Sequence[Row]) -> list[str]:
+    """Each setting that occurs in `rows`, with the arms that have it where there are several."""
+    arms: dict[str, list[Row]] = {}
+    for row in rows:
+        arms.setdefault(setting(row), []).append(row)
+    if len(arms) == 1:
+        return [f"{text}." for text in arms]
+    return [f"{_named(having, rows)}: {text}." for text, having in arms.items()]
+
+
+def _named(some: Sequence[Row], rows: Sequence[Row]) -> str:
+    """Arms in a few words: whole studies by their names, other arms as study/arm."""
+    names = []
+    for study in dict.fromkeys(str(row["study"]) for row in some):
+        having = [str(row["arm"]) for row in some if row["study"] == study]
+        whole = len(having) == sum(row["study"] == study for row in rows)
+        names.append(study if whole else f"{study}/{', '.join(having)}")
+    return "; ".join(names)
+
+
+def open_lines(rows: Sequence[Row]) -> list[str]:
+    """Why each arm without an EMM has none, and what would give it one."""
+    return [f"{row['study']}/{row['arm']}: {row['note']}" for row in rows if row["status"] != "estimated"]
+
+
 def page(title: str, rows: Sequence[Row]) -> str:
-    """A small self-contained HTML page with one row an arm."""
+    """A small self-contained HTML page with one row per arm."""
     body = [[html.escape(text) for text in (*cells(row), str(row["note"]))] for row in rows]
-    return document(title, (*HEADINGS, "note"), body, sorted({_rule(row) for row in rows}))
+    return document(title, (*HEADINGS, "note"), body, [*settings_lines(rows), BUDGET])
 
 
 def document(title: str, headings: Sequence[str], body: Sequence[Sequence[str]], notes: Sequence[str]) -> str:
@@ -93,18 +136,10 @@ def document(title: str, headings: Sequence[str], body: Sequence[Sequence[str]],
     )
 
 
-def _rule(row: Row) -> str:
-    level = 100 * (1 - float(row["epsilon"]))
-    return (
-        f"EMM: number of training images at which {level:g} % of the generated images are near copies, that is, their "
-        f"nearest training image is closer than {float(row['threshold']):.3g} times the second nearest "
-        f"({row['snapshot']} snapshot, rule {row['rule']}). Minutes: training, sampling and scoring of all runs."
-    )
-
-
 def lines(rows: Sequence[Row]) -> str:
-    """The table as text, columns aligned."""
-    return aligned([list(HEADINGS), *(cells(row) for row in rows)])
+    """The table as text, columns aligned, between the settings that it belongs to and what it leaves open."""
+    table = aligned([list(HEADINGS), *(cells(row) for row in rows)])
+    return "\n\n".join("\n".join(part) for part in (settings_lines(rows), [table], open_lines(rows)) if part)
 
 
 def aligned(table: Sequence[Sequence[str]]) -> str:

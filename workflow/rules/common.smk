@@ -176,6 +176,21 @@ def records(wildcards):
     return [earlier("score", "train", "training.json")(wildcards), sampling]
 
 
+def asked_studies():
+    """The studies that this workflow was asked for, by the names of rules or files; what is unknown asks for none."""
+    targets = {str(target) for target in workflow.dag_settings.targets} if workflow.dag_settings else set()
+    if not targets or targets & {"all", "findings", "summary", "findings_table", "published", "report"}:
+        return list(SETTINGS.selected)
+    joined = any(Path(target).parent == RESULTS for target in targets)
+    return [
+        study.name
+        for study in SETTINGS.studies
+        if study.name in targets
+        or any(RESULTS / "studies" / study.name in Path(target).parents for target in targets)
+        or (joined and study.name in SETTINGS.selected)
+    ]
+
+
 def arm_records(wildcards):
     """The finished searches of a study's arms, in order; a study that cannot run here ends the workflow with why.
 
@@ -186,12 +201,28 @@ def arm_records(wildcards):
     return INDEX.emm_files(wildcards.study)
 
 
+def pending_scores(wildcards):
+    """Scores that any study asked for still waits for: the scatter of runs is learned from all of them together.
+
+    Empty once all searches have finished, so that a study's inputs are the same whatever else was asked for.  Naming
+    scores, which are checkpoints, lets Snakemake ask again after each.
+    """
+    return INDEX.pending({*asked_studies(), wildcards.study})
+
+
+def prior_json(wildcards):
+    """Scatter of the runs of all finished arms, as study.py takes it; empty while searches are under way."""
+    if pending_scores(wildcards) or (prior := INDEX.prior()) is None:
+        return ""
+    return json.dumps({name: float(f"{value:.6g}") for name, value in vars(prior).items()}, sort_keys=True)
+
+
 def galleries(wildcards):
     return [path.with_name("gallery.npz") for path in arm_records(wildcards)]
 
 
 def description_json(wildcards):
-    return json.dumps(description(INDEX.study(wildcards.study)), sort_keys=True)
+    return json.dumps(description(INDEX, wildcards.study), sort_keys=True)
 
 
 def figure(name, result, listed=report):

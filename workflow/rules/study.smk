@@ -10,7 +10,8 @@ localrules:
 
 rule study:
     input:
-        arm_records,
+        pending_scores,
+        records=arm_records,
     output:
         emm=f"{STUDY}/emm.csv",
         curves=report(
@@ -36,10 +37,11 @@ rule study:
         "../../envs/cpu.yaml"
     params:
         study=description_json,
+        prior=prior_json,
     message:
         "tables of study {wildcards.study}"
     shell:
-        "python -m emm.study --study {params.study:q} --records {input} --emm {output.emm} --curves {output.curves}"
+        "python -m emm.study --study {params.study:q} --prior {params.prior:q} --records {input.records} --emm {output.emm} --curves {output.curves}"
         " --contrasts {output.contrasts} --findings {output.findings} --onset {output.onset} --page {output.page}"
         " > {log} 2>&1"
 
