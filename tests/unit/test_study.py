@@ -1,5 +1,6 @@
 """Study tables and figures from made-up searches whose EMM is known."""
 
+import itertools
 import json
 import math
 import subprocess
@@ -12,12 +13,23 @@ import pandas as pd
 import pytest
 
 from emm import figures, findings, onset
-from emm.measure import counts_of, trail_of
+from emm.measure import trail_of
+from emm.scatter import Prior
 from emm.search import Count, RunId, ladder, replay
 from emm.settings import Figures, Search
 from emm.stage import StageError
 from emm.statistics import wilson
-from emm.study import CONTRAST_COLUMNS, CURVE_COLUMNS, ArmResult, contrasts, estimates, pooled, read_arms
+from emm.study import (
+    CONTRAST_COLUMNS,
+    CURVE_COLUMNS,
+    ArmResult,
+    comparison,
+    emm_rows,
+    epochs,
+    prior_of,
+    read_arms,
+    wanting,
+)
 from emm.tables import EMM_COLUMNS, answer, read, read_all
 
 SEARCH = Search(n_min=10, n_max=640, start=40)
@@ -33,13 +45,13 @@ ARMS = {
 }
 CLAIMS = {  # expectation, arms, verdict that the truth asks for
     "larger": ("more", ["large", "small"], "reproduced"),
-    "smaller": ("more", ["small", "large"], "contradicted"),
-    "equal": ("same", ["large", "small"], "contradicted"),
+    "smaller": ("more", ["small", "large"], "differs at this scale"),
+    "equal": ("same", ["large", "small"], "differs at this scale"),
     "rising": ("increasing", ["small", "middle", "large"], "reproduced"),
     "beyond": ("more", ["beyond", "large"], "reproduced"),  # from limits alone
-    "under": ("less", ["beyond", "under"], "contradicted"),
+    "under": ("less", ["beyond", "under"], "differs at this scale"),
     "lost": ("same", ["beyond", "beyond-too"], "not resolved"),
-    "onset": ("proportional", ["small"], "contradicted"),  # between the same two snapshots whatever N
+    "onset": ("proportional", ["small"], "differs at this scale"),  # between the same two snapshots whatever N
     "no-onset": ("proportional", ["under"], "not resolved"),
 }
 
@@ -80,6 +92,14 @@ def record(emm: float, seed: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def about(name: str, **other: Any) -> dict[str, Any]:
+    """What a description tells of an arm."""
+    return {
+        "name": name, "value": "8", "search": SEARCH.model_dump(), "key": f"key-{name}", "data": "digits",
+        "resolution": 8, "budget": "1000 images", "multiple": 10, "available": 1740,
+    } | other  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def study(tmp_path_factory) -> Path:
     """The tables that the study stage writes for one arm of every kind."""
@@ -90,7 +110,8 @@ def study(tmp_path_factory) -> Path:
         paths[-1].write_text(json.dumps(record(emm, seed)))
     description = {
         "name": "made_up", "title": "Made up", "source": "Figure 9", "factor": "network.channels",
-        "arms": [{"name": name, "value": "8", "search": SEARCH.model_dump()} for name in ARMS],
+        "as_published": False,
+        "arms": [about(name) for name in ARMS],
         "findings": [
             [
                 name,
@@ -151,16 +172,52 @@ def test_contrasts_compare_with_the_first_arm(study):
     assert not beyond["paired"] and beyond["note"]
 
 
-def test_runs_that_arms_share_tell_of_the_scatter_once():
-    """An arm under a second name narrows no interval."""
+PRIOR = Prior(0.2, 6.0, 40)
+
+
+def made_arms() -> list[ArmResult]:
     arms = []
     for seed, emm in enumerate((30.0, 60.0, 90.0)):
         known = record(emm, seed)
-        arms.append(ArmResult(f"arm-{seed}", "", SEARCH, known, trail_of(known)))
-    counts = [counts_of(arm.record) for arm in arms]
-    again = [*arms, *arms[:2], arms[0]], [*counts, *counts[:2], counts[0]]
-    assert pooled(*again) == pooled(arms, counts)
-    assert estimates(*again) == [*(first := estimates(arms, counts)), *first[:2], first[0]]
+        arms.append(ArmResult(f"arm-{seed}", about(f"arm-{seed}"), SEARCH, known, trail_of(known)))
+    return arms
+
+
+def test_runs_that_arms_share_tell_of_the_scatter_once():
+    """An arm under a second name narrows no interval."""
+    arms = made_arms()
+    assert prior_of([*arms, *arms[:2], arms[0]]) == prior_of(arms)
+
+
+def test_the_very_same_runs_have_the_same_interval_in_every_study():
+    """Given what all arms tell of the scatter, an arm's row does not depend on the arms beside it."""
+    arms, prior = made_arms(), PRIOR
+    study = {"name": "made_up", "factor": ""}
+    together = emm_rows(study, arms, prior)
+    assert [emm_rows(study, [arm], prior)[0] for arm in arms] == together
+
+
+def test_epochs_of_a_budget():
+    assert epochs("16000 images", 20.0) == 800
+    assert epochs("40000 epochs", 1000.0) == 40_000
+    assert epochs("16000 images", None) is epochs("", 20.0) is None
+
+
+@pytest.mark.parametrize(
+    ("status", "other", "words"),
+    [
+        ("below", {"multiple": 1}, "lower search.n_min (to at least 2)"),
+        ("below", {}, "no smaller subset exists: set data.balanced: false, or train longer"),
+        ("at_least", {}, "raise search.n_max (to at most 1740)"),
+        ("at_least", {"available": 640}, "no larger subset"),
+    ],
+)
+def test_advice_for_bounds_is_possible(status, other, words):
+    known = record(1.0 if status == "below" else 5000.0, 3)
+    arm = ArmResult("one", about("one", **other), SEARCH, known, trail_of(known))
+    found = arm.estimate({RunId(r["n"], r["replicate"]): Count(r["memorized"], 500) for r in known["runs"]}, PRIOR)
+    assert found.status == status
+    assert words in wanting(arm, found)
 
 
 def test_findings_are_judged_from_the_contrasts(study):
@@ -177,7 +234,7 @@ def test_findings_are_judged_from_the_contrasts(study):
     assert rows.loc["beyond", "effect"] == "" and float(rows.loc["beyond", "effect_low"]) > 1
     assert (rows["study"] == "made_up").all()
     assert rows.loc[["larger", "onset"], "source"].tolist() == ["Figure 9", "someone else"]
-    assert rows.loc["lost", "further_runs"] == "" and "widen" in rows.loc["lost", "note"]
+    assert rows.loc["lost", "further_runs"] == "" and rows.loc["lost", "note"].count("search.n_max") == 2
 
 
 def test_onset_of_every_run(study):
@@ -198,10 +255,9 @@ def test_onset_of_every_run(study):
 def test_contrasts_of_every_pair_are_each_others_inverse(study):
     description = json.loads((study / "study.json").read_text())
     arms = read_arms(description, [study / f"{name}.json" for name in ARMS])
-    ratios = contrasts(arms, estimates(arms, [counts_of(arm.record) for arm in arms]))
-    assert len(ratios) == len(ARMS) * (len(ARMS) - 1)
-    for (one, other), found in ratios.items():
-        back = ratios[other, one]
+    compare = comparison(arms, prior_of(arms))
+    for one, other in itertools.permutations(ARMS, 2):
+        found, back = compare(one, other, 0.95), compare(other, one, 0.95)
         assert (found.ratio is None) == (back.ratio is None)
         assert found.low * back.high == pytest.approx(1) or (found.low, back.high) == (0, math.inf)
 
@@ -244,10 +300,10 @@ def test_figures_draw_every_kind_of_arm_and_repeat_their_bytes(study, tmp_path):
 
 
 def test_legend_names_each_arm_once(study):
-    """Also arms with locating runs alone."""
+    """Also arms with a limit alone."""
     emm = [row for row in read(study / "emm.csv") if row["arm"] in ("small", "beyond", "under")]
     curves = read(study / "curves.csv")
-    assert {row["role"] for row in curves if row["arm"] == "under"} == {"locate"}
+    assert {row["role"] for row in curves if row["arm"] == "under"} == {"locate", "confirm"}
     figure = figures.draw_curves(json.loads((study / "study.json").read_text()), emm, curves, Figures())
     legend = figure.axes[0].get_legend()
     assert legend is not None

@@ -17,6 +17,7 @@ from emm.search import Count, RunId, Trail
 from emm.statistics import Estimate, Line, fit_line, shift
 
 LOG_LIMIT = 700.0  # logarithm of odds that a float still holds
+PAIRS = 3  # replicates at one size from which their differences tell of what they share
 FEWEST = 4  # degrees of freedom of the blocks below which their t is too wide to be of use
 
 
@@ -190,8 +191,8 @@ def at_size(
 def compare_at(first: AtSize, second: AtSize, confidence: float = 0.95) -> Contrast:
     """Odds of a copy under `first` over those under `second`, at the size of both.
 
-    Where both have at least two replicates in common, these are pairs, whose differences tell their own scatter; the
-    variance is never taken below half of what runs without anything in common would have (their pairs are few).
+    Where both have the same replicates, at least `PAIRS`, these are pairs, whose differences tell their own scatter;
+    the variance is never taken below half of what runs without anything in common would have.
     """
     means = [sum(arm.logits.values()) / len(arm.logits) for arm in (first, second)]
     parts = [arm.variance.variance / len(arm.logits) for arm in (first, second)]
@@ -200,7 +201,7 @@ def compare_at(first: AtSize, second: AtSize, confidence: float = 0.95) -> Contr
     common = sorted(set(first.logits) & set(second.logits))
     if first.logits == second.logits:
         return Contrast(1.0, 1.0, 1.0, True)
-    if len(common) == len(first.logits) == len(second.logits) and len(common) > 1:
+    if len(common) == len(first.logits) == len(second.logits) and len(common) >= PAIRS:
         differences = np.array([first.logits[r] - second.logits[r] for r in common])
         prior = variance * len(common)  # of one difference, without anything in common
         own_df = len(common) - 1
