@@ -322,8 +322,22 @@ def test_runs_at_a_size_whatever_they_were_made_for():
     counts = {run: Count(200 + run.replicate, 250) for run in trail.runs}
     known = at_size(10, trail.runs, counts, UNIT)
     assert known == AtSize({0: Count(200, 250).logit, 1: Count(201, 250).logit}, UNIT)
-    assert at_size(30, trail.runs, counts, UNIT) is None
-    assert at_size(10, trail.runs, counts, None) is None
+    # At another size the nearest runs are a limit: the ratio falls with N.
+    larger, smaller = (Count(k, 250).logit for k in (200, 202))
+    assert at_size(30, trail.runs, counts, UNIT) == AtSize({0: larger, 2: smaller}, UNIT, -1)
+    assert at_size(9, trail.runs, counts, UNIT) == replace(known, limit=1)
+
+
+def test_limits_at_a_size_leave_limits():
+    variance = RunVariance(0.3, 8, False)
+    high, low = AtSize({0: 4.0}, variance), AtSize({1: 0.0}, variance)
+    exact = compare_at(high, low)
+    at_least, at_most = replace(high, limit=1), replace(low, limit=-1)
+    assert compare_at(at_least, low) == compare_at(high, at_most) == compare_at(at_least, at_most)
+    assert compare_at(at_least, low) == Contrast(None, exact.low, math.inf)
+    assert compare_at(low, at_least) == Contrast(None, 0.0, pytest.approx(1 / exact.low))
+    assert compare_at(at_least, replace(low, limit=1)) == NOTHING
+    assert compare_at(at_least, at_least) == NOTHING
 
 
 def test_odds_at_a_size_by_hand():

@@ -6,7 +6,7 @@ replicate have in common drops out of their contrasts as far as the arms fall al
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -174,33 +174,38 @@ def _half_width(variance: float, df: float, confidence: float) -> float:
 
 @dataclass(frozen=True)
 class AtSize:
-    """The runs of one arm at one size: their logits by replicate, and the scatter of such runs."""
+    """The runs of one arm at one size: their logits by replicate, and the scatter of such runs.
+
+    ``limit`` 1 or -1: the runs are of a larger or of a smaller size, so that the ratio at the size that was asked for
+    is at least or at most theirs, because it falls with N.
+    """
 
     logits: Mapping[int, float]
     variance: RunVariance
+    limit: int = 0
 
 
-def at_size(
-    n: int, runs: Iterable[RunId], counts: Mapping[RunId, Count], variance: RunVariance | None
-) -> AtSize | None:
-    """An arm's runs at size `n`, whatever the search made them for; None without runs or without their scatter."""
-    logits = {run.replicate: counts[run].logit for run in runs if run.n == n}
-    return AtSize(logits, variance) if logits and variance is not None else None
+def at_size(n: int, runs: Collection[RunId], counts: Mapping[RunId, Count], variance: RunVariance) -> AtSize:
+    """An arm's runs at size `n`, or at the nearest other size, whatever the search made them for."""
+    nearest = min({run.n for run in runs}, key=lambda size: abs(math.log2(size / n)))
+    logits = {run.replicate: counts[run].logit for run in runs if run.n == nearest}
+    return AtSize(logits, variance, (nearest > n) - (nearest < n))
 
 
 def compare_at(first: AtSize, second: AtSize, confidence: float = 0.95) -> Contrast:
     """Odds of a copy under `first` over those under `second`, at the size of both.
 
     Where both have the same replicates, at least `PAIRS`, these are pairs, whose differences tell their own scatter;
-    the variance is never taken below half of what runs without anything in common would have.
+    the variance is never taken below half of what runs without anything in common would have.  An arm without a run
+    at the size leaves a limit, or nothing.
     """
+    if first == second:
+        return Contrast(1.0, 1.0, 1.0, True) if not first.limit else Contrast(None, 0.0, math.inf)
     means = [sum(arm.logits.values()) / len(arm.logits) for arm in (first, second)]
     parts = [arm.variance.variance / len(arm.logits) for arm in (first, second)]
     variance, paired = sum(parts), False
     df = variance**2 / sum(part**2 / arm.variance.df for part, arm in zip(parts, (first, second), strict=True))
     common = sorted(set(first.logits) & set(second.logits))
-    if first.logits == second.logits:
-        return Contrast(1.0, 1.0, 1.0, True)
     if len(common) == len(first.logits) == len(second.logits) and len(common) >= PAIRS:
         differences = np.array([first.logits[r] - second.logits[r] for r in common])
         prior = variance * len(common)  # of one difference, without anything in common
@@ -209,9 +214,11 @@ def compare_at(first: AtSize, second: AtSize, confidence: float = 0.95) -> Contr
         pooled = (df * prior + own_df * float(differences.var(ddof=1))) / (df + own_df)
         variance, df, paired = max(pooled, prior / 2) / len(common), df + own_df, True
     middle, half = means[0] - means[1], _half_width(variance, df, confidence)
-    return Contrast(
-        math.exp(middle), math.exp(max(middle - half, -LOG_LIMIT)), math.exp(min(middle + half, LOG_LIMIT)), paired
-    )
+    low, high = math.exp(max(middle - half, -LOG_LIMIT)), math.exp(min(middle + half, LOG_LIMIT))
+    directions = {first.limit, -second.limit} - {0}  # in which the ratio of odds is open
+    if not directions:
+        return Contrast(math.exp(middle), low, high, paired)
+    return Contrast(None, 0.0 if -1 in directions else low, math.inf if 1 in directions else high)
 
 
 def mover(a: Estimate, b: Estimate) -> Contrast:

@@ -5,7 +5,7 @@ import functools
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -168,15 +168,17 @@ def comparison(arms: Sequence[ArmResult], prior: Prior | None, at: int | None = 
 
     def of_size(first: str, second: str, confidence: float) -> Contrast:
         assert at is not None
-        a, b = (
-            at_size(at, by_name[name].trail.runs, counts[name], by_name[name].variance(counts[name], prior))
-            for name in (first, second)
-        )
-        if a is None or b is None:
-            without = " and ".join(name for name, runs in ((first, a), (second, b)) if runs is None)
-            note = f"No run of {without} on {at} images: put {at} into search.grid, or move `at`."
-            return Contrast(None, 0.0, math.inf, note=note)
-        return compare_at(a, b, confidence)
+        known = []
+        for name in (first, second):
+            variance = by_name[name].variance(counts[name], prior)
+            if variance is None:
+                note = "Nothing tells how much runs scatter: set search.replicates to at least 2."
+                return Contrast(None, 0.0, math.inf, note=note)
+            known.append(at_size(at, by_name[name].trail.runs, counts[name], variance))
+        found = compare_at(known[0], known[1], confidence)
+        without = [name for name, runs in zip((first, second), known, strict=True) if runs.limit]
+        note = f"No run of {' and '.join(without)} on {at} images: put {at} into search.grid, or move `at`."
+        return replace(found, note=note) if without else found
 
     return of_emm if at is None else of_size
 
