@@ -316,9 +316,13 @@ def test_effects_in_words(effect, low, high, expected):
     assert sentence({"effect": effect, "effect_low": low, "effect_high": high, "at": ""}) == expected
 
 
+def test_small_limits_need_no_words():
+    assert sentence({"effect": "", "effect_low": "", "effect_high": "0.0001", "at": "10"}) == "odds < 0.005"
+
+
 def test_odds_are_called_odds():
     row = {"effect": "12.4", "effect_low": "0.0012", "effect_high": "123456", "at": "1000"}
-    assert sentence(row) == "odds 12 (under 0.01 to over 1,000)"
+    assert sentence(row) == "odds 12 (< 0.005 to > 1000)"
 
 
 KEYS = {"a": "0a0a0a0a0a", "b": "0b0b0b0b0b"}

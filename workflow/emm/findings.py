@@ -147,23 +147,26 @@ def worded(verdict: Verdict, source: str, as_published: bool) -> Verdict:
 
 
 def sentence(judged: Mapping[str, str]) -> str:
-    """The effect of one row of findings.csv in words: "1.65 (1.21 to 2.24)", "at least 12"."""
+    """The effect of one row of findings.csv in words: "1.65 (1.21 to 2.24)", "at least 12"; odds are named."""
 
     def number(text: str) -> str:
         value = float(text)
         if value >= 1000:
-            return "over 1,000"
+            return "> 1000"
         if value < 0.005:
-            return "under 0.01"
+            return "< 0.005"
         return f"{value:.2f}" if value < 10 else f"{value:.0f}"
 
     low, high = judged["effect_low"], judged["effect_high"]
+    odds = "odds " if judged["at"] else ""
     if judged["effect"]:
-        text = f"{number(judged['effect'])} ({number(low)} to {number(high)})"
-        return f"odds {text}" if judged["at"] else text
+        return f"{odds}{number(judged['effect'])} ({number(low)} to {number(high)})"
     if low and high:
-        return f"{number(low)} to {number(high)}"
-    return f"at least {number(low)}" if low else (f"at most {number(high)}" if high else "unknown")
+        return f"{odds}{number(low)} to {number(high)}"
+    if not low and not high:
+        return "unknown"
+    limit = number(low or high)
+    return odds + (limit if limit[0] in "<>" else f"at least {limit}" if low else f"at most {limit}")
 
 
 def expectation(row: Mapping[str, str]) -> str:

@@ -118,6 +118,8 @@ def emm_rows(study: Mapping[str, Any], arms: Sequence[ArmResult], prior: Prior |
                 "slope": found.slope,
                 "run_sd": found.run_sd,
                 "df": found.df,
+                "prior_sd": None if prior is None else math.sqrt(prior.variance),
+                "prior_df": None if prior is None else prior.df,
                 "runs": len(arm.record["runs"]),
                 "confirm_runs": len(arm.trail.confirm),
                 "images_trained": arm.record["images_trained"],

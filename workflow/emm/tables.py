@@ -20,7 +20,7 @@ EMM_COLUMNS = (
     "study", "arm", "factor", "value",
     "emm", "emm_low", "emm_high", "status",
     "data", "resolution", "budget", "epochs", "rule", "epsilon", "threshold", "snapshot",
-    "emm_isotonic", "emm_interpolated", "emm_best_snapshot", "slope", "run_sd", "df",
+    "emm_isotonic", "emm_interpolated", "emm_best_snapshot", "slope", "run_sd", "df", "prior_sd", "prior_df",
     "runs", "confirm_runs", "images_trained", "flops", "seconds", "note",
 )  # fmt: skip
 HEADINGS = ("study", "arm", "EMM", "95 % interval", "epochs at EMM", "runs", "images trained", "core minutes")
@@ -108,6 +108,17 @@ def _named(some: Sequence[Row], rows: Sequence[Row]) -> str:
     return "; ".join(names)
 
 
+def prior_lines(rows: Sequence[Row]) -> list[str]:
+    """A warning where tables were made from different knowledge of the scatter of runs, study by study."""
+    known = {(str(row["prior_sd"]), str(row["prior_df"])) for row in rows if row["prior_sd"] not in (None, "")}
+    if len(known) < 2:
+        return []
+    return [
+        "These studies were made one after the other, as more and more arms told of the scatter of runs, so that the "
+        "same arm may have two intervals: `snakemake STUDY` brings a study up to date."
+    ]
+
+
 def open_lines(rows: Sequence[Row]) -> list[str]:
     """Why each arm without an EMM has none, and what would give it one."""
     return [f"{row['study']}/{row['arm']}: {row['note']}" for row in rows if row["status"] != "estimated"]
@@ -116,7 +127,7 @@ def open_lines(rows: Sequence[Row]) -> list[str]:
 def page(title: str, rows: Sequence[Row]) -> str:
     """A small self-contained HTML page with one row per arm."""
     body = [[html.escape(text) for text in (*cells(row), str(row["note"]))] for row in rows]
-    return document(title, (*HEADINGS, "note"), body, [*settings_lines(rows), BUDGET])
+    return document(title, (*HEADINGS, "note"), body, [*settings_lines(rows), BUDGET, *prior_lines(rows)])
 
 
 def document(title: str, headings: Sequence[str], body: Sequence[Sequence[str]], notes: Sequence[str]) -> str:
@@ -139,7 +150,9 @@ def document(title: str, headings: Sequence[str], body: Sequence[Sequence[str]],
 def lines(rows: Sequence[Row]) -> str:
     """The table as text, columns aligned, between the settings that it belongs to and what it leaves open."""
     table = aligned([list(HEADINGS), *(cells(row) for row in rows)])
-    return "\n\n".join("\n".join(part) for part in (settings_lines(rows), [table], open_lines(rows)) if part)
+    return "\n\n".join(
+        "\n".join(part) for part in (settings_lines(rows), [table], [*open_lines(rows), *prior_lines(rows)]) if part
+    )
 
 
 def aligned(table: Sequence[Sequence[str]]) -> str:

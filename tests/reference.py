@@ -1,0 +1,128 @@
+"""Tables of the reference results, made anew from their own runs: ``uv run python tests/reference.py``.
+
+The runs in curves.csv, with their roles, are all that is read of a study; what is estimated from them follows from the
+present code.  A search that was made by other rules than today's keeps its runs, and its answer is estimated as far as
+they suffice: where fresh runs at the end of the ladder are missing, the locating run stands for them.
+"""
+
+import csv
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from emm import findings, onset, scatter, study
+from emm.configuration import load, read
+from emm.dag import Dag, index
+from emm.files import write_csv
+from emm.keys import key
+from emm.measure import counts_of, trail_of
+from emm.scatter import Prior
+from emm.search import CLEAR, Status, logit
+from emm.settings import Search
+from emm.tables import EMM_COLUMNS
+
+ROOT = Path(__file__).parents[1]
+REFERENCE = ROOT / "results/reference/laptop"
+STUDIES = sorted(path.parent.name for path in REFERENCE.glob("*/emm.csv"))
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def configured(results: Path) -> Dag:
+    """The configuration of the laptop scale; `results` is not looked into."""
+    return index(read(load([ROOT / "config/laptop.yaml"], ROOT)), results, data_needed=False)
+
+
+def arms_of(dag: Dag, name: str) -> tuple[dict[str, Any], list[study.ArmResult]]:
+    """The description of a study, and its arms as their rows in emm.csv (cost, rule) and curves.csv (runs) tell."""
+    described = json.loads(json.dumps(study.description(dag, name)))
+    curves = rows(REFERENCE / name / "curves.csv")
+    arms = []
+    for about, arm, known in zip(
+        described["arms"], dag.study(name).arms, rows(REFERENCE / name / "emm.csv"), strict=True
+    ):
+        assert about["name"] == known["arm"]
+        mine = [row for row in curves if row["arm"] == arm.name]
+        arms.append(_arm(about, dag.sizes[key("emm", arm.run)], known, mine))
+    return described, arms
+
+
+def _arm(about: dict[str, Any], sizes: list[int], known: dict[str, str], curves: list[dict[str, str]]):
+    runs: dict[tuple[str, ...], dict[str, Any]] = {}
+    for row in curves:
+        place = {"n": int(row["n"]), "replicate": int(row["replicate"]), "role": row["role"]}
+        run = runs.setdefault(tuple(map(str, place.values())), place | {"snapshots": []})
+        run["snapshots"].append({"images_seen": int(row["images_seen"]), "ratio": float(row["ratio"])})
+        for name in ("memorized", "images"):
+            run["snapshots"][-1][name] = run[name] = int(row[name])  # of a run: those of its last snapshot
+    search = Search.model_validate(about["search"])
+    if known["rule"] != search.rule:  # made by a search, where the configuration now asks for one size
+        search = search.model_copy(update={"rule": known["rule"]})
+        sizes = sorted({run["n"] for run in runs.values()})
+    record: dict[str, Any] = {
+        "sizes": sizes,
+        "runs": list(runs.values()),
+        "threshold": float(known["threshold"]),
+        "snapshot": known["snapshot"],
+        "images_trained": int(known["images_trained"]),
+        "flops": int(known["flops"]),
+        "run_seconds": float(known["seconds"]),
+    }
+    record["status"] = _status(search, sizes, record)
+    return study.ArmResult(about["name"], about | {"search": search.model_dump()}, search, record, trail_of(record))
+
+
+def _status(search: Search, sizes: list[int], record: dict[str, Any]) -> Status:
+    """Where the runs put the crossing: on the ladder, or beyond the end at which all of them lie on one side."""
+    runs = [run for run in record["runs"] if run["role"] == "confirm"] or record["runs"]
+    counts = counts_of(record)
+    line = logit(1 - search.epsilon)
+    y = {n: [c.logit - line for run, c in counts.items() if run.n == n] for n in {run["n"] for run in runs}}
+    means = {n: sum(of_size) / len(of_size) for n, of_size in y.items()}
+    fresh = any(run["role"] == "confirm" for run in record["runs"])
+    if search.rule == "grid" or (fresh and min(means.values()) < CLEAR and max(means.values()) > -CLEAR):
+        return "crossing"
+    if max(means.values()) < 0 and min(means) == sizes[0]:
+        return "below"
+    if min(means.values()) > 0 and max(means) == sizes[-1]:
+        return "above"
+    return "crossing" if fresh else "undetermined"
+
+
+def prior_of(studies: list[list[study.ArmResult]]) -> Prior | None:
+    """What all arms of the scale tell of the scatter of runs."""
+    return scatter.fit(
+        scatter.distinct((arm.about["key"], arm.trail, counts_of(arm.record)) for arms in studies for arm in arms)
+    )
+
+
+def write(folder: Path, described: dict[str, Any], arms: list[study.ArmResult], prior: Prior | None) -> None:
+    """The tables that the study stage makes of these arms, but for curves.csv."""
+    write_csv(folder / "emm.csv", EMM_COLUMNS, study.emm_rows(described, arms, prior))
+    write_csv(folder / "contrasts.csv", study.CONTRAST_COLUMNS, study.contrast_rows(described, arms, prior))
+    write_csv(folder / "findings.csv", findings.COLUMNS, study.finding_rows(described, arms, prior))
+    if (REFERENCE / described["name"] / "onset.csv").is_file():
+        grown = [row for arm in arms for row in onset.rows(described["name"], arm.name, arm.record["runs"])]
+        write_csv(folder / "onset.csv", onset.COLUMNS, grown)
+
+
+def main() -> None:
+    dag = configured(ROOT / "results")
+    known = [arms_of(dag, name) for name in STUDIES]
+    prior = prior_of([arms for _, arms in known])
+    print(prior)
+    for described, arms in known:
+        write(REFERENCE / described["name"], described, arms, prior)
+    for table, columns in (("emm.csv", EMM_COLUMNS), ("findings.csv", findings.COLUMNS)):
+        order = [one.name for one in dag.settings.studies if one.name in STUDIES]
+        write_csv(REFERENCE / table, columns, [row for name in order for row in rows(REFERENCE / name / table)])
+    found = rows(REFERENCE / "findings.csv")
+    print(findings.lines(found))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
