@@ -60,6 +60,7 @@ def test_stages_have_keys_of_their_own():
 LEAVES: dict[str, tuple[Any, dict[str, Any], str | None]] = {
     "seed": (1, {}, "subset"),
     "data.source": ("digits", {}, "subset"),
+    "data.fit": ("crop", {}, "subset"),
     "data.root": ("elsewhere", {}, None),
     "data.download": (True, {}, None),
     "data.resolution": (16, {}, "subset"),

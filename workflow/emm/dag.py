@@ -17,6 +17,8 @@ from emm.keys import Stage, emm_folder, key, run_folder, stage_settings
 from emm.search import Count, RunId, ladder, replay
 from emm.settings import Run, Settings, SettingsError, Study
 
+# Settings of data that decide which images are used, and what they must be.
+_CHOICES = ("sources", "classes", "mixture_classes", "resolution", "fit")
 END = 65_536  # bytes at the end of an .npz file that hold its directory
 
 
@@ -65,6 +67,7 @@ class Dag:
     sizes: dict[str, list[int]] = field(default_factory=dict)  # ladder of each emm key
     shapes: dict[str, datasets.Shape] = field(default_factory=dict)  # of the images of each subset key
     own: dict[Path, "OwnData"] = field(default_factory=dict)  # the user's own files and folders
+    inventories: dict[str, datasets.Inventory] = field(default_factory=dict)  # of the user's own data, by source
     impossible: dict[str, list[tuple[str, str]]] = field(
         default_factory=dict
     )  # arms and faults of studies that cannot run
@@ -132,6 +135,20 @@ class Dag:
         return [
             f"{first}{f' and {len(more)} more' if more else ''}: {fault}" for fault, (first, *more) in places.items()
         ]
+
+    def image_faults(self, studies: Iterable[str]) -> list[str]:
+        """What is wrong with the user's own images that these studies use, of those that can run otherwise.
+
+        Every image's head is read, once however many arms use it: not for every start of the workflow.
+        """
+        used = [arm.run.data for name in studies if name not in self.impossible for arm in self.study(name).arms]
+        different = {str([getattr(data, name) for name in _CHOICES]): data for data in used}
+        lines = (datasets.image_faults(data, self.inventories) for data in different.values())
+        return list(dict.fromkeys(line for found in lines for line in found))
+
+    def portraits(self) -> list[str]:
+        """What the user's own data hold that have been looked at."""
+        return [line for held in self.inventories.values() for line in datasets.portrait(held)]
 
     def emm_files(self, study: str) -> list[Path]:
         return [emm_folder(self.results, key("emm", arm.run)) / "emm.json" for arm in self.study(study).arms]
@@ -205,8 +222,10 @@ def _index_arm(dag: Dag, run: Run, facts: dict[str, datasets.Facts], data_needed
         if data not in facts:
             facts[data] = datasets.describe(run.data)
     except (DataError, OSError) as error:
-        return [f"data.source = {run.data.source!r}: {error}"]
+        return datasets.image_faults(run.data, dag.inventories) or [f"data.source = {run.data.source!r}: {error}"]
     found = subset.faults(run, facts[data])
+    if any("resolution" in line for line in found):  # the first image, whose size is meant, may be the odd one
+        found = datasets.image_faults(run.data, dag.inventories) or found
     if data_needed and (missing := datasets.absent(run.data)):
         found.append(f"data.source = {run.data.source!r}: {missing}")
     if not found:

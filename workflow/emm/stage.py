@@ -65,7 +65,7 @@ def record_settings(folder: Path, text: str) -> Path:
 
 
 def command(main: Callable[[], None]) -> None:
-    """Run a stage's main function as a program: an expected failure is one line on stderr and exit status 1.
+    """Run a stage's main function as a program: an expected failure is a line a fault on stderr and exit status 1.
 
     Raises BrokenPipeError where nobody reads its output any more.
     """
@@ -74,8 +74,8 @@ def command(main: Callable[[], None]) -> None:
     except BrokenPipeError:
         raise
     except (SettingsError, DataError, StageError, OSError, MemoryError) as error:
-        text = "; ".join(str(error).splitlines()) or "not enough memory"
-        print(f"error: {text}", file=sys.stderr, flush=True)
+        lines = str(error).splitlines() or ["not enough memory"]
+        print("\n".join(f"error: {line}" for line in lines), file=sys.stderr, flush=True)
         sys.exit(1)
     except json.JSONDecodeError as error:
         print(f"error: an option is not JSON ({error})", file=sys.stderr, flush=True)

@@ -46,6 +46,7 @@ try:
 except (SettingsError, DataError) as error:
     stop(str(error).splitlines())
 LIMITS = Limits(INDEX)
+LOOKED_AT = set()  # studies whose images have been looked at
 
 
 # Conda environments (--software-deployment-method conda) hold the packages that emm needs, not emm itself.
@@ -176,6 +177,16 @@ def records(wildcards):
     return [earlier("score", "train", "training.json")(wildcards), sampling]
 
 
+def look_at_images(studies):
+    """Name all faulty images of the user before any job starts, and say what the data hold."""
+    told = INDEX.portraits()
+    if faults := INDEX.image_faults(studies):
+        stop(faults)
+    LOOKED_AT.update(studies)
+    for line in INDEX.portraits()[len(told) :]:
+        print(f"data: {line}", file=sys.stderr)
+
+
 def arm_records(wildcards):
     """The finished searches of a study's arms, in order; a study that cannot run here ends the workflow with why.
 
@@ -183,6 +194,8 @@ def arm_records(wildcards):
     """
     if wildcards.study in INDEX.impossible:
         stop(INDEX.why(SETTINGS.selected if wildcards.study in SETTINGS.selected else [wildcards.study]))
+    if workflow.is_main_process and wildcards.study not in LOOKED_AT:  # a job of a cluster need not look again
+        look_at_images(SETTINGS.selected if wildcards.study in SETTINGS.selected else [wildcards.study])
     return INDEX.emm_files(wildcards.study)
 
 
