@@ -44,13 +44,13 @@ def check(args: argparse.Namespace) -> None:
 
     try:
         settings = read(load(args.overlays))
-        dag = index(settings, args.results)
-        if faults := dag.image_faults(settings.selected):
+        dag = index(settings, args.results, asked=())
+        if faults := dag.faults(settings.selected):
             raise SettingsError(*faults)
     except SettingsError as error:  # there may be many
         print("\n".join(f"error: {line}" for line in str(error).splitlines()), file=sys.stderr)
         sys.exit(1)
-    reasons = {study.name: dag.why([study.name]) + dag.image_faults([study.name]) for study in settings.studies}
+    reasons = {study.name: dag.faults([study.name]) for study in settings.studies}
     print("".join(f"{line}\n" for line in dag.portraits()), end="")
     for study in settings.studies:
         print(f"{study.name}: {', '.join(arm.name for arm in study.arms)}")

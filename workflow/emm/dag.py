@@ -136,15 +136,18 @@ class Dag:
             f"{first}{f' and {len(more)} more' if more else ''}: {fault}" for fault, (first, *more) in places.items()
         ]
 
-    def image_faults(self, studies: Iterable[str]) -> list[str]:
-        """What is wrong with the user's own images that these studies use, of those that can run otherwise.
+    def faults(self, studies: Iterable[str]) -> list[str]:
+        """Why studies cannot run, as `why`, and what is wrong with the user's own images that they use.
 
         Every image's head is read, once however many arms use it: not for every start of the workflow.
         """
-        used = [arm.run.data for name in studies if name not in self.impossible for arm in self.study(name).arms]
+        names = list(studies)
+        told = self.why(names)
+        used = [arm.run.data for name in names for arm in self.study(name).arms]
         different = {str([getattr(data, name) for name in _CHOICES]): data for data in used}
         lines = (datasets.image_faults(data, self.inventories) for data in different.values())
-        return list(dict.fromkeys(line for found in lines for line in found))
+        found = dict.fromkeys(line for one in lines for line in one)
+        return told + [line for line in found if not any(fault.endswith(line) for fault in told)]
 
     def portraits(self) -> list[str]:
         """What the user's own data hold that have been looked at."""

@@ -168,8 +168,16 @@ def absent(data: Data) -> str | None:
 def load(data: Data) -> Images:
     """All images of the used classes, in stored order, downscaled to data.resolution.
 
-    Raises DataError for missing or damaged files, SettingsError for classes or a resolution that do not exist.
+    Raises DataError for missing or damaged files, with a line for each image of a folder that cannot be used, and
+    SettingsError for classes or a resolution that do not exist.
     """
+    try:
+        return _load(data)
+    except DataError as error:
+        raise (DataError(*lines) if (lines := _damaged(data)) else error) from None
+
+
+def _load(data: Data) -> Images:
     facts = describe(data)
     if faults := selection_faults(data, facts):
         raise SettingsError(*faults)
@@ -195,28 +203,40 @@ def load(data: Data) -> Images:
         images = _read([files[index] for index in indices], data, facts)
     else:
         images = downscale(pictures.squared(stored[indices], data.fit), facts.shape[1])
-    second = load(mixture(data)) if facts.second is not None else None
+    second = _load(mixture(data)) if facts.second is not None else None
     return Images(images, labels, indices, second)
 
 
 def _read(paths: Sequence[Path], data: Data, facts: Facts) -> np.ndarray:
-    """uint8 (n, C, H, W) from files of images.  Raises DataError with a line for each file that cannot be used."""
+    """uint8 (n, C, H, W) from files of images.  Raises DataError for the first that cannot be used."""
     images = np.empty((len(paths), *facts.shape), np.uint8)
     usual = _common(facts.stored_shape, data)
-    try:
-        for row, path in zip(images, paths, strict=True):
-            pixels = pictures.decode(path, lambda shape, path=path: _compare(path, shape, usual, data))
-            row[:] = downscale(pictures.squared(pixels, data.fit)[None], facts.shape[1])[0]
-    except DataError as error:  # then all are looked at, for all that is wrong
-        faults = _head_faults(paths, pictures.heads(paths), data)
-        for index, path in enumerate(paths):
-            if index not in faults:
-                try:
-                    pictures.decode(path)
-                except DataError as damage:
-                    faults[index] = str(damage)
-        raise (DataError(*_first(data.source, faults)) if faults else error) from None
+    for row, path in zip(images, paths, strict=True):
+        pixels = pictures.decode(path, lambda shape, path=path: _compare(path, shape, usual, data))
+        row[:] = downscale(pictures.squared(pixels, data.fit)[None], facts.shape[1])[0]
     return images
+
+
+def _damaged(data: Data) -> list[str]:
+    """A line for each image of folders that cannot be used, each decoded if its head is right."""
+    lines = []
+    for one in [data, *([mixture(data)] if data.sources[1:] else [])]:
+        kind, _, place = one.source.partition(":")
+        if kind == "folder":
+            try:
+                files, labels = folder_files(Path(place).expanduser())
+            except DataError as error:
+                lines.append(str(error))
+                continue
+            paths = [files[i] for i in _chosen(labels, one) or range(len(files))]
+            faults = _head_faults(paths, pictures.heads(paths), one)
+            for index in set(range(len(paths))) - set(faults):
+                try:
+                    pictures.decode(paths[index])
+                except DataError as error:
+                    faults[index] = str(error)
+            lines += _first(one.source, faults)
+    return lines
 
 
 def digest(images: Images) -> str:

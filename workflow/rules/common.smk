@@ -178,13 +178,14 @@ def records(wildcards):
 
 
 def look_at_images(studies):
-    """Name all faulty images of the user before any job starts, and say what the data hold."""
+    """Name all that is wrong with studies and the user's images before any job starts, and say what the data hold."""
     told = INDEX.portraits()
-    if faults := INDEX.image_faults(studies):
+    if faults := INDEX.faults(studies):
         stop(faults)
     LOOKED_AT.update(studies)
-    for line in INDEX.portraits()[len(told) :]:
-        print(f"data: {line}", file=sys.stderr)
+    for line in INDEX.portraits():
+        if line not in told:
+            print(f"data: {line}", file=sys.stderr)
 
 
 def arm_records(wildcards):
@@ -192,9 +193,8 @@ def arm_records(wildcards):
 
     With that of all selected studies, if it is one of them: they are asked for together as a rule.
     """
-    if wildcards.study in INDEX.impossible:
-        stop(INDEX.why(SETTINGS.selected if wildcards.study in SETTINGS.selected else [wildcards.study]))
-    if workflow.is_main_process and wildcards.study not in LOOKED_AT:  # a job of a cluster need not look again
+    # A job of a cluster need not look again.
+    if wildcards.study in INDEX.impossible or (workflow.is_main_process and wildcards.study not in LOOKED_AT):
         look_at_images(SETTINGS.selected if wildcards.study in SETTINGS.selected else [wildcards.study])
     return INDEX.emm_files(wildcards.study)
 
