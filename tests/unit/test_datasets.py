@@ -705,8 +705,8 @@ def test_turned_pictures_are_made_square_as_they_are_shown(tmp_path):
     tags[0x0112] = 6
     write(tmp_path / "a.png", upright)
     write(tmp_path / "b.png", np.rot90(upright).copy(), exif=tags)
-    for settings in ({"fit": "crop"}, {"fit": "pad"}, {"fit": "crop", "resolution": 5}):
-        first, second = datasets.load(fitted(tmp_path, **settings)).images
+    for chosen in ({"fit": "crop"}, {"fit": "pad"}, {"fit": "crop", "resolution": 5}):
+        first, second = datasets.load(fitted(tmp_path, **chosen)).images
         assert np.array_equal(first, second)
 
 
