@@ -177,25 +177,25 @@ def records(wildcards):
     return [earlier("score", "train", "training.json")(wildcards), sampling]
 
 
-def look_at_images(studies):
-    """Name all that is wrong with studies and the user's images before any job starts, and say what the data hold."""
+def look_at(study):
+    """Say what the user's data behind a study hold; one that cannot run here ends the workflow with why.
+
+    With that of all selected studies, if it is one of them: they are asked for together as a rule.
+    """
     told = INDEX.portraits()
-    if faults := INDEX.faults(studies):
-        stop(faults)
-    LOOKED_AT.update(studies)
+    if INDEX.faults([study]):
+        stop(INDEX.faults(SETTINGS.selected if study in SETTINGS.selected else [study]))
+    LOOKED_AT.add(study)
     for line in INDEX.portraits():
         if line not in told:
             print(f"data: {line}", file=sys.stderr)
 
 
 def arm_records(wildcards):
-    """The finished searches of a study's arms, in order; a study that cannot run here ends the workflow with why.
-
-    With that of all selected studies, if it is one of them: they are asked for together as a rule.
-    """
+    """The finished searches of a study's arms, in order; before any job starts the study's images are looked at."""
     # A job of a cluster need not look again.
     if wildcards.study in INDEX.impossible or (workflow.is_main_process and wildcards.study not in LOOKED_AT):
-        look_at_images(SETTINGS.selected if wildcards.study in SETTINGS.selected else [wildcards.study])
+        look_at(wildcards.study)
     return INDEX.emm_files(wildcards.study)
 
 
