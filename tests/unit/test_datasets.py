@@ -567,7 +567,7 @@ def test_portrait_of_odd_names_and_sizes(tmp_path):
     write(tmp_path / "a\nb" / "x.png", pixels(4, 8, 3))
     write(tmp_path / os.fsdecode(b"\xff") / "x.png", pixels(6, 6))
     (line,) = datasets.portrait(datasets.inventory(f"folder:{tmp_path}"))
-    assert line.endswith(r": 2 images of 2 sizes, 8x4x3 to 6x6x1, in 2 classes: 0 a\nb (1), 1 \udcff (1)")
+    assert line.endswith(r": 2 images of 2 sizes from 8x4x3 to 6x6x1 in 2 classes: 0 a\nb (1), 1 \udcff (1)")
     assert line.isprintable()
 
 

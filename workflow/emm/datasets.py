@@ -567,15 +567,11 @@ def portrait(held: Inventory) -> list[str]:
 
 
 def _sizes(shapes: Counter[Shape]) -> str:
-    """ " 32x32x3", or the smallest and the largest of several sizes."""
+    """The one size of images as "32x32x3" after a blank, or the smallest and the largest of several."""
     ordered = [f"{w}x{h}x{c}" for c, h, w in sorted(shapes, key=lambda shape: (shape[1] * shape[2], shape))]
-    return (
-        ""
-        if not ordered
-        else f" {ordered[0]}"
-        if not ordered[1:]
-        else f" of {len(ordered)} sizes, {ordered[0]} to {ordered[-1]},"
-    )
+    if ordered[1:]:
+        return f" of {len(ordered)} sizes from {ordered[0]} to {ordered[-1]}"
+    return "".join(f" {one}" for one in ordered)
 
 
 def image_faults(data: Data, inventories: dict[str, Inventory]) -> list[str]:
