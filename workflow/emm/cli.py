@@ -51,7 +51,7 @@ def check(args: argparse.Namespace) -> None:
         print("\n".join(f"error: {line}" for line in str(error).splitlines()), file=sys.stderr)
         sys.exit(1)
     reasons = {study.name: dag.faults([study.name]) for study in settings.studies}
-    print("".join(f"{line}\n" for line in dag.portraits()), end="")
+    print("".join(f"{line}\n" for line in dag.portraits(reasons)), end="")
     for study in settings.studies:
         print(f"{study.name}: {', '.join(arm.name for arm in study.arms)}")
         for line in reasons[study.name]:

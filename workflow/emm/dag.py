@@ -149,9 +149,12 @@ class Dag:
         found = dict.fromkeys(line for one in lines for line in one)
         return told + [line for line in found if not any(fault.endswith(line) for fault in told)]
 
-    def portraits(self) -> list[str]:
-        """What the user's own data hold that have been looked at."""
-        return [line for held in self.inventories.values() for line in datasets.portrait(held)]
+    def portraits(self, studies: Iterable[str]) -> list[str]:
+        """What the user's own data hold that these studies use, of those that `faults` has looked at."""
+        arms = [arm for name in studies for arm in self.study(name).arms]
+        sources = dict.fromkeys(source for arm in arms for source in arm.run.data.sources)
+        held = [self.inventories[source] for source in sources if source in self.inventories]
+        return [line for one in held for line in datasets.portrait(one)]
 
     def emm_files(self, study: str) -> list[Path]:
         return [emm_folder(self.results, key("emm", arm.run)) / "emm.json" for arm in self.study(study).arms]

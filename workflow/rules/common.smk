@@ -47,6 +47,7 @@ except (SettingsError, DataError) as error:
     stop(str(error).splitlines())
 LIMITS = Limits(INDEX)
 LOOKED_AT = set()  # studies whose images have been looked at
+TOLD = set()  # lines about them
 
 
 # Conda environments (--software-deployment-method conda) hold the packages that emm needs, not emm itself.
@@ -182,13 +183,13 @@ def look_at(study):
 
     With that of all selected studies, if it is one of them: they are asked for together as a rule.
     """
-    told = INDEX.portraits()
     if INDEX.faults([study]):
         stop(INDEX.faults(SETTINGS.selected if study in SETTINGS.selected else [study]))
     LOOKED_AT.add(study)
-    for line in INDEX.portraits():
-        if line not in told:
+    for line in INDEX.portraits([study]):
+        if line not in TOLD:
             print(f"data: {line}", file=sys.stderr)
+            TOLD.add(line)
 
 
 def arm_records(wildcards):
