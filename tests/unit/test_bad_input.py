@@ -26,7 +26,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from emm import configuration, dag
+from emm import configuration, dag, pictures
 from emm.settings import Run, SettingsError, read_run
 from stages import CONTENT, call
 
@@ -98,6 +98,8 @@ CONFIGURATIONS = [
     ("data: {source: ''}", "data.source = '': must be one of digits"),
     ("data: {resolution: 0}", "data.resolution = 0: must be greater than or equal to 1"),
     ("data: {held_out: -1}", "data.held_out = -1: must be greater than or equal to 0"),
+    ("data: {fit: squash}", "data.fit = 'squash': must be 'crop' or 'pad'"),
+    ("data: {fit: true}", "data.fit = True: must be 'crop' or 'pad'"),
     ("data: {classes: [zero]}", "data.classes.0 = 'zero': must be a valid integer"),
     ("data: {classes: [-1]}", "data.classes.0 = -1: must be greater than or equal to 0"),
     ("data: {balanced: maybe}", "data.balanced = 'maybe': must be a valid boolean"),
@@ -283,6 +285,10 @@ def links(path: Path) -> None:
 
 FRAMES = {"save_all": True, "append_images": [image("L")]}
 LABELS = np.arange(12) % 2
+SMALL = {  # what two images suffice for
+    "network": {"attention": [6], "multipliers": [1]},
+    "search": {"rule": "grid", "grid": [2], "start": 10},
+}
 
 DATA: list[tuple[str, str, Callable[[Path], object], str]] = [
     ("npz", "missing", lambda path: None, "cannot be read (No such file or directory)"),
@@ -328,17 +334,23 @@ DATA: list[tuple[str, str, Callable[[Path], object], str]] = [
     ("folder", "of another size", folder(("x.png", image(size=(7, 7)))), "x.png: has shape (C, H, W) = (3, 7, 7)"),
     ("folder", "not square", folder(("x.png", image(size=(6, 7)))), "x.png: must be square, found 6 x 7 pixels"),
     ("folder", "of another mode", folder(("x.png", image("L"))), "x.png: has shape (C, H, W) = (1, 6, 6)"),
-    ("folder", "with a palette", folder(("x.png", image("P"))), "x.png: must be 8-bit grey or RGB"),
+    ("folder", "with a hole in its palette", folder(("x.png", encoded(image("P"), "PNG", transparency=0))),
+     "x.png: must be 8-bit grey or RGB"),
     ("folder", "with transparency", folder(("x.png", image("RGBA"))), "x.png: must be 8-bit grey or RGB"),
-    ("folder", "of one bit", folder(("x.png", image("1"))), "found mode 1"),
+    ("folder", "of one bit among colour", folder(("x.png", image("1"))), "x.png: has shape (C, H, W) = (1, 6, 6)"),
     ("folder", "of CMYK", folder(("x.jpg", encoded(image("CMYK"), "JPEG"))), "x.jpg: must be 8-bit grey or RGB"),
     ("folder", "of 16-bit grey", folder(("x.png", image("I;16"))), "found 16 bits a channel"),
     ("folder", "of 16-bit colour", folder(("x.png", deep_png())), "found 16 bits a channel"),
     ("folder", "animated PNG", folder(("x.png", encoded(image(), "PNG", **FRAMES))), "x.png: must be a single image"),
     ("folder", "animated WebP", folder(("x.webp", encoded(image(), "WEBP", **FRAMES))), "must be a single image"),
-    ("folder", "GIF", folder(("x.gif", image("P"))), "x.gif: images must be .png"),
-    ("folder", "TIFF", folder(("x.tiff", image())), "x.tiff: images must be .png"),
-    ("folder", "GIF called PNG", folder(("x.png", encoded(image("P"), "GIF"))), "x.png: is not a .png"),
+    ("folder", "animated GIF", folder(("x.gif", encoded(image("P"), "GIF", **FRAMES))), "must be a single image"),
+    ("folder", "TIFF of pages", folder(("x.tiff", encoded(image(), "TIFF", **FRAMES))), "must be a single image"),
+    ("folder", "16-bit TIFF", folder(("x.tif", image("I;16"))), "x.tif: must be 8-bit grey or RGB"),
+    ("folder", "HEIF called JPEG", folder(("x.jpg", b"\0\0\0\x1cftypheic" + bytes(9))), "x.jpg: is a HEIF image"),
+    ("folder", "PPM", folder(("x.ppm", image())), "x.ppm: images must be .png"),
+    ("folder", "raw photograph", folder(("x.NEF", encoded(image(), "TIFF"))), "x.NEF: images must be .png"),
+    ("folder", "grey without a suffix", folder(("x", encoded(image("L"), "PNG"))), "x: has shape (C, H, W) = (1,"),
+    ("folder", "of broken names", folder(("x\n.png", b"")), "x\\n.png: is empty"),
     ("folder", "zero bytes", folder(("x.png", b"")), "x.png: is empty"),
     ("folder", "text", folder(("x.png", b"image")), "x.png: is not a .png"),
     ("folder", "truncated", folder(("x.png", encoded(image(), "PNG")[:70])), "x.png: damaged, or cannot be read"),
@@ -361,15 +373,14 @@ def test_bad_data(place, capfd, kind, what, make, words):
     path = place / ("x.npz" if kind == "npz" else "x")
     make(path)
     refused(place, capfd, subset(f"{kind}:{path.name}"), words)
-    if what in (
-        "missing",
-        "empty",
-        "of pickled objects",
-        "a pipe",
-        "larger than memory",
-    ):  # told before any job
-        (place / "overlay.yaml").write_text(json.dumps({"data": {"source": f"{kind}:{path.name}"}}))
-        refused(place, capfd, ["emm.cli", "check", "overlay.yaml"], words)
+    if kind == "folder" or what in ("missing", "empty", "of pickled objects", "a pipe", "larger than memory"):
+        known = what != "truncated"  # told before any job, if the head tells
+        content = {"data": {"source": f"{kind}:{path.name}", "balanced": False, "held_out": 0}} | SMALL
+        (place / "overlay.yaml").write_text(json.dumps(content))
+        if known:
+            refused(place, capfd, ["emm.cli", "check", "overlay.yaml"], words)
+        else:
+            assert call("emm.cli", "check", "overlay.yaml") == 0
 
 
 @pytest.mark.parametrize("source", ["cifar10", "cifar100", "svhn", "mnist", "fashion_mnist"])
@@ -434,6 +445,70 @@ COMMANDS: list[tuple[list[str], int, str]] = [
 @pytest.mark.parametrize(("arguments", "status", "words"), COMMANDS)
 def test_bad_command_lines(place, capfd, arguments, status, words):
     refused(place, capfd, arguments, words, status)
+
+
+def photos(place: Path, *wrong: tuple[str, bytes]) -> str:
+    """An overlay for a study of images in twelve class folders, some of them wrong."""
+    for index in range(24):
+        (place / "photos" / str(index % 12)).mkdir(parents=True, exist_ok=True)
+        image(size=(6, 6)).save(place / "photos" / str(index % 12) / f"{index}.png")
+    for name, content in wrong:
+        (place / "photos" / name).write_bytes(content)
+    content = {"data": {"source": "folder:photos", "balanced": False, "held_out": 0}} | SMALL
+    (place / "overlay.yaml").write_text(json.dumps(content))
+    return "overlay.yaml"
+
+
+def test_check_says_what_a_folder_holds(place, capfd):
+    assert (
+        call("emm.cli", "check", photos(place, ("0/a.bak", b"x"), ("README.txt", b"text"), ("3/Thumbs.db", b"y"))) == 0
+    )
+    classes = ", ".join(f"{number} {number} (2)" for number in range(12))
+    assert capfd.readouterr().out.splitlines() == [
+        f"folder:photos: 24 images 6x6x3 in 12 classes: {classes}",
+        "folder:photos: ignored 3 files that are no images (README.txt, 0/a.bak, 3/Thumbs.db)",
+        "one: none, random",
+    ]
+
+
+def test_check_names_every_faulty_file_and_every_other_fault(place, capfd):
+    wrong = [
+        ("0/0.png", b""),
+        ("10/c.png", encoded(image("L"), "PNG")),
+        ("2/b.png", encoded(image(size=(6, 7)), "PNG")),
+    ]
+    overlay = photos(place, *wrong)
+    assert call("emm.cli", "check", overlay) == 1
+    lines = capfd.readouterr().err.splitlines()
+    told = "studies.one.arms.none and 1 more: "  # of the first image, what is known of all is asked
+    assert [line.removeprefix("error: ").replace(told, "") for line in lines] == [
+        "data.source = 'folder:photos': photos/0/0.png: is empty",
+        "data.source = 'folder:photos': photos/2/b.png: must be square, found 6 x 7 pixels; crop it, or set "
+        "data.fit: crop (or pad)",
+        "data.source = 'folder:photos': photos/10/c.png: has shape (C, H, W) = (1, 6, 6), but others have (3, 6, 6); "
+        "convert it",
+    ]
+    image().save(place / "photos/0/0.png")
+    (place / "overlay.yaml").write_text((place / overlay).read_text().replace("[2]", "[2, 99]"))
+    assert call("emm.cli", "check", overlay) == 1
+    lines = capfd.readouterr().err.splitlines()
+    assert len(lines) == 3 and "search.grid = [2, 99]: must be at most 26" in lines[0]
+
+
+def test_a_folder_is_looked_at_once_for_all_arms(place, monkeypatch):
+    looked = []
+    heads = pictures.heads
+    monkeypatch.setattr(pictures, "heads", lambda paths: looked.append(len(paths)) or heads(paths))
+    assert call("emm.cli", "check", photos(place)) == 0
+    assert looked == [24]
+
+
+def test_a_stage_names_every_faulty_file(place, capfd):
+    photos(place, ("0/0.png", b""), ("10/c.png", b"x"))
+    assert call(*subset("folder:photos")) == 1
+    assert [line.partition(": is ")[0] for line in capfd.readouterr().err.splitlines()] == [
+        "error: photos/0/0.png", "error: photos/10/c.png"
+    ]  # fmt: skip
 
 
 def test_nobody_is_told_to_delete_a_file_of_their_own(place, capfd):

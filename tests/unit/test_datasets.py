@@ -389,7 +389,7 @@ def write(path: Path, image: np.ndarray | Image.Image, **options) -> Path:
 
 
 def test_folder_of_classes(tmp_path):
-    for name, seed in (("b/2.png", 3), ("b/10.PNG", 2), ("a/x.bmp", 1), ("c/w.webp", 4)):
+    for name, seed in (("b/2.png", 2), ("b/10.PNG", 3), ("a/x.bmp", 1), ("c/w.webp", 4)):
         options = {"lossless": True} if name.endswith("webp") else {}
         write(tmp_path / name, pixels(6, 6, 3, seed=seed), **options)
     write(tmp_path / "a" / ".hidden.png", pixels(9, 9))
@@ -444,25 +444,31 @@ def bomb(path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "make", "words"),
     [
-        ("x.png", lambda p: write(p, image_of("P")), "found mode P"),
+        ("x.png", lambda p: write(p, image_of("P"), transparency=3), "found mode P with transparency"),
         ("x.png", lambda p: write(p, image_of("RGBA")), "found mode RGBA"),
-        ("x.png", lambda p: write(p, image_of("1")), "found mode 1"),
+        ("x.tif", lambda p: write(p, image_of("F")), "found 32 bits a channel"),
+        ("x.tif", lambda p: write(p, image_of("LAB")), "found mode LAB"),
         ("x.png", lambda p: write(p, image_of("LA")), "found mode LA"),
         ("x.png", lambda p: write(p, image_of("RGB"), transparency=(1, 2, 3)), "mode RGB with transparency"),
         ("x.png", lambda p: write(p, pixels(6, 6).astype(np.uint16)), "found 16 bits a channel"),
         ("x.png", lambda p: p.write_bytes(png16()), "found 16 bits a channel"),
         ("x.jpg", lambda p: write(p, image_of("CMYK")), "found mode CMYK"),
-        ("x.png", lambda p: write(p, image_of("L")), "has shape (C, H, W) = (1, 6, 6), but the folder's first image"),
+        ("x.png", lambda p: write(p, image_of("L")), "has shape (C, H, W) = (1, 6, 6), but others have (3, 6, 6)"),
         ("x.png", lambda p: write(p, pixels(7, 7, 3)), "has shape (C, H, W) = (3, 7, 7)"),
         ("x.png", lambda p: write(p, pixels(6, 7, 3)), "must be square, found 7 x 6 pixels"),
         ("x.png", lambda p: write(p, image_of("RGB"), save_all=True, append_images=[image_of("L")]), "2 frames"),
         ("x.webp", lambda p: write(p, image_of("RGB"), save_all=True, append_images=[image_of("L")]), "2 frames"),
         ("x.png", lambda p: p.write_bytes(b""), "is empty"),
         ("x.png", lambda p: p.write_text("hello"), "is not a .png"),
-        ("x.png", lambda p: write(p, image_of("RGB"), format="GIF"), "is not a .png"),
+        ("x.png", lambda p: p.write_bytes(b"\0\0\0\x1cftypheic" + bytes(99)), "is a HEIF image; images must be .png"),
+        ("x.png", lambda p: write(p, image_of("RGB"), format="JPEG2000"), "is a JPEG 2000 image"),
+        ("x.png", lambda p: p.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(99)), "damaged, or a PNG image of a kind"),
         ("x.png", bomb, "pixels"),
         ("x.png", lambda p: p.symlink_to("gone.png"), "cannot be read"),
-        ("x.gif", lambda p: write(p, image_of("RGB")), "images must be .png"),
+        ("x.gif", lambda p: write(p, image_of("P"), save_all=True, append_images=[image_of("L")]), "2 frames"),
+        ("x.tif", lambda p: write(p, image_of("RGB"), save_all=True, append_images=[image_of("L")]), "2 frames"),
+        ("x.ppm", lambda p: write(p, image_of("RGB")), "images must be .png"),
+        ("x.dng", lambda p: write(p, image_of("RGB"), format="TIFF"), "images must be .png"),
     ],
 )
 @pytest.mark.parametrize("first", [False, True], ids=["later", "first"])
@@ -518,6 +524,235 @@ def test_links_in_a_circle(tmp_path):
     assert datasets.load(folder(tmp_path)).images.shape == (1, 1, 4, 4)
     (tmp_path / "b").symlink_to(tmp_path)
     refused(folder(tmp_path), "a class folder must hold images only")
+
+
+def test_numbered_class_folders_are_counted_not_spelt(tmp_path):
+    for number in range(12):
+        write(tmp_path / str(number) / "x.png", np.full((4, 4), number, np.uint8))
+    loaded = datasets.load(folder(tmp_path))
+    assert loaded.images[:, 0, 0, 0].tolist() == loaded.labels.tolist() == list(range(12))
+    chosen = datasets.load(folder(tmp_path).model_copy(update={"classes": [10, 2]}))
+    assert chosen.images[:, 0, 0, 0].tolist() == [2, 10] and chosen.labels.tolist() == [1, 0]
+
+
+def test_no_image_is_dropped_for_its_suffix(tmp_path):
+    names = ["a.jpg", "b.jfif", "c.jpe", "d.JPG.bak", "e.PNG", "f", "g.tif", "h.gif", "i.txt", "j.dib", "k.TIFF"]
+    formats = {"b": "JPEG", "c": "JPEG", "d": "JPEG", "f": "PNG", "i": "PNG", "j": "BMP"}
+    for directory in ("one", "two"):
+        for name in names:
+            options = {"format": formats[name[0]]} if name[0] in formats else {}
+            write(tmp_path / directory / name, pixels(8, 8), **options)
+        (tmp_path / directory / "Thumbs.db").write_bytes(b"\xd0\xcf\x11\xe0" + bytes(99))
+    (tmp_path / "README.txt").write_text("BM are two letters")
+    (tmp_path / ".DS_Store").write_bytes(bytes(9))
+    source = f"folder:{tmp_path}"
+    assert datasets.describe(Data(source=source)).class_counts == (11, 11)
+    assert datasets.load(Data(source=source)).images.shape == (22, 1, 8, 8)
+    assert datasets.portrait(datasets.inventory(source)) == [
+        f"{source}: 22 images 8x8x1 in 2 classes: 0 one (11), 1 two (11)",
+        f"{source}: used 6 files that are images by their first bytes (one/d.JPG.bak, one/f, one/i.txt and 3 more)",
+        f"{source}: ignored 3 files that are no images (README.txt, one/Thumbs.db, two/Thumbs.db)",
+    ]
+
+
+def test_portrait_of_many_classes(tmp_path):
+    for number in range(30):
+        write(tmp_path / f"class {number}" / "x.png", pixels(4, 4, 3))
+    (line,) = datasets.portrait(datasets.inventory(f"folder:{tmp_path}"))
+    assert "30 images 4x4x3 in 30 classes: 0 class 0 (1), 1 class 1 (1), 2 class 2 (1)," in line
+    assert line.endswith("9 class 9 (1), ..., 29 class 29 (1)")
+
+
+def test_portrait_of_odd_names_and_sizes(tmp_path):
+    write(tmp_path / "a\nb" / "x.png", pixels(4, 8, 3))
+    write(tmp_path / os.fsdecode(b"\xff") / "x.png", pixels(6, 6))
+    (line,) = datasets.portrait(datasets.inventory(f"folder:{tmp_path}"))
+    assert line.endswith(r": 2 images of 2 sizes from 8x4x3 to 6x6x1 in 2 classes: 0 a\nb (1), 1 \udcff (1)")
+    assert line.isprintable()
+
+
+def test_portrait_of_npz(tmp_path):
+    source = npz(tmp_path / "a.npz", images=pixels(5, 4, 4, 3), y=np.zeros(5), label=np.zeros(5)).source
+    assert datasets.portrait(datasets.inventory(source)) == [
+        f"{source}: 5 images 4x4x3",
+        f"{source}: ignored 2 arrays (y, label)",
+    ]
+    source = npz(tmp_path / "b.npz", images=pixels(3, 4, 4), labels=np.array([1, 1, 0], ">i8")).source
+    assert datasets.portrait(datasets.inventory(source)) == [f"{source}: 3 images 4x4x1 in 2 classes: 0 (1), 1 (2)"]
+
+
+FAULTY = {
+    "03.png": lambda p: p.write_bytes(b""),
+    "04.png": lambda p: p.write_text("hello"),
+    "05.png": lambda p: write(p, pixels(6, 6)),
+    "06.png": lambda p: write(p, pixels(7, 7, 3)),
+    "07.png": lambda p: write(p, pixels(6, 7, 3)),
+    "08.heic": lambda p: p.write_bytes(b"x"),
+}
+
+
+@pytest.mark.parametrize("first", [0, 1, 3, 6, 9])
+def test_all_faulty_images_are_named_at_once_whichever_is_first(tmp_path, first):
+    makers = [*FAULTY.items()]
+    makers = makers[first % 6 :] + makers[: first % 6] if first else makers
+    for index, (name, make) in enumerate(makers):
+        make(tmp_path / f"{index + 10 * (first > 0)}{name}")
+    for index in range(5):
+        write(tmp_path / f"{index + (not first) * 20:02}.png", pixels(6, 6, 3, seed=index))
+    lines = datasets.image_faults(folder(tmp_path), {})
+    assert len(lines) == 6 and all(line.startswith(f"data.source = 'folder:{tmp_path}': {tmp_path}/") for line in lines)
+    with pytest.raises(DataError) as failure:
+        datasets.load(folder(tmp_path))
+    assert str(failure.value).splitlines() == [line.partition("': ")[2] for line in lines]
+    for words in ("is empty", "is not a .png", "(1, 6, 6), but others have (3, 6, 6)", "(3, 7, 7), but others"):
+        assert sum(words in line for line in lines) == 1
+    assert sum("must be square, found 7 x 6 pixels; crop it, or set data.fit" in line for line in lines) == 1
+    assert sum("08.heic: images must be" in line for line in lines) == 1
+
+
+def test_damage_behind_the_head_is_named_with_all_other_faults(tmp_path):
+    for index in range(4):
+        path = write(tmp_path / f"{index}.png", pixels(32, 32, 3))
+        if index in (1, 3):
+            path.write_bytes(path.read_bytes()[:2000])
+    write(tmp_path / "2.png", pixels(32, 32))
+    assert len(datasets.image_faults(folder(tmp_path), {})) == 1
+    with pytest.raises(DataError) as failure:
+        datasets.load(folder(tmp_path))
+    lines = str(failure.value).splitlines()
+    assert [line.removeprefix(f"{tmp_path}/")[:14] for line in lines] == [
+        "1.png: damaged",
+        "2.png: has sha",
+        "3.png: damaged",
+    ]
+
+
+def test_of_very_many_faulty_images_the_first_are_named(tmp_path):
+    for index in range(50):
+        write(tmp_path / f"{index}.png", pixels(6, 6, 1 if index % 2 else 3).squeeze())
+    write(tmp_path / "x.png", pixels(6, 6))
+    lines = datasets.image_faults(folder(tmp_path), {})
+    assert len(lines) == 21 and "/0.png: has shape (C, H, W) = (3, 6, 6), but others have (1, 6, 6)" in lines[0]
+    assert lines[-1].endswith(": and 5 more")
+
+
+def test_a_folder_is_looked_at_once_and_unused_classes_may_be_faulty(tmp_path, monkeypatch):
+    for name in ("a", "b", "c"):
+        write(tmp_path / name / "1.png", pixels(8, 8))
+    (tmp_path / "b" / "1.png").write_bytes(b"not an image")
+    looked: dict[str, datasets.Inventory] = {}
+    assert len(datasets.image_faults(folder(tmp_path), looked)) == 1
+    monkeypatch.setattr(datasets.pictures, "heads", None)
+    assert datasets.image_faults(folder(tmp_path).model_copy(update={"classes": [2, 0]}), looked) == []
+    assert datasets.load(folder(tmp_path).model_copy(update={"classes": [2, 0]})).labels.tolist() == [1, 0]
+
+
+def test_what_is_known_of_a_folder_is_known_of_its_used_classes(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "1.png").write_bytes(b"not an image")
+    write(tmp_path / "b" / "1.png", pixels(8, 8, 3))
+    write(tmp_path / "c" / "1.png", pixels(4, 4))
+    for label, shape in ((1, (3, 8, 8)), (2, (1, 4, 4))):
+        data = folder(tmp_path).model_copy(update={"classes": [label]})
+        assert datasets.describe(data).shape == datasets.load(data).images.shape[1:] == shape
+
+
+def test_both_sources_of_a_mixture_are_looked_at(tmp_path):
+    for name in ("one", "two"):
+        write(tmp_path / name / "a.png", pixels(8, 8))
+        write(tmp_path / name / "b", pixels(8, 8), format="PNG")
+        (tmp_path / name / "c.png").write_bytes(b"")
+    data = folder(tmp_path / "one").model_copy(
+        update={"mixture": f"folder:{tmp_path / 'two'}", "mixture_share": 0.5, "held_out": 0}
+    )
+    looked: dict[str, datasets.Inventory] = {}
+    assert [line.partition(" = ")[0] for line in datasets.image_faults(data, looked)] == ["data.source", "data.mixture"]
+    assert [held.unnamed for held in looked.values()] == [["b"], ["b"]]
+    assert datasets.image_faults(data.model_copy(update={"mixture": "folder:gone"}), looked)[1].startswith(
+        "data.mixture = 'folder:gone': gone: cannot be read as a folder"
+    )
+
+
+# -- squares of one size
+
+
+def fitted(path: Path, **settings) -> Data:
+    return folder(path).model_copy(update=settings)
+
+
+@pytest.mark.parametrize("fit", ["crop", "pad"])
+def test_pictures_of_any_size_are_made_square_then_downscaled(tmp_path, fit):
+    shapes = [(12, 20, 3), (33, 15, 3), (10, 10, 3), (11, 13, 3)]
+    for index, shape in enumerate(shapes):
+        write(tmp_path / f"{index}.png", pixels(*shape, seed=index))
+    data = fitted(tmp_path, fit=fit, resolution=8)
+    facts, loaded = datasets.describe(data), datasets.load(data)
+    assert selected(data) == [] and datasets.image_faults(data, {}) == []
+    assert loaded.images.shape == (4, *facts.shape) == (4, 3, 8, 8)
+    for index, ((height, width, _), found) in enumerate(zip(shapes, loaded.images, strict=True)):
+        image = Image.fromarray(pixels(*shapes[index], seed=index))
+        side = min(height, width) if fit == "crop" else max(height, width)
+        left, top = (width - side) // 2, (height - side) // 2
+        if fit == "pad":
+            left, top = -((side - width) // 2), -((side - height) // 2)
+        box = image.crop((left, top, left + side, top + side))  # black outside
+        assert np.array_equal(found.transpose(1, 2, 0), np.asarray(box.resize((8, 8), Image.Resampling.LANCZOS)))
+
+
+def test_turned_pictures_are_made_square_as_they_are_shown(tmp_path):
+    upright = pixels(9, 7, 3)
+    tags = Image.Exif()
+    tags[0x0112] = 6
+    write(tmp_path / "a.png", upright)
+    write(tmp_path / "b.png", np.rot90(upright).copy(), exif=tags)
+    for chosen in ({"fit": "crop"}, {"fit": "pad"}, {"fit": "crop", "resolution": 5}):
+        first, second = datasets.load(fitted(tmp_path, **chosen)).images
+        assert np.array_equal(first, second)
+
+
+def test_sizes_that_differ_need_a_resolution(tmp_path):
+    for index, shape in enumerate([(12, 20, 3), (33, 15, 3), (10, 10, 3)]):
+        write(tmp_path / f"{index}.png", pixels(*shape))
+    (line,) = datasets.image_faults(fitted(tmp_path, fit="crop"), {})
+    assert line.endswith("holds squares of 10 to 15 pixels a side; set data.resolution")
+    refused(fitted(tmp_path, fit="pad"), "holds squares of 10 to 33 pixels a side; set data.resolution")
+    (tmp_path / "1.png").unlink()
+    (tmp_path / "2.png").unlink()
+    assert datasets.load(fitted(tmp_path, fit="crop")).images.shape == (1, 3, 12, 12)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_pictures_that_are_too_small_are_named(tmp_path, order):
+    for index, shape in enumerate([(12, 20, 3), (33, 7, 3), (10, 10, 3), (4, 4, 3)][::order]):
+        write(tmp_path / f"{index}.png", pixels(*shape))
+    data = fitted(tmp_path, fit="crop", resolution=8)
+    lines = datasets.image_faults(data, {})
+    assert selected(data) == [] and len(lines) == 2
+    assert any("has 7 x 33 pixels, too few for data.resolution = 8" in line for line in lines)
+    assert any("has 4 x 4 pixels, too few" in line for line in lines)
+    with pytest.raises(DataError) as failure:
+        datasets.load(data)
+    assert len(str(failure.value).splitlines()) == 2
+    assert len(datasets.image_faults(data.model_copy(update={"fit": "pad"}), {})) == 1
+
+
+@pytest.mark.parametrize("stored", [(4, 6, 9), (4, 6, 9, 3), (4, 3, 6, 9), (4, 6, 9, 1), (4, 1, 9, 6), (4, 9, 6, 3)])
+def test_arrays_are_made_square_too(tmp_path, stored):
+    data = npz(tmp_path / "a.npz", images=pixels(*stored))
+    refused(data, "'images' must be square with 1 or 3 channels")
+    for fit, side in (("crop", 6), ("pad", 9)):
+        one = data.model_copy(update={"fit": fit})
+        loaded = datasets.load(one)
+        assert loaded.images.shape == (4, *datasets.describe(one).shape) and loaded.images.shape[2:] == (side, side)
+    small = datasets.load(data.model_copy(update={"fit": "crop", "resolution": 3}))
+    assert small.images.shape[2:] == (3, 3)
+    assert "must be at most 6" in selected(data.model_copy(update={"fit": "crop", "resolution": 8}))[0]
+
+
+@pytest.mark.parametrize("stored", [(4, 3, 5, 3), (4, 1, 5, 3), (4, 3, 5, 1)])
+def test_arrays_of_two_meanings_are_refused(tmp_path, stored):
+    data = npz(tmp_path / "a.npz", images=pixels(*stored)).model_copy(update={"fit": "crop"})
+    refused(data, "may be (N, H, W, C) or (N, C, H, W)")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")

@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from emm import configuration, dag, settings
 
@@ -41,6 +42,32 @@ def test_snakemake_stops_with_one_line(empty, path, value, start, part):
     assert part in line
     assert "Traceback" not in done.stdout
     assert_nothing_written(empty)
+
+
+def test_all_faulty_images_are_named_before_anything_starts(empty):
+    for index in range(24):
+        (empty.folder / "photos" / str(index % 12)).mkdir(parents=True, exist_ok=True)
+        path = empty.folder / "photos" / str(index % 12) / f"{index}.png"
+        Image.fromarray(np.full((8, 8), index, np.uint8)).save(path)
+        if index in (5, 17, 22):
+            path.write_text("damaged")
+    (empty.folder / "photos" / "README").write_text("ignored")
+    empty.change((*FILE, "data.source"), "folder:photos")
+    empty.change((*FILE, "data.balanced"), False)
+    empty.change((*FILE, "search.grid"), [10, 20])
+    done = empty.snakemake("--dry-run", check=False)
+    assert done.returncode != 0 and "Traceback" not in done.stdout
+    told = [line for line in done.stdout.splitlines() if line.startswith("config: ")]
+    assert [line.partition("photos': ")[2].partition(": ")[0] for line in told] == [
+        "photos/5/5.png", "photos/5/17.png", "photos/10/22.png"
+    ]  # fmt: skip
+    assert_nothing_written(empty)
+    empty.change((*FILE, "data.classes"), [0, 1, 2, 3, 4, 6, 7, 8, 9, 11])  # without them it can start
+    done = empty.snakemake("--dry-run")
+    assert [line for line in done.stdout.splitlines() if line.startswith("data: ")] == [
+        "data: folder:photos: 24 images 8x8x1 in 12 classes: " + ", ".join(f"{i} {i} (2)" for i in range(12)),
+        "data: folder:photos: ignored 1 file that is no image (README)",
+    ]
 
 
 def test_values_of_the_command_line_are_checked_too(empty):

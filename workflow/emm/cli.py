@@ -35,19 +35,26 @@ def summary(args: argparse.Namespace) -> None:
 
 
 def check(args: argparse.Namespace) -> None:
-    """Validate the configuration, with overlays laid over it in order, and list its studies and their arms."""
+    """Validate the configuration, with overlays laid over it in order, and list its studies and their arms.
+
+    Of your own images, every head is read: what they hold is printed, and every faulty one is named.
+    """
     from emm.configuration import load, read
     from emm.dag import index
 
     try:
         settings = read(load(args.overlays))
-        dag = index(settings, args.results)
+        dag = index(settings, args.results, asked=())
+        if faults := dag.faults(settings.selected):
+            raise SettingsError(*faults)
     except SettingsError as error:  # there may be many
         print("\n".join(f"error: {line}" for line in str(error).splitlines()), file=sys.stderr)
         sys.exit(1)
+    reasons = {study.name: dag.faults([study.name]) for study in settings.studies}
+    print("".join(f"{line}\n" for line in dag.portraits(reasons)), end="")
     for study in settings.studies:
         print(f"{study.name}: {', '.join(arm.name for arm in study.arms)}")
-        for line in dag.why([study.name]):
+        for line in reasons[study.name]:
             print(f"  cannot run here: {line}")
 
 

@@ -18,6 +18,8 @@ from emm.scatter import Prior
 from emm.search import Count, RunId, Trail, ladder, replay
 from emm.settings import Run, Settings, SettingsError, Study
 
+# Settings of data that decide which images are used, and what they must be.
+_CHOICES = ("sources", "classes", "mixture_classes", "resolution", "fit")
 END = 65_536  # bytes at the end of an .npz file that hold its directory
 
 
@@ -69,6 +71,7 @@ class Dag:
     priors: dict[tuple[str, ...], Prior | None] = field(default_factory=dict)  # of finished emm keys
     shapes: dict[str, datasets.Shape] = field(default_factory=dict)  # of the images of each subset key
     own: dict[Path, "OwnData"] = field(default_factory=dict)  # the user's own files and folders
+    inventories: dict[str, datasets.Inventory] = field(default_factory=dict)  # of the user's own data, by source
     impossible: dict[str, list[tuple[str, str]]] = field(
         default_factory=dict
     )  # arms and faults of studies that cannot run
@@ -175,6 +178,26 @@ class Dag:
             f"{first}{f' and {len(more)} more' if more else ''}: {fault}" for fault, (first, *more) in places.items()
         ]
 
+    def faults(self, studies: Iterable[str]) -> list[str]:
+        """Why studies cannot run, as `why`, and what is wrong with the user's own images that they use.
+
+        Every image's head is read, once however many arms use it: not for every start of the workflow.
+        """
+        names = list(studies)
+        told = self.why(names)
+        used = [arm.run.data for name in names for arm in self.study(name).arms]
+        different = {str([getattr(data, name) for name in _CHOICES]): data for data in used}
+        lines = (datasets.image_faults(data, self.inventories) for data in different.values())
+        found = dict.fromkeys(line for one in lines for line in one)
+        return told + [line for line in found if not any(fault.endswith(line) for fault in told)]
+
+    def portraits(self, studies: Iterable[str]) -> list[str]:
+        """What the user's own data hold that these studies use, of those that `faults` has looked at."""
+        arms = [arm for name in studies for arm in self.study(name).arms]
+        sources = dict.fromkeys(source for arm in arms for source in arm.run.data.sources)
+        held = [self.inventories[source] for source in sources if source in self.inventories]
+        return [line for one in held for line in datasets.portrait(one)]
+
     def emm_files(self, study: str) -> list[Path]:
         return [emm_folder(self.results, key("emm", arm.run)) / "emm.json" for arm in self.study(study).arms]
 
@@ -247,8 +270,10 @@ def _index_arm(dag: Dag, run: Run, facts: dict[str, datasets.Facts], data_needed
         if data not in facts:
             facts[data] = datasets.describe(run.data)
     except (DataError, OSError) as error:
-        return [f"data.source = {run.data.source!r}: {error}"]
+        return datasets.image_faults(run.data, dag.inventories) or [f"data.source = {run.data.source!r}: {error}"]
     found = subset.faults(run, facts[data])
+    if any("resolution" in line for line in found):  # the first image, whose size is meant, may be the odd one
+        found = datasets.image_faults(run.data, dag.inventories) or found
     if data_needed and (missing := datasets.absent(run.data)):
         found.append(f"data.source = {run.data.source!r}: {missing}")
     if not found:

@@ -8,24 +8,24 @@ import gzip
 import hashlib
 import importlib.util
 import os
-import stat
-import warnings
 import zipfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
+from emm import pictures
+from emm.pictures import DataError, Shape, printable, reason
 from emm.settings import Data, SettingsError
 
-Shape = tuple[int, int, int]  # (channels, height, width)
-
-
-class DataError(ValueError):
-    """Data are missing, damaged or of another kind than expected.  One line that begins with the file's name."""
+_CLASSES_SHOWN = 12
+_NAMES_SHOWN = 3
+_FAULTS_SHOWN = 20
+_ARRAYS = ("array", "arrays")
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,9 @@ class Facts:
     """What is known of a data set before its pixels are read."""
 
     images: int  # of the used classes
-    shape: Shape  # of one image after downscaling
+    shape: Shape  # of one image after data.fit and downscaling
     class_counts: tuple[int, ...] | None  # images of each used class, in the order of data.classes; None: no labels
-    stored_shape: Shape  # before downscaling
+    stored_shape: Shape  # before downscaling; of a folder whose images differ in size, that of the first
     stored_counts: tuple[int, ...] | None  # of all classes
     second: "Facts | None" = None  # of data.mixture, where it has a share; all else is of data.source
 
@@ -80,22 +80,25 @@ _NAMED = {
 
 
 def describe(data: Data) -> Facts:
-    """Facts about a data set: constants, array headers and labels of an .npz, or file names and the first image.
+    """Facts about a data set: constants, array headers and labels of an .npz, or file names and the first used image.
 
-    Settings that the data cannot satisfy are `selection_faults`' to tell: a class that does not exist counts 0
-    images here, and a resolution above the stored one stands in `shape`.
+    Whether the other images of a folder are like the first is `image_faults`' to tell, settings that the data cannot
+    satisfy are `selection_faults`': a class that does not exist counts 0 images here, and a resolution above the
+    stored one stands in `shape`.
     Raises DataError for an .npz or folder that is missing or not of the documented form.
     """
     second = describe(mixture(data)) if data.sources[1:] else None
     kind, _, place = data.source.partition(":")
     labels: np.ndarray | None
     if kind == "npz":
-        shape, labels, images = _npz_facts(Path(place).expanduser())
+        path = Path(place).expanduser()
+        form, labels, images = _npz_facts(path, data)
+        shape = pictures.square(path, form, data.fit)
         counts = None if labels is None else tuple(np.bincount(labels).tolist())
     elif kind == "folder":
         files, labels = folder_files(Path(place).expanduser())
-        with _opened(files[0]) as image:
-            shape, images = _image_shape(files[0], image), len(files)
+        first = files[min(_chosen(labels, data), default=0)]
+        shape, images = pictures.square(first, pictures.head(first), data.fit), len(files)
         counts = None if labels is None else tuple(np.bincount(labels).tolist())
     else:
         shape, counts = _NAMED[kind].shape, _NAMED[kind].counts
@@ -133,7 +136,10 @@ def selection_faults(data: Data, facts: Facts) -> list[str]:
         if data.labels == "true":
             faults.append("data.labels = 'true': the classes of a mixture are those of two data sets; use another mode")
     counts, stored = facts.stored_counts, facts.stored_shape[1]
-    if data.resolution is not None and data.resolution > stored:
+    sizes = data.fit is not None and data.source.startswith(
+        "folder:"
+    )  # may differ: `image_faults` names the small ones
+    if data.resolution is not None and data.resolution > stored and not sizes:
         faults.append(f"data.resolution = {data.resolution}: must be at most {stored}, as {data.source} is stored")
     if data.classes is not None:
         if counts is None:
@@ -162,8 +168,16 @@ def absent(data: Data) -> str | None:
 def load(data: Data) -> Images:
     """All images of the used classes, in stored order, downscaled to data.resolution.
 
-    Raises DataError for missing or damaged files, SettingsError for classes or a resolution that do not exist.
+    Raises DataError for missing or damaged files, with a line for each image of a folder that cannot be used, and
+    SettingsError for classes or a resolution that do not exist.
     """
+    try:
+        return _load(data)
+    except DataError as error:
+        raise (DataError(*lines) if (lines := _damaged(data)) else error) from None
+
+
+def _load(data: Data) -> Images:
     facts = describe(data)
     if faults := selection_faults(data, facts):
         raise SettingsError(*faults)
@@ -186,13 +200,43 @@ def load(data: Data) -> Images:
         indices = np.flatnonzero(position[labels] >= 0)
         labels = position[labels[indices]]
     if files:  # decode only what is used, and downscale one by one: the originals may not fit in memory
-        images = np.empty((len(indices), *facts.shape), np.uint8)
-        for row, index in zip(images, indices, strict=True):
-            row[:] = downscale(_decode(files[index], facts.stored_shape)[None], facts.shape[1])[0]
+        images = _read([files[index] for index in indices], data, facts)
     else:
-        images = downscale(stored[indices], facts.shape[1])
-    second = load(mixture(data)) if facts.second is not None else None
+        images = downscale(pictures.squared(stored[indices], data.fit), facts.shape[1])
+    second = _load(mixture(data)) if facts.second is not None else None
     return Images(images, labels, indices, second)
+
+
+def _read(paths: Sequence[Path], data: Data, facts: Facts) -> np.ndarray:
+    """uint8 (n, C, H, W) from files of images.  Raises DataError for the first that cannot be used."""
+    images = np.empty((len(paths), *facts.shape), np.uint8)
+    usual = _common(facts.stored_shape, data)
+    for row, path in zip(images, paths, strict=True):
+        pixels = pictures.decode(path, lambda shape, path=path: _compare(path, shape, usual, data))
+        row[:] = downscale(pictures.squared(pixels, data.fit)[None], facts.shape[1])[0]
+    return images
+
+
+def _damaged(data: Data) -> list[str]:
+    """A line for each image of folders that cannot be used, each decoded if its head is right."""
+    lines = []
+    for one in [data, *([mixture(data)] if data.sources[1:] else [])]:
+        kind, _, place = one.source.partition(":")
+        if kind == "folder":
+            try:
+                files, labels = folder_files(Path(place).expanduser())
+            except DataError as error:
+                lines.append(str(error))
+                continue
+            paths = [files[i] for i in _chosen(labels, one) or range(len(files))]
+            faults = _head_faults(paths, pictures.heads(paths), one)
+            for index in set(range(len(paths))) - set(faults):
+                try:
+                    pictures.decode(paths[index])
+                except DataError as error:
+                    faults[index] = str(error)
+            lines += _first(one.source, faults)
+    return lines
 
 
 def digest(images: Images) -> str:
@@ -236,7 +280,7 @@ def _digits() -> tuple[np.ndarray, np.ndarray]:
         values, classes = load_digits(return_X_y=True)
         pixels, labels = np.asarray(values, np.int64), np.asarray(classes, np.int64)
     except Exception as error:
-        raise DataError(f"{path}: damaged ({_reason(error)}); install scikit-learn again") from None
+        raise DataError(f"{path}: damaged ({reason(error)}); install scikit-learn again") from None
     return ((pixels * 255 + 8) // 16).astype(np.uint8).reshape(-1, 1, 8, 8), labels
 
 
@@ -252,12 +296,12 @@ def _torchvision(data: Data, named: _Named) -> tuple[np.ndarray, np.ndarray]:
         images, labels = _open_torchvision(_root(data), named, download=False)
     except Exception as error:
         if not data.download:
-            raise DataError(f"{path}: damaged ({_reason(error)}); delete it and set data.download: true") from None
+            raise DataError(f"{path}: damaged ({reason(error)}); delete it and set data.download: true") from None
         try:
             with _locked(_root(data)):  # jobs that start together must not write the same files
                 images, labels = _open_torchvision(_root(data), named, download=True)
         except Exception as failure:
-            raise DataError(f"{path}: download failed ({_reason(failure)}); put there {named.note}") from None
+            raise DataError(f"{path}: download failed ({reason(failure)}); put there {named.note}") from None
     found = tuple(np.bincount(labels, minlength=len(named.counts)).tolist())
     if images.dtype != np.uint8 or images.shape[1:] != named.shape or found != named.counts:
         raise DataError(
@@ -301,7 +345,7 @@ def read_arrays(path: Path, required: Sequence[str], optional: Sequence[str] = (
 @contextmanager
 def _archive(path: Path, required: Sequence[str]) -> Iterator[zipfile.ZipFile]:
     try:
-        _regular(path)
+        pictures.regular(path)
         with zipfile.ZipFile(path) as archive:
             members = archive.namelist()
             parts = {name: name.replace("\\", "/").split("/") for name in members}
@@ -319,13 +363,7 @@ def _archive(path: Path, required: Sequence[str]) -> Iterator[zipfile.ZipFile]:
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
     except Exception as error:
-        raise DataError(f"{path}: damaged, or not an .npz file ({_reason(error)})") from None
-
-
-def _regular(path: Path) -> None:
-    """Raise DataError for pipes and devices, of which a reader might wait for ever; OSError for what is not there."""
-    if not stat.S_ISREG(path.stat().st_mode) and not path.is_dir():
-        raise DataError(f"{path}: is not a regular file")
+        raise DataError(f"{path}: damaged, or not an .npz file ({reason(error)})") from None
 
 
 def _header(path: Path, archive: zipfile.ZipFile, name: str) -> tuple[tuple[int, ...], np.dtype]:
@@ -344,16 +382,20 @@ def _header(path: Path, archive: zipfile.ZipFile, name: str) -> tuple[tuple[int,
     return shape, dtype
 
 
-def _npz_facts(path: Path) -> tuple[Shape, np.ndarray | None, int]:
-    """Shape of one image (C, H, W), labels int64 (n,) or None, and the number n of images."""
+def _npz_facts(path: Path, data: Data) -> tuple[Shape, np.ndarray | None, int]:
+    """Shape of one image as stored (C, H, W), labels int64 (n,) or None, and the number n of images."""
     with _archive(path, ["images"]) as archive:
         shape, dtype = _header(path, archive, "images")
         if dtype != np.uint8 or len(shape) not in (3, 4) or 0 in shape:
             allowed = "uint8 (N, H, W), (N, H, W, C) or (N, C, H, W)"
             raise DataError(f"{path}: 'images' must be {allowed}, not {dtype} {shape}")
         _, *stored = _channels_first(np.broadcast_to(np.uint8(0), shape)).shape  # a view: no memory is taken
-        if stored[0] not in (1, 3) or stored[1] != stored[2]:
+        if stored[0] not in (1, 3) or (stored[1] != stored[2] and data.fit is None):
             raise DataError(f"{path}: 'images' must be square with 1 or 3 channels, not {shape}")
+        if stored[1] != stored[2] and len(shape) == 4 and shape[1] in (1, 3) and shape[3] in (1, 3):
+            raise DataError(
+                f"{path}: 'images' may be (N, H, W, C) or (N, C, H, W), as {shape} does not tell; crop them"
+            )
         form = (stored[0], stored[1], stored[2])
         if "labels.npy" not in archive.namelist():
             return form, None, shape[0]
@@ -370,98 +412,237 @@ def _npz_facts(path: Path) -> tuple[Shape, np.ndarray | None, int]:
 
 
 def _channels_first(images: np.ndarray) -> np.ndarray:
-    """(N, C, H, W) for any layout.  Squareness tells (N, H, W, C) from (N, C, H, W); (N, 3, 3, 3) is channels last."""
+    """(N, C, H, W) for any layout.
+
+    The number of channels tells (N, H, W, C) from (N, C, H, W), and where both ends could be one, squareness;
+    (N, 3, 3, 3) is channels last.
+    """
     if images.ndim == 3:
         return images[:, None]
-    last = images.shape[3] in (1, 3) and images.shape[1] == images.shape[2]
+    last = images.shape[3] in (1, 3) and (images.shape[1] == images.shape[2] or images.shape[1] not in (1, 3))
     return images.transpose(0, 3, 1, 2) if last else images
 
 
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-_OTHER_SUFFIXES = (".gif", ".tif", ".tiff", ".avif", ".heic", ".jp2", ".ppm", ".pgm", ".tga", ".npy", ".npz")
-
-
 def folder_files(root: Path) -> tuple[list[Path], np.ndarray | None]:
-    """Image files sorted by class folder and name (by code point), and their labels, or None for a flat folder.
+    """Image files of a folder in natural order of class folder and name, and their labels, or None for a flat folder.
 
-    Hidden entries and files of other kinds are ignored; no folder below a class folder is entered, so that links
-    in a circle end in an error.
+    What is no image, by suffix and first bytes, and hidden entries are ignored; no folder below a class folder is
+    entered, so that links in a circle end in an error.  Raises DataError for a folder of another form.
     """
-    files, folders = _entries(root)
+    listed = _listed(root)
+    return listed.files, listed.labels
+
+
+@dataclass(frozen=True)
+class _Listed:
+    """The entries of a folder of images."""
+
+    files: list[Path]  # images
+    labels: np.ndarray | None  # int64 (n,); None: no class folders
+    classes: list[str]  # names of the class folders, in the order of their numbers
+    others: list[Path]  # files that are no images
+
+
+def _listed(root: Path) -> _Listed:
+    files, folders, others = _entries(root)
     if files and folders:
         raise DataError(f"{root}: must hold images or class folders, not both ({files[0].name}, {folders[0].name}/)")
     labels: list[int] = []
     for label, folder in enumerate(folders):
-        found, nested = _entries(folder)
+        found, nested, ignored = _entries(folder)
         if nested:
             raise DataError(f"{nested[0]}: a class folder must hold images only, not another folder")
         if not found:
-            raise DataError(f"{folder}: holds no images ({', '.join(_SUFFIXES)}); remove it if it is not a class")
+            raise DataError(
+                f"{folder}: holds no images ({', '.join(pictures.SUFFIXES)}); remove it if it is not a class"
+            )
         files += found
         labels += [label] * len(found)
+        others += ignored
     if not files:
-        raise DataError(f"{root}: holds no images ({', '.join(_SUFFIXES)}) and no class folders")
-    return files, np.array(labels, np.int64) if folders else None
+        raise DataError(f"{root}: holds no images ({', '.join(pictures.SUFFIXES)}) and no class folders")
+    return _Listed(files, np.array(labels, np.int64) if folders else None, [path.name for path in folders], others)
 
 
-def _entries(folder: Path) -> tuple[list[Path], list[Path]]:
+def _entries(folder: Path) -> tuple[list[Path], list[Path], list[Path]]:
+    """Images, folders and other files of a folder, each in natural order; hidden ones are left out."""
     try:
-        paths = [folder / name for name in sorted(os.listdir(folder)) if not name.startswith(".")]
+        with os.scandir(folder) as entries:
+            found = {entry.name: _is_folder(entry) for entry in entries if not entry.name.startswith(".")}
     except OSError as error:
         raise DataError(f"{folder}: cannot be read as a folder ({error.strerror})") from None
-    folders = [path for path in paths if os.path.isdir(path)]  # False, not an error, for a link to itself
-    others = sorted(set(paths) - set(folders))
-    for path in others:
-        if path.suffix.lower() in _OTHER_SUFFIXES:  # ignoring images would shrink the data without a word
-            raise DataError(f"{path}: images must be {', '.join(_SUFFIXES)}")
-    return [path for path in others if path.suffix.lower() in _SUFFIXES], folders
+    images: list[Path] = []
+    folders: list[Path] = []
+    others: list[Path] = []
+    for name in sorted(found, key=pictures.natural):
+        path = folder / name
+        (folders if found[name] else images if pictures.is_picture(path) else others).append(path)
+    return images, folders, others
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
-    """An image of which only the header is read yet.  Raises DataError for everything that Pillow cannot read."""
+def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            _regular(path)
-            with Image.open(path, formats=("PNG", "JPEG", "WEBP", "BMP")) as image:
-                yield image
-    except (DataError, MemoryError):
-        raise
-    except UnidentifiedImageError:
-        fault = "is empty" if path.stat().st_size == 0 else f"is not a {', '.join(_SUFFIXES)} image"
-        raise DataError(f"{path}: {fault}") from None
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
-        raise DataError(f"{path}: has more than {Image.MAX_IMAGE_PIXELS} pixels") from None
-    except Exception as error:
-        raise DataError(f"{path}: damaged, or cannot be read ({_reason(error)})") from None
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
 
 
-def _image_shape(path: Path, image: Image.Image) -> Shape:
-    """(C, H, W) of an opened image.  Raises DataError for what has no faithful uint8 form or is not square."""
-    deep = any(
-        "16" in str(tile[3]) for tile in getattr(image, "tile", ())
-    )  # Pillow cuts 16-bit colour to 8 bits without a word
-    if image.mode not in ("L", "RGB") or deep or "transparency" in image.info:
-        found = "16 bits a channel" if deep or image.mode.startswith("I") else f"mode {image.mode}"
-        found += " with transparency" if "transparency" in image.info else ""
-        raise DataError(f"{path}: must be 8-bit grey or RGB without transparency, found {found}; convert it")
-    if getattr(image, "n_frames", 1) > 1:
-        raise DataError(f"{path}: must be a single image, found {image.n_frames} frames")  # type: ignore[attr-defined]
-    if image.width != image.height:
-        raise DataError(f"{path}: must be square, found {image.width} x {image.height} pixels; crop it")
-    return (1 if image.mode == "L" else 3, image.height, image.width)
+def _chosen(labels: np.ndarray | None, data: Data) -> list[int]:
+    """Positions of the images of the used classes among those with these labels; none without labels or classes."""
+    if labels is None or data.classes is None:
+        return []
+    classes = set(data.classes)
+    return [index for index, label in enumerate(labels.tolist()) if label in classes]
 
 
-def _decode(path: Path, expected: Shape) -> np.ndarray:
-    """uint8 (C, H, W); the shape is checked before any pixel is decoded."""
-    with _opened(path) as image:
-        if (shape := _image_shape(path, image)) != expected:
-            raise DataError(f"{path}: has shape (C, H, W) = {shape}, but the folder's first image has {expected}")
-        pixels = np.asarray(image)
-    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+@dataclass(frozen=True)
+class Inventory:
+    """What an .npz file or a folder of images of the user holds; of a folder, the head of every image has been read."""
+
+    source: str  # as data.source names it
+    images: int
+    shapes: Counter[Shape]  # of images as stored, and how many have each; without faulty ones
+    counts: tuple[int, ...] | None = None  # of all classes; None: no labels
+    classes: Sequence[str] = ()  # names of class folders
+    unused: Sequence[str] = ()  # names of files that are no images, or of arrays that are not read
+    unnamed: Sequence[str] = ()  # names of files of which only the first bytes tell that they are images
+    files: Sequence[Path] = ()
+    labels: np.ndarray | None = None  # int64 (n,), of the files
+    heads: Sequence[Shape | DataError] = field(default=(), repr=False)
 
 
-def _reason(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(error).__name__
+def inventory(source: str) -> Inventory:
+    """Look at the user's own data, ``npz:PATH`` or ``folder:PATH``, once for all settings.
+
+    Raises DataError for what is missing or not of the documented form.
+    """
+    kind, _, place = source.partition(":")
+    path = Path(place).expanduser()
+    if kind == "npz":
+        shape, labels, images = _npz_facts(path, Data(source=source, fit="crop"))
+        with _archive(path, ["images"]) as archive:
+            arrays = [name.removesuffix(".npy") for name in archive.namelist()]
+        counts = None if labels is None else tuple(np.bincount(labels).tolist())
+        unused = [name for name in arrays if name not in ("images", "labels")]
+        return Inventory(source, images, Counter({shape: images}), counts, unused=unused)
+    listed = _listed(path)
+    heads = pictures.heads(listed.files)
+    return Inventory(
+        source,
+        len(listed.files),
+        Counter(head for head in heads if not isinstance(head, DataError)),
+        None if listed.labels is None else tuple(np.bincount(listed.labels).tolist()),
+        listed.classes,
+        [str(other.relative_to(path)) for other in listed.others],
+        [str(file.relative_to(path)) for file in listed.files if not pictures.is_named(file)],
+        listed.files,
+        listed.labels,
+        heads,
+    )
+
+
+def portrait(held: Inventory) -> list[str]:
+    """What the user's own data hold, in one line, and a line for what of them is not used, or not as it is named."""
+    lines = [f"{held.source}: {held.images} image{'s' * (held.images != 1)}{_sizes(held.shapes)}"]
+    if held.counts is not None:
+        names = [f" {name}" for name in held.classes] or [""] * len(held.counts)
+        listed = [f"{i}{name} ({n})" for i, (name, n) in enumerate(zip(names, held.counts, strict=True))]
+        if len(listed) > _CLASSES_SHOWN:
+            listed = [*listed[: _CLASSES_SHOWN - 2], "...", listed[-1]]
+        lines[0] += f" in {len(held.counts)} class{'es' * (len(held.counts) != 1)}: {', '.join(listed)}"
+    notes = [
+        (
+            "used",
+            held.unnamed,
+            ("file that is an image by its first bytes", "files that are images by their first bytes"),
+        ),
+        ("ignored", held.unused, ("file that is no image", "files that are no images") if held.files else _ARRAYS),
+    ]
+    for what, names, (single, several) in notes:
+        if names:
+            more = f" and {len(names) - _NAMES_SHOWN} more" * (len(names) > _NAMES_SHOWN)
+            noun = single if len(names) == 1 else several
+            lines.append(f"{held.source}: {what} {len(names)} {noun} ({', '.join(names[:_NAMES_SHOWN])}{more})")
+    return [printable(line) for line in lines]
+
+
+def _sizes(shapes: Counter[Shape]) -> str:
+    """The one size of images as "32x32x3" after a blank, or the smallest and the largest of several."""
+    ordered = [f"{w}x{h}x{c}" for c, h, w in sorted(shapes, key=lambda shape: (shape[1] * shape[2], shape))]
+    if ordered[1:]:
+        return f" of {len(ordered)} sizes from {ordered[0]} to {ordered[-1]}"
+    return "".join(f" {one}" for one in ordered)
+
+
+def image_faults(data: Data, inventories: dict[str, Inventory]) -> list[str]:
+    """One line ``data.source = value: file: what is wrong`` for each image of the user that `data` cannot use.
+
+    `inventories` keeps by source what has been looked at, for other settings.
+    """
+    faults = []
+    for key, one in [("source", data), *([("mixture", mixture(data))] if data.sources[1:] else [])]:
+        if one.source.partition(":")[0] not in ("folder", "npz"):
+            continue
+        try:
+            held = inventories.get(one.source) or inventory(one.source)
+        except (DataError, OSError) as error:
+            lines = [str(error)]
+        else:
+            inventories[one.source] = held
+            chosen = _chosen(held.labels, one) or range(len(held.files))
+            files, heads = [held.files[i] for i in chosen], [held.heads[i] for i in chosen]
+            lines = _first(one.source, _head_faults(files, heads, one))
+        faults += [f"data.{key} = {one.source!r}: {line}" for line in lines]
+    return faults
+
+
+def _head_faults(files: Sequence[Path], heads: Sequence[Shape | DataError], data: Data) -> dict[int, str]:
+    """What is wrong with images by their heads, for each faulty one by its position; -1: with all of them."""
+    faults: dict[int, str] = {}
+    squares: dict[int, Shape] = {}
+    for index, (path, head) in enumerate(zip(files, heads, strict=True)):
+        try:
+            if isinstance(head, DataError):
+                raise head
+            squares[index] = pictures.square(path, head, data.fit)
+        except DataError as error:
+            faults[index] = str(error)
+    if not squares:
+        return faults
+    sides = {side for _, side, _ in squares.values()}
+    if data.fit is not None and data.resolution is None and len(sides) > 1:
+        faults[-1] = f"{data.source}: holds squares of {min(sides)} to {max(sides)} pixels a side; set data.resolution"
+        data = data.model_copy(update={"resolution": min(sides)})  # one line tells of sizes
+    usual = Counter(_common(shape, data) for shape in squares.values()).most_common(1)[0][0]
+    for index in squares:
+        try:
+            _compare(files[index], heads[index], usual, data)  # type: ignore[arg-type]
+        except DataError as error:
+            faults[index] = str(error)
+    return faults
+
+
+def _common(shape: Shape, data: Data) -> Shape:
+    """What of the shape of a square image all images of a data set must have in common."""
+    if data.fit is not None and data.resolution is not None:
+        return shape[0], data.resolution, data.resolution
+    return shape
+
+
+def _compare(path: Path, shape: Shape, usual: Shape, data: Data) -> None:
+    """Raise DataError for an image of this shape (C, H, W), as stored, among others of which `usual` is `_common`."""
+    found = pictures.square(path, shape, data.fit)
+    if _common(found, data) != usual:
+        cure = "convert it" if found[0] != usual[0] else "set data.resolution" if data.fit else ""
+        cure = cure or "set data.resolution and data.fit: crop (or pad)"
+        raise DataError(f"{path}: has shape (C, H, W) = {found}, but others have {usual}; {cure}")
+    if data.fit is not None and data.resolution is not None and found[1] < data.resolution:
+        _, height, width = shape
+        raise DataError(f"{path}: has {width} x {height} pixels, too few for data.resolution = {data.resolution}")
+
+
+def _first(source: str, faults: dict[int, str]) -> list[str]:
+    """The first faults in the order of the images, and how many more there are."""
+    lines = [faults[index] for index in sorted(faults)]
+    more = len(lines) - _FAULTS_SHOWN
+    return lines if more <= 0 else [*lines[:_FAULTS_SHOWN], f"{source}: and {more} more"]

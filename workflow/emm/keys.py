@@ -22,6 +22,8 @@ def stage_settings(stage: Stage, run: Run) -> dict[str, Any]:
     data = run.data.model_dump()
     if not run.data.mixture_share:
         data = {name: value for name, value in data.items() if not name.startswith("mixture")}
+    if run.data.fit is None:
+        del data["fit"]
     resolved: dict[str, Any] = {"seed": run.seed, "data": data}
     if stage == "subset":
         return resolved

@@ -159,6 +159,10 @@ def _labels(value: str) -> str:
     raise ValueError(f"must be none, true, unique or random-K with K >= 1 (such as random-10){hint}")
 
 
+def _no_fit(value: object) -> object:
+    return None if value == "none" else value
+
+
 class Data(Section):
     """Which images a run is trained on."""
 
@@ -166,6 +170,8 @@ class Data(Section):
     root: Text = "data"  # where torchvision's data sets lie
     download: Bool = False  # whether torchvision may fetch a missing data set
     resolution: PositiveInt | None = None  # downscale to this side (pixels); none: as stored
+    # How images that are not square become so, before they are downscaled; none: they are refused.
+    fit: Annotated[Literal["crop", "pad"] | None, BeforeValidator(_no_fit)] = None
     classes: list[Annotated[Int, Field(ge=0)]] | None = None  # keep only these classes; none: all
     balanced: Bool = True  # as many images of every class
     draw: Literal["random", "first"] = "random"  # per replicate, or the paper's first n of each class

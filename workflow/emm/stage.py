@@ -65,7 +65,9 @@ def record_settings(folder: Path, text: str) -> Path:
 
 
 def command(main: Callable[[], None]) -> None:
-    """Run a stage's main function as a program: an expected failure is one line on stderr and exit status 1.
+    """Run a stage's main function as a program: an expected failure is told on stderr, status 1.
+
+    It is one line, of faulty files a line each.
 
     Raises BrokenPipeError where nobody reads its output any more.
     """
@@ -74,7 +76,8 @@ def command(main: Callable[[], None]) -> None:
     except BrokenPipeError:
         raise
     except (SettingsError, DataError, StageError, OSError, MemoryError) as error:
-        text = "; ".join(str(error).splitlines()) or "not enough memory"
+        between = "\nerror: " if isinstance(error, DataError) else "; "  # of faulty files each has its line
+        text = between.join(str(error).splitlines()) or "not enough memory"
         print(f"error: {text}", file=sys.stderr, flush=True)
         sys.exit(1)
     except json.JSONDecodeError as error:

@@ -46,6 +46,8 @@ try:
 except (SettingsError, DataError) as error:
     stop(str(error).splitlines())
 LIMITS = Limits(INDEX)
+LOOKED_AT = set()  # studies whose images have been looked at
+TOLD = set()  # lines about them
 
 
 # Conda environments (--software-deployment-method conda) hold the packages that emm needs, not emm itself.
@@ -191,13 +193,25 @@ def asked_studies():
     ]
 
 
-def arm_records(wildcards):
-    """The finished searches of a study's arms, in order; a study that cannot run here ends the workflow with why.
+def look_at(study):
+    """Say what the user's data behind a study hold; one that cannot run here ends the workflow with why.
 
     With that of all selected studies, if it is one of them: they are asked for together as a rule.
     """
-    if wildcards.study in INDEX.impossible:
-        stop(INDEX.why(SETTINGS.selected if wildcards.study in SETTINGS.selected else [wildcards.study]))
+    if INDEX.faults([study]):
+        stop(INDEX.faults(SETTINGS.selected if study in SETTINGS.selected else [study]))
+    LOOKED_AT.add(study)
+    for line in INDEX.portraits([study]):
+        if line not in TOLD:
+            print(f"data: {line}", file=sys.stderr)
+            TOLD.add(line)
+
+
+def arm_records(wildcards):
+    """The finished searches of a study's arms, in order; before any job starts the study's images are looked at."""
+    # A job of a cluster need not look again.
+    if wildcards.study in INDEX.impossible or (workflow.is_main_process and wildcards.study not in LOOKED_AT):
+        look_at(wildcards.study)
     return INDEX.emm_files(wildcards.study)
 
 
