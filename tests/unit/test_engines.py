@@ -22,6 +22,7 @@ NAMES = {engine.name: engine for engine in (*EVERYWHERE, PRODUCTS)}
 def large(monkeypatch):
     """Every set counts as large."""
     monkeypatch.setattr(engines, "SMALL", 0)
+    monkeypatch.setattr(engines, "LARGE", 0)
 
 
 def brute_force(query: np.ndarray, base: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -281,6 +282,12 @@ def test_race_times_both():
 def test_small_sets_are_compared_pixel_by_pixel():
     query, base = sets("odd")
     assert engines.nearest(query, base, 2)[2] == "pixels"
+
+
+def test_products_of_bytes_are_not_tested_where_that_takes_longer(monkeypatch):
+    monkeypatch.setattr(engines, "SMALL", 0)
+    monkeypatch.setattr(engines, "_seconds", lambda *arguments: pytest.fail("no race"))
+    assert engines.nearest(*sets("odd"), 2)[2] == "faiss"
 
 
 def test_without_faiss_products_of_floats_serve(monkeypatch, large):

@@ -14,6 +14,7 @@ An engine serves only where a test in the same process finds it right: libraries
 processors without the instructions for them, and tell nobody.
 """
 
+import math
 import os
 import subprocess
 import sys
@@ -28,6 +29,7 @@ import numpy as np
 
 SLACK = 6  # candidates beyond those asked for, so that rounding and ties seldom hide a true neighbour
 SMALL = 2**28  # pixel differences that take less time than to import FAISS and torch
+LARGE = 2**36  # pixel differences that take longer than to test and time products of bytes
 BYTE_PIXELS = 2**15  # pixels up to which |b|^2 - 2 q b of signed bytes fits int32
 FLOAT_PIXELS = 2**10  # pixels up to which q b of signed bytes is an integer of at most 2^24: exact in float32
 ROWS, COLUMNS = 2**10, 2**12  # images of a block of float32 products
@@ -35,7 +37,7 @@ BLOCK = 2**22  # pixel differences at once
 FAISS_BLOCK = 2**26  # float32 pixels that FAISS holds at once
 CENTRE_IMAGES = 2**10
 GPU_SCRATCH = 2**28  # bytes of FAISS's own on a GPU, which jobs may share
-RACE = 2**28  # multiplications of one lap
+RACE = 2**30  # pixel differences of a lap
 
 Proposer = Callable[[np.ndarray, np.ndarray, int], tuple[np.ndarray, np.ndarray]]
 
@@ -92,7 +94,8 @@ def engines(query: np.ndarray, base: np.ndarray, k: int) -> Iterator[Engine]:
     # On macOS torch and FAISS must not meet in one process: each brings an OpenMP library, and the second ends it.
     apart = sys.platform == "darwin"
     sure = FAISS if not (apart and "torch" in sys.modules) and fault(FAISS, pixels) is None else FLOATS
-    if not apart and fault(PRODUCTS, pixels) is None and faster(PRODUCTS, sure, query, base):
+    large = query.size * len(base) >= LARGE
+    if large and not apart and fault(PRODUCTS, pixels) is None and faster(PRODUCTS, sure, query, base):
         yield PRODUCTS
     yield sure
     if sure is not FLOATS:
@@ -227,10 +230,10 @@ def by_floats(query: np.ndarray, base: np.ndarray, wanted: int) -> tuple[np.ndar
         for columns in _blocks(count, COLUMNS):
             squared = np.zeros((rows.stop - rows.start, columns.stop - columns.start))
             for pixels in _blocks(base.shape[1], FLOAT_PIXELS):
-                q, b = (np.float32(images) - np.float32(128) for images in (query[rows, pixels], base[columns, pixels]))
+                q, b = (of.astype(np.float32) - 128 for of in (query[rows, pixels], base[columns, pixels]))
                 squared += np.einsum("md,md->m", q, q)[:, None]
                 squared += np.einsum("nd,nd->n", b, b)
-                squared -= np.float32(2) * (q @ b.T)
+                squared -= 2 * np.matmul(q, b.T)
             # One integer holds distance and position: at most 2^16 d N, below 2^63 where `base` has below 2^47 bytes.
             keys = squared.astype(np.int64) * count + np.arange(columns.start, columns.stop)
             best = _smallest(np.concatenate([best, keys], axis=1), wanted)
@@ -256,15 +259,26 @@ def by_products(query: np.ndarray, base: np.ndarray, wanted: int) -> tuple[np.nd
     # Differences stay the same when both sides move from 0..255 to -128..127, the range of a signed byte.
     asked, stored = (torch.from_numpy(np.bitwise_xor(images, 128).view(np.int8)) for images in (query, base))
     wide = torch.int32 if query.shape[1] <= BYTE_PIXELS else torch.int64
-    squares = torch.cat([part.to(wide).square_().sum(dim=1, dtype=wide) for part in stored.split(1024)])
+    squares = torch.from_numpy(_signed_squares(base)).to(wide)
+    norms = torch.from_numpy(_signed_squares(query))[:, None]
     positions, values = [], []
-    for rows in asked.split(max(1, 2**25 // len(base))):
+    for rows, own in zip(*(of.split(max(1, 2**25 // len(base))) for of in (asked, norms)), strict=True):
         pairs = zip(rows.split(BYTE_PIXELS, dim=1), stored.split(BYTE_PIXELS, dim=1), strict=True)
         products = reduce(torch.add, (torch.ops.aten._int_mm(q, b.T).to(wide) for q, b in pairs))
         found = products.mul_(-2).add_(squares).topk(wanted, largest=False)
         positions.append(found.indices)
-        values.append(found.values.to(torch.int64) + rows.to(torch.int64).square_().sum(dim=1, keepdim=True))
+        values.append(found.values.to(torch.int64) + own)
     return torch.cat(positions).numpy(), torch.cat(values).numpy()
+
+
+def _signed_squares(images: np.ndarray) -> np.ndarray:
+    """(m,) int64 |image|^2 of (m, d) uint8 moved to -128..127, in float32, which holds FLOAT_PIXELS of them exactly."""
+    squares = np.zeros(len(images), np.int64)
+    for rows in _blocks(len(images), ROWS):
+        for pixels in _blocks(images.shape[1], FLOAT_PIXELS):
+            signed = images[rows, pixels].astype(np.float32) - 128
+            squares[rows] += np.einsum("md,md->m", signed, signed).astype(np.int64)
+    return squares
 
 
 def by_faiss(query: np.ndarray, base: np.ndarray, wanted: int, gpu: bool = False) -> tuple[np.ndarray, np.ndarray]:
@@ -329,8 +343,9 @@ def by_faiss_gpu(query: np.ndarray, base: np.ndarray, wanted: int) -> tuple[np.n
         assert process.stdin is not None
         try:
             with process.stdin as pipe:
-                for array in (sizes, query, base):
-                    pipe.write(memoryview(np.ascontiguousarray(array)).cast("B"))
+                pipe.write(sizes.tobytes())
+                for images in (query, base):
+                    pipe.write(np.ascontiguousarray(images).data)
         except BrokenPipeError:
             pass  # it has ended: the status tells
         finally:
@@ -423,11 +438,10 @@ def _exact_squared(query: np.ndarray, base: np.ndarray) -> np.ndarray:
 
 def faster(engine: Engine, other: Engine, query: np.ndarray, base: np.ndarray) -> bool:
     """Whether an engine is faster than another on a part of these images; results are the same with either."""
-    count = min(len(query), 256)
-    stored = max(2 * SLACK, RACE // (count * base.shape[1]))
-    part = query[:count], base[:stored], min(2 * SLACK, len(base))
-    laps = {one: min(_seconds(one, *part) for _ in range(3)) for one in (engine, other)}
-    return laps[engine] < laps[other]
+    images = max(2 * SLACK, math.isqrt(RACE // base.shape[1]))  # of both: each is prepared once and compared with all
+    part = query[:images], base[:images], min(2 * SLACK, len(base))
+    best = {one: min(_seconds(one, *part) for _ in range(2)) for one in (other, engine)}
+    return best[engine] < best[other]
 
 
 def _seconds(engine: Engine, query: np.ndarray, base: np.ndarray, wanted: int) -> float:

@@ -86,8 +86,8 @@ def nearest(images: np.ndarray, subset: Subset, run: Run) -> list[Neighbours]:
     """
     search = mirrored_neighbours if run.scoring.mirrored else neighbours
     every = search(images.reshape(-1, *images.shape[2:]), subset.images, subset.groups, run.scoring.neighbours)
-    parts = zip(*(np.split(of, len(images)) for of in (every.indices, every.squared, every.copies)), strict=True)
-    return [Neighbours(*part, every.engine) for part in parts]
+    indices, squared, copies = (np.split(of, len(images)) for of in (every.indices, every.squared, every.copies))
+    return [Neighbours(*part, engine=every.engine) for part in zip(indices, squared, copies, strict=True)]
 
 
 def arrays(found: Sequence[Neighbours]) -> dict[str, np.ndarray]:
