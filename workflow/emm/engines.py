@@ -22,8 +22,9 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import reduce
+from functools import partial, reduce
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -34,7 +35,7 @@ BYTE_PIXELS = 2**15  # pixels up to which |b|^2 - 2 q b of signed bytes fits int
 FLOAT_PIXELS = 2**10  # pixels up to which q b of signed bytes is an integer of at most 2^24: exact in float32
 ROWS, COLUMNS = 2**10, 2**12  # images of a block of float32 products
 BLOCK = 2**22  # pixel differences at once
-FAISS_BLOCK = 2**26  # float32 pixels that FAISS holds at once
+FAISS_BLOCK = 2**25  # float32 pixels that FAISS holds at once
 CENTRE_IMAGES = 2**10
 GPU_SCRATCH = 2**28  # bytes of FAISS's own on a GPU, which jobs may share
 RACE = 2**30  # pixel differences of a lap
@@ -137,14 +138,15 @@ def _error(norms: np.ndarray | None, squared: np.ndarray, pixels: int) -> np.nda
 def rounding(norms: np.ndarray, squared: np.ndarray, pixels: int) -> np.ndarray:
     """How far a squared distance in float32 may be off, for images at most so far away.
 
-    Let q and b be the pixels of two images less those of a centre of whole grey levels.  They are integers of at most
-    9 bits, so float32 holds them as they are, and D = |q - b|^2 is the true squared distance.  FAISS computes it as
-    |q|^2 + |b|^2 - 2 q b, each by d products and their sum (d pixels), in an order that depends on the processor.
-    In any order, blocked or not, with fused multiplications or without, each product goes through at most d + 1
-    roundings: its own, d - 1 of sums, and one of the difference; one more where |q|^2 comes last.  So the result is
-    sum_i t_i (1 + e_i) over the terms t_i of D, with |e_i| <= gamma = n eps / (1 - n eps) for n = d + 2 (Higham,
-    Accuracy and Stability of Numerical Algorithms, section 3.1; eps = 2^-23 is twice the rounding error of float32 and
-    covers sums that are cut instead of rounded), and
+    Let q and b be the pixels of two images less those of a centre of whole grey levels.  They are integers of 8 bits
+    and a sign, which float32 holds as they are (as do the shorter types that GPUs may use instead), and D = |q - b|^2
+    is the true squared distance.  FAISS computes it as |q|^2 + |b|^2 - 2 q b, each part by d products and their sum
+    (d pixels), in an order that depends on the processor.  In any order, blocked or not, with fused multiplications or
+    without, each product goes through at most d + 2 roundings: its own, d - 1 of sums, and two where the three parts
+    are put together, in whatever order.  So the result is sum_i t_i (1 + e_i) over the terms t_i of D, with
+    |e_i| <= gamma = n eps / (1 - n eps) for n = d + 2 (Higham, Accuracy and Stability of Numerical Algorithms,
+    section 3.1; eps = 2^-23 is twice the rounding error of float32, and covers sums that are cut instead of rounded),
+    and
 
         |result - D| <= gamma sum_i |t_i| <= gamma (|q|^2 + |b|^2 + 2 sum_i |q_i b_i|) <= gamma (|q| + |b|)^2
 
@@ -281,8 +283,12 @@ def _signed_squares(images: np.ndarray) -> np.ndarray:
     return squares
 
 
-def by_faiss(query: np.ndarray, base: np.ndarray, wanted: int, gpu: bool = False) -> tuple[np.ndarray, np.ndarray]:
-    """By FAISS's flat index in float32, on pixels less those of a centre; see `rounding`."""
+def by_faiss(query: np.ndarray, base: np.ndarray, wanted: int, gpu: Any = None) -> tuple[np.ndarray, np.ndarray]:
+    """By FAISS's flat index in float32, on pixels less those of a centre; see `rounding`.
+
+    Args:
+        gpu: FAISS's resources of the GPU to use, if any.
+    """
     pixels = base.shape[1]
     index, centre = _flat_index(pixels, gpu), _centre(base)
     candidates = np.full((len(query), wanted), -1, np.int64)
@@ -300,16 +306,15 @@ def by_faiss(query: np.ndarray, base: np.ndarray, wanted: int, gpu: bool = False
     return candidates, values
 
 
-def _flat_index(pixels: int, gpu: bool):
+def _flat_index(pixels: int, gpu: Any) -> Any:
     import faiss
 
-    if not gpu:
+    if gpu is None:
         return faiss.IndexFlatL2(pixels)
-    resources, config = faiss.StandardGpuResources(), faiss.GpuIndexFlatConfig()
-    resources.setTempMemory(GPU_SCRATCH)
+    config = faiss.GpuIndexFlatConfig()
     config.device = 0  # of those that the job sees
     config.use_cuvs = False  # which rounds otherwise
-    return faiss.GpuIndexFlatL2(resources, pixels, config)
+    return faiss.GpuIndexFlatL2(gpu, pixels, config)
 
 
 # FAISS on a GPU
@@ -369,7 +374,11 @@ def serve() -> None:
     query, base = (
         np.frombuffer(sys.stdin.buffer.read(rows * pixels), np.uint8).reshape(rows, pixels) for rows in (count, stored)
     )
-    on_gpu = Engine("faiss-gpu", lambda query, base, wanted: by_faiss(query, base, wanted, gpu=True), rounds=True)
+    import faiss
+
+    gpu = faiss.StandardGpuResources()
+    gpu.setTempMemory(GPU_SCRATCH)
+    on_gpu = Engine("faiss-gpu", partial(by_faiss, gpu=gpu), rounds=True)
     if (reason := fault(on_gpu, pixels)) is not None:
         sys.exit(reason)
     candidates, values = on_gpu.propose(query, base, wanted)
