@@ -3,7 +3,7 @@
 `emm.memorization.neighbours`, which is exact, against `torch.cdist` and `topk` in float32.  The training images are
 random; of the generated ones a quarter are copies of training images, a half near copies (noise of up to
 NOISE grey levels), the rest random.  On a sample of rows ours must equal a reference computed in exact integers, else
-the benchmark fails.  The details say how far plain float32 is off.
+the benchmark fails.  The details say which engine served (`emm.engines`), and how far plain float32 is off.
 """
 
 import argparse
@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 
 from benchmarks import plain, timing
 from benchmarks.record import Row, make
@@ -46,17 +47,19 @@ def measure(args: argparse.Namespace) -> Iterator[Row]:
     found = neighbours(generated, train, groups, args.neighbours)
     check(found, generated, train)
     values, _ = plain.nearest(queries, base, args.neighbours, device)
-    taken = timing.alternate(
-        {
-            "plain": lambda: plain.nearest(queries, base, args.neighbours, device),
-            "ours": lambda: neighbours(generated, train, groups, args.neighbours),
-        },
-        args.rounds,
-        device,
-    )
+    with threadpool_limits(args.threads):  # of FAISS and numpy too, which the call above has loaded
+        taken = timing.alternate(
+            {
+                "plain": lambda: plain.nearest(queries, base, args.neighbours, device),
+                "ours": lambda: neighbours(generated, train, groups, args.neighbours),
+            },
+            args.rounds,
+            device,
+        )
     truth = np.sqrt(found.squared.astype(np.float64))
     verdicts = values[:, 0].numpy() < values[:, 1].numpy() / 3
     details = {
+        "engine": found.engine,
         "neighbours": args.neighbours,
         "threads": args.threads,
         "rows checked exactly": min(CHECKED, len(generated)),

@@ -10,11 +10,12 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from emm import cli, memorization
+from emm import cli, engines
 from emm import score as score_stage
+from emm.engines import SLACK
 from emm.files import write_json, write_npz
-from emm.memorization import SLACK, Neighbours, mean_distance, memorized, mirrored_neighbours, neighbours
-from emm.score import rows
+from emm.memorization import Neighbours, mean_distance, memorized, mirrored_neighbours, neighbours
+from emm.score import GALLERY, gallery, rows
 from emm.settings import read_run
 from emm.stage import command
 from emm.statistics import wilson
@@ -23,16 +24,16 @@ from emm.subset import Subset, duplicate_groups, save
 VECTORS = Path(__file__).parents[1] / "vectors"
 
 
-@pytest.fixture(autouse=True, scope="module", params=["pixels", "products", "faiss"])
-def proposer(request):
-    """Every test of this module goes through each of the ways in which candidates are found."""
+@pytest.fixture(autouse=True, scope="module", params=[engines.PIXELS, engines.FLOATS, engines.FAISS, engines.PRODUCTS],
+                ids=lambda engine: engine.name)  # fmt: skip
+def engine(request):
+    """Every test of this module goes through each of the ways in which neighbours are found."""
+    engine = request.param
+    if engine is engines.PRODUCTS and engines.fault(engine, 64) is not None:
+        pytest.skip("this processor multiplies bytes wrongly, and integer products do not serve")
     with pytest.MonkeyPatch.context() as patch:
-        if request.param == "pixels":
-            patch.setattr(memorization, "_proposer", lambda: pytest.fail("a small set is compared pixel by pixel"))
-        else:
-            patch.setattr(memorization, "SMALL", 0)
-            patch.setattr(memorization, "_proposer", lambda: getattr(memorization, f"_by_{request.param}"))
-        yield request.param
+        patch.setattr(engines, "engines", lambda *arguments: iter([engine]))
+        yield engine.name
 
 
 def distances(generated: np.ndarray, train: np.ndarray) -> np.ndarray:
@@ -296,13 +297,14 @@ def one_error(capsys) -> str:
 
 
 @pytest.mark.parametrize("distinct", [True, False])
-def test_stage_counts_copies(tmp_path, monkeypatch, distinct):
+def test_stage_counts_copies(tmp_path, monkeypatch, distinct, engine):
     place = scored(tmp_path, distinct=distinct, neighbours=5)
     assert place.call(monkeypatch) == 0
     content = json.loads(place.score.read_text())
     assert (content["n"], content["replicate"], content["key"]) == (50, 0, "abc")
     assert content["image_shape"] == [1, 4, 4]
     assert content["threshold"] == 1 / 3
+    assert content["engine"] == engine
     assert content["cost"] == {"images_trained": 800, "flops": 7500, "seconds": 4.0}
     assert [row["progress"] for row in content["snapshots"]] == [0.5, 1.0]
     assert [row["images_seen"] for row in content["snapshots"]] == [400, 800]
@@ -385,6 +387,53 @@ def test_gallery_shows_the_best_match(tmp_path, monkeypatch):
     two = np.sort(distances(place.images[-1], np.unique(place.train, axis=0)), axis=1)[:, :2]
     with np.load(place.gallery, allow_pickle=False) as archive:
         assert archive["best_ratio"][0] == pytest.approx(np.sqrt(two[:, 0] / two[:, 1]).min())
+
+
+def gallery_of(squared: np.ndarray, indices: np.ndarray) -> dict[str, np.ndarray]:
+    """The gallery of generated images that can be told apart: the first pixel is their number, the second is 1."""
+    numbers = np.arange(len(squared), dtype=np.uint8)
+    generated = np.stack([numbers, np.ones_like(numbers)], axis=1).reshape(-1, 1, 1, 2)
+    train = np.stack([np.arange(256), np.zeros(256)], axis=1).astype(np.uint8).reshape(-1, 1, 1, 2)
+    found = Neighbours(np.stack([indices, indices + 1], axis=1), squared, np.ones(len(squared), int))
+    return gallery(generated, train, found)
+
+
+def numbers_of(content: dict[str, np.ndarray], kind: str, of: str = "generated") -> list[int]:
+    return content[f"{kind}_{of}"][:, 0, 0, 0].tolist()
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 16, 17, 20, 31, 32, 33, 100])
+@pytest.mark.parametrize("ratios", ["all 0", "all equal", "two values", "many"])
+def test_gallery_shows_an_image_as_best_or_as_worst(count, ratios):
+    random = np.random.default_rng(count)
+    first = {"all 0": np.zeros(count), "all equal": np.full(count, 7), "two values": np.arange(count) % 2 * 3}.get(
+        ratios, random.permutation(count) + 1
+    )
+    squared = np.stack([first, np.full(count, 500)], axis=1).astype(np.int64)
+    content = gallery_of(squared, random.integers(0, 20, count))
+    best, worst = numbers_of(content, "best"), numbers_of(content, "worst")
+    size = min(GALLERY, count)
+    assert len(set(best)) == len(set(worst)) == size
+    assert len(set(best) & set(worst)) == max(0, 2 * size - count)
+    assert sorted(content["best_ratio"]) == content["best_ratio"].tolist() == sorted(np.sqrt(first / 500))[:size]
+    assert content["worst_ratio"].tolist() == sorted(np.sqrt(first / 500), reverse=True)[:size]
+
+
+def test_gallery_of_equal_ratios_shows_many_training_images():
+    """100 exact copies of 40 training images, as the theoretical optimum makes them."""
+    squared = np.tile([0, 50], (100, 1))
+    content = gallery_of(squared, np.arange(100) * 7 % 40)
+    shown = [set(numbers_of(content, kind, "train")) for kind in ("best", "worst")]
+    assert [len(one) for one in shown] == [16, 16]
+    assert not shown[0] & shown[1]
+
+
+def test_gallery_of_copies_of_few_training_images_starts_with_different_ones():
+    squared = np.tile([0, 50], (100, 1))
+    content = gallery_of(squared, np.arange(100) % 16)
+    best, worst = (numbers_of(content, kind, "train") for kind in ("best", "worst"))
+    assert set(best) == set(worst) == set(range(16))
+    assert not set(best[:8]) & set(worst[:8])
 
 
 def test_all_and_none_memorized():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import yaml
 
-from emm import checksums, cli
+from emm import checksums, cli, engines
 from emm.files import write_npz
 from emm.keys import FILES, RECORDS
 from emm.stage import SETTINGS, StageError
@@ -66,6 +66,20 @@ def test_sound_results_pass(own):
     assert found.mismatches == []
     assert found.counts == {"runs": 4, "searches": 1, "files": 17, "scores": 1, "rescored": 1}
     assert "not checked" not in found.summary()
+
+
+def test_scores_that_do_not_name_their_engine_pass(own):
+    """As earlier versions wrote them."""
+    assert json.loads(own.record("score").read_text())["engine"] == "pixels"
+    edit(own.record("score"), lambda record: record.pop("engine"))
+    assert lines(own) == []
+
+
+@pytest.mark.parametrize("engine", [engines.FLOATS, engines.FAISS], ids=lambda engine: engine.name)
+def test_scores_of_one_engine_pass_with_another(own, monkeypatch, engine):
+    monkeypatch.setattr(engines, "engines", lambda *arguments: iter([engine]))
+    found = verify(own.results)
+    assert found.mismatches == [] and found.counts["rescored"] == 1
 
 
 def test_the_command_prints_one_summary_line(own, capsys, monkeypatch):

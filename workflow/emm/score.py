@@ -47,6 +47,7 @@ def main() -> None:
             "inputs": checksums.of(args.subset, args.samples),
             "image_shape": subset.images.shape[1:],
             "threshold": run.scoring.threshold,
+            "engine": found[-1].engine,
             "snapshots": [
                 row | {"progress": float(share), "images_seen": int(seen)}
                 for row, share, seen in zip(
@@ -79,10 +80,14 @@ def _read(path: Path, names: Sequence[str], kind: str, advice: str = "") -> dict
 def nearest(images: np.ndarray, subset: Subset, run: Run) -> list[Neighbours]:
     """Nearest training images of `images`, uint8 (snapshots, m, C, H, W), one entry a snapshot.
 
+    All snapshots are searched at once, so that one engine serves them all.
+
     Raises ValueError where the subset has fewer than two distinct images.
     """
     search = mirrored_neighbours if run.scoring.mirrored else neighbours
-    return [search(generated, subset.images, subset.groups, run.scoring.neighbours) for generated in images]
+    every = search(images.reshape(-1, *images.shape[2:]), subset.images, subset.groups, run.scoring.neighbours)
+    indices, squared, copies = (np.split(of, len(images)) for of in (every.indices, every.squared, every.copies))
+    return [Neighbours(*part, engine=every.engine) for part in zip(indices, squared, copies, strict=True)]
 
 
 def arrays(found: Sequence[Neighbours]) -> dict[str, np.ndarray]:
@@ -129,21 +134,30 @@ def rows(found: list[Neighbours], run: Run, pixels: int) -> list[dict[str, Any]]
 def gallery(generated: np.ndarray, train: np.ndarray, found: Neighbours) -> dict[str, np.ndarray]:
     """Generated images with the smallest and the largest d1/d2, and the training image nearest to each.
 
-    Among equal ratios (many exact copies), images of different nearest neighbours come first.
+    No image is on both sides, as long as there are enough.  Among equal ratios (many exact copies), images of different
+    nearest neighbours come first, and on the worst side those whose neighbours the best side shows last or not at all.
     """
     ratio = np.sqrt(found.squared[:, 0] / np.maximum(found.squared[:, 1], 1))
     nearest = found.indices[:, 0]
-    repeated = np.ones(len(nearest), bool)
-    repeated[np.unique(nearest, return_index=True)[1]] = False
     count = min(GALLERY, len(ratio))
-    best = np.lexsort((repeated, ratio))[:count]
-    worst = np.argsort(-ratio, kind="stable")[:count]
-    chosen = {"best": best, "worst": worst}
+    order = np.lexsort((_repeated(nearest), ratio))
+    best, rest = order[:count], np.sort(order[count:])
+    position = {image: place for place, image in reversed(list(enumerate(nearest[best].tolist())))}
+    shown = np.array([count - position.get(image, count) for image in nearest[rest].tolist()])
+    worst = rest[np.lexsort((shown, _repeated(nearest[rest]), -ratio[rest]))][:count]
+    worst = np.concatenate([worst, best[::-1][: count - len(worst)]])
     content = {}
-    for name, rows_of in chosen.items():
+    for name, rows_of in {"best": best, "worst": worst}.items():
         content |= {f"{name}_generated": generated[rows_of], f"{name}_train": train[nearest[rows_of]]}
         content[f"{name}_ratio"] = ratio[rows_of]
     return content
+
+
+def _repeated(values: np.ndarray) -> np.ndarray:
+    """(m,) bool: whether an equal value comes before."""
+    repeated = np.ones(len(values), bool)
+    repeated[np.unique(values, return_index=True)[1]] = False
+    return repeated
 
 
 if __name__ == "__main__":

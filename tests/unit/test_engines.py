@@ -1,0 +1,405 @@
+"""Every engine against brute force in integers, on this processor and as on lesser ones; and what serves where one
+fails."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from emm import engines
+from emm.engines import FAISS, FAISS_GPU, FLOATS, PIXELS, PRODUCTS, SLACK, Engine, EngineError
+
+EVERYWHERE = [PIXELS, FLOATS, FAISS]
+LESSER = ["AVX2", "SSE41"]  # what oneDNN may use: none has the instructions for sums of four products
+NAMES = {engine.name: engine for engine in (*EVERYWHERE, PRODUCTS)}
+
+
+@pytest.fixture
+def large(monkeypatch):
+    """Every set counts as large."""
+    monkeypatch.setattr(engines, "SMALL", 0)
+    monkeypatch.setattr(engines, "LARGE", 0)
+
+
+def brute_force(query: np.ndarray, base: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """(m, k) positions and squared distances; ties by position."""
+    squared = np.stack([((row.astype(np.int64) - base) ** 2).sum(axis=1) for row in query])
+    order = np.argsort(squared, axis=1, kind="stable")[:, :k]
+    return order, np.take_along_axis(squared, order, 1)
+
+
+def same(found: tuple, query: np.ndarray, base: np.ndarray) -> bool:
+    positions, squared = brute_force(query, base, found[0].shape[1])
+    return np.array_equal(found[0], positions) and np.array_equal(found[1], squared)
+
+
+def colours(count: int, side: int, random: np.random.Generator) -> np.ndarray:
+    """Smooth colour images of full contrast."""
+    patches = np.kron(random.random((count, 3, 4, 4)), np.ones((1, 1, side // 4, side // 4)))
+    return np.clip(patches * 255 + random.normal(0, 10, patches.shape), 0, 255).astype(np.uint8)
+
+
+def sets(name: str) -> tuple[np.ndarray, np.ndarray]:
+    """(m, d) and (N, d): generated and training images of several kinds."""
+    random = np.random.default_rng(0)
+    if name == "colour":
+        train = colours(600, 16, random).reshape(600, -1)
+    elif name == "binary":
+        train = (255 * (random.random((600, 576)) < 0.2)).astype(np.uint8)
+    elif name == "extreme":
+        train = (255 * (random.random((300, 4100)) < 0.5)).astype(np.uint8)
+    elif name == "white":
+        train = (255 - random.integers(0, 2, (400, 3072))).astype(np.uint8)
+    elif name == "clusters":
+        train = np.concatenate([random.integers(0, 3, (200, 3072)), random.integers(253, 256, (200, 3072))])
+        train = train.astype(np.uint8)
+    elif name == "many pixels":
+        train = colours(40, 128, random).reshape(40, -1)
+    elif name == "odd":
+        train = random.integers(0, 256, (401, 1027), np.uint8)
+    else:  # a training set in which every image has as many neighbours at the same distance as fit
+        train = np.eye(300, dtype=np.uint8) * np.uint8(200)
+    near = train[random.integers(0, len(train), 40)] + random.normal(0, 1, (40, train.shape[1])) * np.linspace(
+        0, 60, 40
+    )[:, None]  # fmt: skip
+    return np.clip(near, 0, 255).astype(np.uint8), train
+
+
+SETS = ["colour", "binary", "extreme", "white", "clusters", "many pixels", "odd", "ties"]
+
+
+# Exact on every processor
+
+
+@pytest.mark.parametrize("k", [2, 10])
+@pytest.mark.parametrize("name", SETS)
+@pytest.mark.parametrize("engine", NAMES.values(), ids=NAMES)
+def test_engine_is_exact(engine, name, k):
+    query, base = sets(name)
+    if engine is PRODUCTS and engines.fault(PRODUCTS, base.shape[1]) is not None:
+        pytest.skip("this processor multiplies bytes wrongly, and integer products do not serve")
+    assert same(engines.search(engine, query, base, k), query, base)
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_what_serves_is_exact(large, name):
+    query, base = sets(name)
+    *found, engine = engines.nearest(query, base, 2)
+    assert same(tuple(found), query, base)
+    assert engine in NAMES
+
+
+@pytest.mark.parametrize("engine", EVERYWHERE, ids=lambda engine: engine.name)
+@pytest.mark.parametrize("pixels", [1, 64, 3072, 49153])
+def test_engine_has_no_fault(engine, pixels):
+    assert engines.fault(engine, pixels) is None
+
+
+@pytest.mark.parametrize("isa", LESSER)
+def test_exact_on_a_lesser_processor(isa):
+    """All of the above where oneDNN has fewer instructions, of which torch makes its products of bytes."""
+    chosen = "test_engine_is_exact or test_what_serves_is_exact or test_wrong_products"
+    command = [sys.executable, "-m", "pytest", "-n0", "-q", "-p", "no:cacheprovider", __file__, "-k", chosen]
+    env = os.environ | {"ONEDNN_MAX_CPU_ISA": isa, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=env, cwd=Path(__file__).parents[2], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-4000:]
+    assert " passed" in done.stdout
+
+
+def test_wrong_products_of_this_processor_never_serve(large):
+    """Whether they are right is asked of torch itself, not of `fault`."""
+    random = np.random.default_rng(1)
+    signed = [torch.from_numpy(random.choice([-128, 127], shape).astype(np.int8)) for shape in ((60, 768), (200, 768))]
+    told = torch.ops.aten._int_mm(signed[0], signed[1].T).numpy()
+    exact = signed[0].numpy().astype(np.int64) @ signed[1].numpy().astype(np.int64).T
+    if not np.array_equal(told, exact):
+        assert engines.fault(PRODUCTS, 768) is not None
+        assert PRODUCTS not in list(engines.engines(*sets("colour"), 2))
+
+
+def test_blocks_meet(monkeypatch):
+    """Blocks that end within the images, the pixels and the candidates."""
+    for name, size in (("ROWS", 7), ("COLUMNS", 5), ("FLOAT_PIXELS", 100), ("BLOCK", 5000), ("BYTE_PIXELS", 600)):
+        monkeypatch.setattr(engines, name, size)
+    for name in ("odd", "ties"):
+        query, base = sets(name)
+        monkeypatch.setattr(engines, "FAISS_BLOCK", 9 * base.shape[1])
+        able = [PRODUCTS] if engines.fault(PRODUCTS, base.shape[1]) is None else []
+        for engine in EVERYWHERE + able:
+            assert same(engines.search(engine, query, base, 10), query, base)
+
+
+# What rounding may do
+
+
+def test_distances_of_faiss_are_within_the_bound():
+    for name in SETS:
+        query, base = sets(name)
+        candidates, values = FAISS.propose(query, base, len(base))
+        squared = engines.squared_distances(query, base, candidates)
+        allowed = engines.rounding(engines._centred_norms(query, base), squared, base.shape[1])
+        assert (np.abs(values - squared.astype(float)) <= allowed).all()
+        assert (allowed < 0.05 * (squared + 255**2 * base.shape[1])).all()
+
+
+def test_bound_of_one_distance_by_hand():
+    """d = 2 pixels: gamma of 4 roundings, |q| = 3, D = 16."""
+    eps = 2.0**-23
+    assert engines.rounding(np.array([3.0]), np.array([[16]]), 2)[0, 0] == pytest.approx(400 * eps / (1 - 4 * eps))
+    assert engines.rounding(np.array([0.0]), np.array([[0]]), 2**23).tolist() == [[np.inf]]
+
+
+@pytest.mark.parametrize("name", ["white", "clusters", "colour", "odd"])
+def test_neighbours_are_exact_where_rounding_is_as_bad_as_it_can_be(name):
+    """An engine that is off by all that float32 allows, against the true neighbours and for the others."""
+    query, base = sets(name)
+    pixels = base.shape[1]
+    centre = engines._centre(base)
+    norms = [np.sqrt(((images - centre).astype(float) ** 2).sum(axis=1)) for images in (query, base)]
+    relative = (pixels + 1) * 2.0**-24
+    most = relative / (1 - relative) * (norms[0][:, None] + norms[1]) ** 2
+    nearest, _ = brute_force(query, base, 5)
+    sign = np.full(most.shape, -1.0)
+    np.put_along_axis(sign, nearest, 1.0, 1)
+    every = engines._exact_squared(query, base) + sign * most
+
+    def propose(query, base, wanted):
+        order = np.argsort(every, axis=1, kind="stable")[:, :wanted]
+        return order, np.take_along_axis(every, order, 1)
+
+    proposed, _ = propose(query, base, 2 + SLACK)
+    hidden = [row for row, true in enumerate(nearest) if true[0] not in proposed[row]]
+    assert bool(hidden) is (name in ("white", "clusters"))  # whose images have neighbours at nearly equal distances
+    assert same(engines.search(Engine("worst", propose, rounds=True), query, base, 2), query, base)
+
+
+# Engines that fail
+
+
+def swapped(values: np.ndarray) -> np.ndarray:
+    return values[:, ::-1].copy()
+
+
+FAULTS = {
+    "wrong distances": lambda found, values: (found, values + 1),
+    "no numbers": lambda found, values: (found, np.full(values.shape, np.nan)),
+    "other images": lambda found, values: (swapped(found), values),
+    "no image": lambda found, values: (np.where(found == found[0, 0], -1, found), values),
+    "beyond the last": lambda found, values: (found + 10**6, values),
+    "one image twice": lambda found, values: (np.repeat(found[:, :1], found.shape[1], 1), values),
+}
+
+
+def broken(kind: str) -> Engine:
+    def propose(query, base, wanted):
+        return FAULTS[kind](*FLOATS.propose(query, base, wanted))
+
+    return Engine("broken", propose)
+
+
+@pytest.mark.parametrize("kind", FAULTS)
+def test_engine_that_proves_wrong_on_the_images_is_replaced(monkeypatch, capsys, kind):
+    query, base = sets("odd")
+    monkeypatch.setattr(engines, "engines", lambda *arguments: iter([broken(kind), FAISS, FLOATS]))
+    *found, engine = engines.nearest(query, base, 2)
+    assert engine == "faiss"
+    assert same(tuple(found), query, base)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("note: scored by faiss, as broken does not work here: ")
+
+
+@pytest.mark.parametrize("error", [RuntimeError("out of memory"), MemoryError(), AssertionError(), EngineError("x")])
+def test_engine_that_raises_is_replaced(monkeypatch, capsys, error):
+    def propose(query, base, wanted):
+        raise error
+
+    query, base = sets("odd")
+    monkeypatch.setattr(engines, "engines", lambda *arguments: iter([Engine("broken", propose), FLOATS]))
+    *found, engine = engines.nearest(query, base, 2)
+    assert engine == "float32 products"
+    assert same(tuple(found), query, base)
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("kind", [*FAULTS, "misses the nearest", "misses some"])
+def test_trials_find_faults(kind):
+    def misses(query, base, wanted):
+        found, values = FLOATS.propose(query, base, min(wanted + 1, len(base)))
+        keep = slice(1, None) if kind == "misses the nearest" or len(query) % 2 else slice(None, -1)
+        return (found, values) if wanted == len(base) else (found[:, keep], values[:, keep])
+
+    assert engines.fault(Engine("broken", misses) if kind.startswith("misses") else broken(kind), 768)
+
+
+def test_products_that_overflow_are_found(monkeypatch, large):
+    """As without VNNI: sums of two products are cut to 16 bits."""
+
+    def saturating(a, b):
+        a, b = a.numpy().astype(np.int64) + 128, b.numpy().astype(np.int64)  # one side without signs
+        products = a[:, :, None] * b[None]
+        if products.shape[1] % 2:
+            products = np.concatenate([products, np.zeros_like(products[:, :1])], axis=1)
+        pairs = np.clip(products[:, ::2] + products[:, 1::2], -(2**15), 2**15 - 1)
+        return torch.from_numpy((pairs.sum(axis=1) - 128 * b.sum(axis=0)).astype(np.int32))
+
+    monkeypatch.setattr(torch.ops.aten, "_int_mm", saturating)
+    monkeypatch.setattr(engines, "faster", lambda *arguments: True)
+    assert engines.fault(PRODUCTS, 64) == "its distances are wrong"
+    query, base = sets("odd")
+    assert [engine.name for engine in engines.engines(query, base, 2)] == ["faiss", "float32 products"]
+
+
+def test_products_that_there_are_not_do_not_serve(monkeypatch, large):
+    def missing(a, b):
+        raise NotImplementedError("_int_mm")
+
+    monkeypatch.setattr(torch.ops.aten, "_int_mm", missing)
+    query, base = sets("odd")
+    assert engines.nearest(query, base, 2)[2] == "faiss"
+
+
+def test_products_serve_only_where_they_are_faster(monkeypatch, large):
+    if engines.fault(PRODUCTS, 1027) is not None:
+        pytest.skip("this processor multiplies bytes wrongly")
+    query, base = sets("odd")
+    for quick, expected in ((True, "integer products"), (False, "faiss")):
+        seconds = {PRODUCTS.name: 1.0 if quick else 3.0}
+        monkeypatch.setattr(engines, "_seconds", lambda engine, *_, of=seconds: of.get(engine.name, 2.0))
+        assert engines.nearest(query, base, 2)[2] == expected
+
+
+def test_race_times_both():
+    query, base = sets("colour")
+    slow = Engine("slow", lambda *arguments: max((FLOATS.propose(*arguments) for _ in range(20)), key=len))
+    assert engines.faster(FLOATS, slow, query, base)
+    assert not engines.faster(slow, FLOATS, query, base)
+
+
+def test_small_sets_are_compared_pixel_by_pixel():
+    query, base = sets("odd")
+    assert engines.nearest(query, base, 2)[2] == "pixels"
+
+
+def test_products_of_bytes_are_not_tested_where_that_takes_longer(monkeypatch):
+    monkeypatch.setattr(engines, "SMALL", 0)
+    monkeypatch.setattr(engines, "_seconds", lambda *arguments: pytest.fail("no race"))
+    assert engines.nearest(*sets("odd"), 2)[2] == "faiss"
+
+
+def test_without_faiss_products_of_floats_serve(monkeypatch, large):
+    monkeypatch.setitem(sys.modules, "faiss", None)  # import raises ImportError
+    monkeypatch.setattr(engines, "faster", lambda *arguments: False)
+    query, base = sets("colour")
+    *found, engine = engines.nearest(query, base, 2)
+    assert engine == "float32 products"
+    assert same(tuple(found), query, base)
+
+
+def test_on_macos_torch_and_faiss_do_not_meet(monkeypatch, large):
+    monkeypatch.setattr(sys, "platform", "darwin")
+    query, base = sets("odd")
+    assert "torch" in sys.modules
+    assert [engine.name for engine in engines.engines(query, base, 2)] == ["float32 products"]
+    monkeypatch.delitem(sys.modules, "torch")
+    assert [engine.name for engine in engines.engines(query, base, 2)] == ["faiss", "float32 products"]
+    assert "torch" not in sys.modules
+
+
+# FAISS on a GPU: in a process of its own, here with a made-up FAISS
+
+
+FAKE = """
+import json, os, sys
+import numpy as np
+
+print("FAISS greets on standard output")
+
+class StandardGpuResources:
+    def setTempMemory(self, size):
+        pass
+
+class GpuIndexFlatConfig:
+    pass
+
+class GpuIndexFlatL2:
+    def __init__(self, resources, pixels, config):
+        {start}
+        self.images = np.empty((0, pixels))
+
+    def reset(self):
+        self.images = self.images[:0]
+
+    def add(self, images):
+        self.images = np.concatenate([self.images, images])
+
+    def search(self, query, k):
+        squared = ((query[:, None].astype(float) - self.images) ** 2).sum(axis=2)
+        order = np.argsort(squared, axis=1, kind="stable")[:, :k]
+        values = np.take_along_axis(squared, order, 1).astype(np.float32)
+        {search}
+        return values, order
+"""
+
+
+@pytest.fixture
+def on_gpu(tmp_path, monkeypatch, large):
+    """A function that puts a made-up FAISS before the real one, of processes that start from then on."""
+    monkeypatch.setattr(engines, "gpu_present", lambda: True)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+    def make(start: str = "pass", search: str = "pass") -> None:
+        (tmp_path / "faiss.py").write_text(FAKE.format(start=start, search=search))
+
+    return make
+
+
+def test_faiss_on_a_gpu_serves_first(on_gpu, capsys):
+    on_gpu()
+    query, base = sets("binary")
+    *found, engine = engines.nearest(query, base[:300], 2)
+    assert engine == "faiss-gpu"
+    assert same(tuple(found), query, base[:300])
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("start", "search", "reason"),
+    [
+        ("os.abort()", "pass", "status -6"),
+        ("raise RuntimeError('CUDA error 209 no kernel image is available')", "pass", "no kernel image"),
+        ("pass", "len(query) > 33 and os.abort()", "status -6"),
+        ("pass", "if len(query) > 33: raise MemoryError('out of memory')", "out of memory"),
+        ("pass", "values = values + 1e6", "distances are wrong"),
+        ("pass", "order = order[:, ::-1]", "distances are wrong"),
+    ],
+)
+def test_faiss_that_cannot_use_the_gpu_leaves_it_to_the_processor(on_gpu, capsys, start, search, reason):
+    on_gpu(start, search)
+    query, base = sets("odd")
+    *found, engine = engines.nearest(query, base, 2)
+    assert engine in ("faiss", "integer products")
+    assert same(tuple(found), query, base)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert reason in line and f"scored by {engine}" in line
+
+
+def test_a_faiss_without_gpus_leaves_it_to_the_processor(monkeypatch, large, capsys):
+    """The installed FAISS on a machine where only torch claims that there is a GPU."""
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    monkeypatch.setattr(engines, "gpu_present", lambda: True)
+    query, base = sets("odd")
+    *found, engine = engines.nearest(query, base, 2)
+    assert engine in ("faiss", "integer products")
+    assert same(tuple(found), query, base)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("name", SETS)
+def test_faiss_on_this_gpu_is_exact(name):
+    query, base = sets(name)
+    assert same(engines.search(FAISS_GPU, query, base, 2), query, base)
