@@ -60,7 +60,7 @@ def changed_most(study: str) -> Arm:
 @pytest.mark.parametrize("study", sorted(PAPER))
 def test_an_arm_of_every_study_trains_and_is_scored(study):
     run = changed_most(study).run
-    n = next(n for n in DAG.sizes[key("emm", run)] if n >= 20)
+    n = next((n for n in DAG.sizes[key("emm", run)] if n >= 20), DAG.sizes[key("emm", run)][-1])
     drawn = subset.draw(run, n, 0)
     torch.manual_seed(0)
     labels = torch.from_numpy(np.unique(drawn.labels)) if drawn.label_count else None
