@@ -361,7 +361,7 @@ def save(figure: Figure, stem: Path, dpi: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, fromfile_prefix_chars="@")
     parser.add_argument("--study", required=True, help="description of the study as JSON")
     parser.add_argument("--style", required=True, help="settings `figures` as JSON")
     parser.add_argument("--emm", type=Path)

@@ -289,7 +289,7 @@ def show(settings: Settings, dag: Dag, cores: int | None = None, throughput: flo
 
 def main() -> None:
     started = time.time()
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, fromfile_prefix_chars="@")
     asked = parser.add_mutually_exclusive_group(required=True)
     asked.add_argument("--config", help="plan this configuration, as JSON")
     asked.add_argument("--calibrate", help="print the rates of this run's network, as JSON")

@@ -43,9 +43,10 @@ def fault(wanted: Path) -> str:
 
 def child_environment(root: Path = ROOT) -> dict[str, str]:
     """Variables of a Python process that is to find the package of the project in `root` before all others."""
+    own = str(root / PACKAGE.parent.parent)
+    others = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path not in ("", own)]
     # A module of that name in the folder worked in would come first, if Python looked there.
-    paths = [str(root / PACKAGE.parent.parent), os.environ.get("PYTHONPATH", "")]
-    return {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "PYTHONSAFEPATH": "1"}
+    return {"PYTHONPATH": os.pathsep.join([own, *others]), "PYTHONSAFEPATH": "1"}
 
 
 def become(wanted: Path, module: str) -> None:

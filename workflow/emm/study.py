@@ -187,7 +187,7 @@ def read_arms(study: Mapping[str, Any], records: Sequence[Path]) -> list[ArmResu
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, fromfile_prefix_chars="@")
     parser.add_argument("--study", required=True, help="description of the study as JSON")
     parser.add_argument("--records", type=Path, nargs="+", required=True, help="emm.json of every arm, in order")
     for option in ("--emm", "--curves", "--contrasts", "--findings", "--onset", "--page"):

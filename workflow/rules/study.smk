@@ -33,13 +33,14 @@ rule study:
     log:
         "logs/study/{study}.log",
     conda:
-        "../../envs/cpu.yaml"
+        environment("envs/cpu.yaml")
     params:
         study=description_json,
+        records=lambda wildcards, input: handed_all(input),
     message:
         "tables of study {wildcards.study}"
     shell:
-        "python -m emm.study --study {params.study:q} --records {input} --emm {output.emm} --curves {output.curves}"
+        "python -m emm.study --study {params.study:q} --records {params.records:q} --emm {output.emm} --curves {output.curves}"
         " --contrasts {output.contrasts} --findings {output.findings} --onset {output.onset} --page {output.page}"
         " > {log} 2>&1"
 
@@ -57,16 +58,17 @@ rule figures:
     log:
         "logs/figures/{study}.log",
     conda:
-        "../../envs/cpu.yaml"
+        environment("envs/cpu.yaml")
     params:
         study=description_json,
         style=SETTINGS.figures.model_dump_json(),
+        galleries=lambda wildcards, input: handed_all(input.galleries),
         folder=lambda wildcards, output: os.path.dirname(output[0]),
     message:
         "figures of study {wildcards.study}"
     shell:
         "python -m emm.figures --study {params.study:q} --style {params.style:q} --emm {input.emm}"
-        " --curves {input.curves} --galleries {input.galleries} --folder {params.folder} > {log} 2>&1"
+        " --curves {input.curves} --galleries {params.galleries:q} --folder {params.folder} > {log} 2>&1"
 
 
 # Of studies that make a claim about it.
@@ -78,7 +80,7 @@ rule onset_figure:
     log:
         "logs/onset_figure/{study}.log",
     conda:
-        "../../envs/cpu.yaml"
+        environment("envs/cpu.yaml")
     params:
         study=description_json,
         style=SETTINGS.figures.model_dump_json(),
@@ -104,11 +106,13 @@ rule summary:
     log:
         "logs/summary.log",
     conda:
-        "../../envs/cpu.yaml"
+        environment("envs/cpu.yaml")
+    params:
+        studies=lambda wildcards, input: handed_all(input),
     message:
         "table of all studies"
     shell:
-        "python -m emm.tables --studies {input} --table {output.table} --page {output.page} > {log} 2>&1"
+        "python -m emm.tables --studies {params.studies:q} --table {output.table} --page {output.page} > {log} 2>&1"
 
 
 rule findings_table:
@@ -125,11 +129,13 @@ rule findings_table:
     log:
         "logs/findings.log",
     conda:
-        "../../envs/cpu.yaml"
+        environment("envs/cpu.yaml")
+    params:
+        studies=lambda wildcards, input: handed_all(input),
     message:
         "findings of all studies"
     shell:
-        "python -m emm.findings --studies {input} --table {output.table} --page {output.page} > {log} 2>&1"
+        "python -m emm.findings --studies {params.studies:q} --table {output.table} --page {output.page} > {log} 2>&1"
 
 
 # A target that always runs, so that the findings are printed (by onsuccess) even where nothing was left to do.
@@ -139,7 +145,7 @@ rule findings:
     log:
         "logs/findings_target.log",
     conda:
-        "../../envs/cpu.yaml"
+        environment("envs/cpu.yaml")
     message:
         "findings are in {input}"
     shell:
@@ -149,7 +155,7 @@ rule findings:
 rule published:
     input:
         [f"results/studies/{name}/curves.csv" for name in SETTINGS.selected],
-        "config/paper.yaml",
+        project_file("config/paper.yaml"),
     output:
         report(
             "results/published.csv",
@@ -160,9 +166,9 @@ rule published:
     log:
         "logs/published.log",
     conda:
-        "../../envs/cpu.yaml"
+        environment("envs/cpu.yaml")
     params:
-        arms=json.dumps(identities(SETTINGS), sort_keys=True),
+        arms=lambda wildcards: handed(json.dumps(identities(SETTINGS), sort_keys=True)),
     message:
         "comparison with the published numbers"
     shell:
