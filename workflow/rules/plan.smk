@@ -11,6 +11,6 @@ rule plan:
     params:
         config=lambda wildcards: handed(json.dumps(CONFIG)),
     message:
-        "plan: about ten seconds of calibration"
+        "plan: counts operations, then calibrates for about ten seconds"
     shell:
         "python -m emm.plan --config {params.config:q} 2> {log}"
