@@ -80,7 +80,7 @@ def test_the_legend_of_many_onsets_lies_beside_them(arms, outside):
 
 # The user's surroundings
 
-RC = "text.usetex: True\nfont.size: 25\nfont.family: serif\nfigure.facecolor: red\nsavefig.bbox: tight\nlines.linewidth: 9\n"
+RC = "text.usetex: True\nfont.size: 25\nfont.family: serif\nfigure.facecolor: red\nsavefig.bbox: tight"
 SURROUNDINGS = {
     "a notebook's backend": {"MPLBACKEND": "module://matplotlib_inline.backend_inline"},
     "a backend that does not exist": {"MPLBACKEND": "nonsense"},

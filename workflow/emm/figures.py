@@ -82,7 +82,6 @@ def subplots(rows: int = 1, columns: int = 1, *, squeeze: bool = True, **options
     return figure, figure.subplots(rows, columns, squeeze=squeeze, **shared)
 
 
-
 def number(text: str) -> float:
     """A cell as a number; empty cells are NaN."""
     return float(text) if text else math.nan

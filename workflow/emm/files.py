@@ -136,7 +136,7 @@ def provenance(key: str, started: float) -> dict[str, Any]:
         "seconds": round(time.monotonic() - started, 3),
         "peak_memory_mb": round(_peak_memory() / 1e6),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "commit": _commit(),
+        "commit": commit_of(),
         "versions": {"python": platform.python_version()}
         | {name: found for name in PACKAGES if (found := _version(name))},
         "platform": platform.platform(),
@@ -173,7 +173,7 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _commit(root: Path = project.ROOT) -> str | None:
+def commit_of(root: Path = project.ROOT) -> str | None:
     """Commit of the project in `root` (with + when it has uncommitted changes), or None.
 
     None too where another repository holds the project's folder, or the files in it but not in its commit.
