@@ -5,6 +5,7 @@
 #   snakemake findings        what of the paper's claims the selected studies reproduce
 #   snakemake plan            what the selected studies will cost, before anything runs
 import os
+import shutil
 
 from snakemake.utils import min_version
 
@@ -14,13 +15,16 @@ min_version("9.27")
 report: "workflow/report/workflow.rst"
 
 
-configfile: "config/studies.yaml"
-configfile: "config.yaml"
+include: "workflow/rules/package.smk"
 
 
-if isinstance(config.get("fit"), str) and os.path.isfile(config["fit"]):
+configfile: project_file("config/studies.yaml")
+configfile: project_file("config.yaml")
 
-    configfile: config["fit"]
+
+if isinstance(config.get("fit"), str) and os.path.isfile(project_file(config["fit"])):
+
+    configfile: project_file(config["fit"])
 
 
 include: "workflow/rules/common.smk"
@@ -65,3 +69,4 @@ for study in SETTINGS.studies:
 
 onsuccess:
     print_summary()
+    shutil.rmtree(HANDED, ignore_errors=True)

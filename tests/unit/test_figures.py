@@ -1,8 +1,12 @@
 """Figures: which rows and lines they show."""
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
-import matplotlib.pyplot as plt
+import matplotlib
 import pytest
 
 from emm import figures
@@ -52,7 +56,6 @@ def test_every_epsilon_has_its_line_and_its_arms_cross_it(epsilon):
     assert [horizontal(axes) for axes in progress.axes[: len(emm)]] == [
         pytest.approx([100 * figures.level_of(arm)]) for arm in emm
     ]
-    plt.close("all")
 
 
 def test_long_names_are_broken_into_lines():
@@ -73,4 +76,76 @@ def test_the_legend_of_many_onsets_lies_beside_them(arms, outside):
     assert bool(drawn.legends) == outside
     (legend,) = drawn.legends or [drawn.axes[0].get_legend()]
     assert [text.get_text() for text in legend.get_texts()].count("in proportion to N") == 1
-    plt.close("all")
+
+
+# The user's surroundings
+
+RC = "text.usetex: True\nfont.size: 25\nfont.family: serif\nfigure.facecolor: red\nsavefig.bbox: tight"
+SURROUNDINGS = {
+    "a notebook's backend": {"MPLBACKEND": "module://matplotlib_inline.backend_inline"},
+    "a backend that does not exist": {"MPLBACKEND": "nonsense"},
+    "a backend of the screen": {"MPLBACKEND": "TkAgg"},
+    "MATPLOTLIBRC, a file": {"MATPLOTLIBRC": "{there}/settings"},
+    "MATPLOTLIBRC, a folder": {"MATPLOTLIBRC": "{there}"},
+    "MATPLOTLIBRC, nowhere": {"MATPLOTLIBRC": "{there}/nowhere"},
+    "MPLCONFIGDIR": {"MPLCONFIGDIR": "{there}"},
+    "MPLCONFIGDIR, unwritable": {"MPLCONFIGDIR": "/proc/nowhere"},
+    "the user's home": {"HOME": "{there}/home", "XDG_CONFIG_HOME": ""},
+    "XDG_CONFIG_HOME": {"XDG_CONFIG_HOME": "{there}/home/.config"},
+    "no home": {"HOME": "/nowhere", "XDG_CONFIG_HOME": ""},
+    "FreeType's settings": {"FREETYPE_PROPERTIES": "truetype:interpreter-version=35"},
+    "an ASCII locale": {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii"},
+    "hashes": {"PYTHONHASHSEED": "7"},
+}
+
+
+@pytest.fixture(scope="module")
+def drawing(tmp_path_factory):
+    """Draw a figure in a process of its own, with variables and a working folder of a user's; its SVG and PNG."""
+    place = tmp_path_factory.mktemp("drawing")
+    rows = "".join(f"0.5,arm,{n},{100 * n}\n" for n in (10, 20, 40))
+    (place / "onset.csv").write_text(f"level,arm,n,onset_images\n{rows}")
+
+    def draw(name: str, folder: Path, **variables: str) -> dict[str, bytes]:
+        output = place / name
+        study = json.dumps({"title": "Étiquettes ≥ 3"})
+        options = ["--study", study, "--style", "{}", "--onset", str(place / "onset.csv"), "--folder", str(output)]
+        subprocess.run(
+            [sys.executable, "-m", "emm.figures", *options], cwd=folder, env=os.environ | variables, check=True
+        )
+        return {path.name: path.read_bytes() for path in output.iterdir()}
+
+    return draw, draw("plain", place)
+
+
+def settings_everywhere(folder: Path, text: bytes) -> None:
+    """A matplotlibrc in every place of a folder where one may lie, and a style of the user's own."""
+    config = folder / "home" / ".config" / "matplotlib"
+    for place in (folder, config):
+        (place / "stylelib").mkdir(parents=True)
+        (place / "matplotlibrc").write_bytes(text)
+        (place / "stylelib" / "own.mplstyle").write_bytes(text)
+    (folder / "settings").write_bytes(text)
+
+
+@pytest.mark.parametrize("name", SURROUNDINGS)
+def test_the_user_s_surroundings_do_not_reach_the_figures(drawing, tmp_path, name):
+    draw, plain = drawing
+    settings_everywhere(tmp_path / "there", RC.encode())
+    variables = {key: value.format(there=tmp_path / "there") for key, value in SURROUNDINGS[name].items()}
+    assert draw(name, tmp_path, **variables) == plain
+
+
+@pytest.mark.parametrize("text", [RC.encode(), b"\xff\xfe not text", b"backend: nonsense\n: :\nno colon"])
+def test_settings_in_the_working_folder_do_not_reach_the_figures(drawing, tmp_path, text):
+    draw, plain = drawing
+    settings_everywhere(tmp_path, text)
+    assert draw(text.hex()[:9], tmp_path, HOME=str(tmp_path / "home"), XDG_CONFIG_HOME="") == plain
+
+
+def test_settings_of_this_process_do_not_reach_the_figures():
+    with matplotlib.rc_context({"font.size": 30}):
+        with figures.styled():
+            assert matplotlib.rcParams["font.size"] == 9
+            assert matplotlib.rcParams["lines.linewidth"] == matplotlib.rcParamsDefault["lines.linewidth"]
+        assert matplotlib.rcParams["font.size"] == 30

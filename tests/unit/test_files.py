@@ -2,11 +2,13 @@
 
 import json
 import os
+import subprocess
 import time
 
 import numpy as np
 import pytest
 
+from emm import files
 from emm.files import provenance, remove_abandoned, replacing, write_csv, write_json, write_npz, write_text
 
 
@@ -160,3 +162,123 @@ def test_provenance_says_what_made_a_result():
     assert found["versions"]["torch"]
     assert "cores" in found["hardware"]
     json.dumps(found, allow_nan=False)
+
+
+# The commit that a record names
+
+
+@pytest.fixture
+def project_folder(tmp_path):
+    """A project in a folder of its own, which is in no repository yet."""
+    root = tmp_path / "outer" / "project é $x"
+    (root / files.OWN_FILE).parent.mkdir(parents=True)
+    (root / files.OWN_FILE).write_text("# the module\n")
+    return root
+
+
+def git(folder, *words):
+    identity = [
+        "-c",
+        "user.name=a",
+        "-c",
+        "user.email=b@c",
+        "-c",
+        "commit.gpgsign=false",
+        "-c",
+        "protocol.file.allow=always",
+    ]
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    done = subprocess.run(
+        ["git", "-C", folder, *identity, *words], env=clean, check=True, capture_output=True, text=True
+    )
+    return done.stdout.strip()
+
+
+def committed(folder, what="."):
+    git(folder, "init", "--quiet")
+    git(folder, "add", what)
+    git(folder, "commit", "--quiet", "--allow-empty", "--message", "all")
+    return git(folder, "rev-parse", "HEAD")
+
+
+def test_a_project_in_its_own_repository_names_its_commit(project_folder):
+    commit = committed(project_folder)
+    named = files.commit_of(project_folder)
+    assert named and len(named) == 12 and commit.startswith(named)
+    (project_folder / files.OWN_FILE).write_text("# changed\n")
+    assert files.commit_of(project_folder) == f"{named}+"
+
+
+def test_a_project_in_another_repository_has_no_commit(project_folder):
+    committed(project_folder.parent)
+    assert files.commit_of(project_folder) is None
+    git(project_folder.parent, "rm", "-r", "--cached", "--quiet", ".")
+    assert files.commit_of(project_folder) is None
+    (project_folder / ".git").mkdir()  # damaged: git goes on to the folder above
+    assert files.commit_of(project_folder) is None
+    (project_folder / ".git").rmdir()
+    (project_folder / ".git").write_text("gitdir: nowhere\n")
+    assert files.commit_of(project_folder) is None
+
+
+def test_a_project_unpacked_over_another_repository_has_no_commit(project_folder):
+    (project_folder / "theirs.txt").write_text("theirs\n")
+    committed(project_folder, "theirs.txt")
+    assert files.commit_of(project_folder) is None
+
+
+def test_a_project_in_no_repository_or_without_commits_has_none(project_folder):
+    assert files.commit_of(project_folder) is None
+    git(project_folder, "init", "--quiet")
+    assert files.commit_of(project_folder) is None
+
+
+def test_variables_of_git_name_no_other_repository(project_folder, tmp_path, monkeypatch):
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "file").write_text("x")
+    committed(other)
+    commit = committed(project_folder)
+    monkeypatch.setenv("GIT_DIR", str(other / ".git"))  # as in one of its hooks
+    monkeypatch.setenv("GIT_WORK_TREE", str(project_folder))
+    monkeypatch.setenv("GIT_INDEX_FILE", str(other / ".git" / "index"))
+    assert files.commit_of(project_folder) == commit[:12]
+    (tmp_path / "bare").mkdir()
+    monkeypatch.setenv("GIT_DIR", str(other / ".git"))
+    assert files.commit_of(tmp_path / "bare") is None
+
+
+def test_worktrees_and_submodules_of_the_project_are_its_own(project_folder, tmp_path):
+    commit = committed(project_folder)
+    git(project_folder, "worktree", "add", "--quiet", str(tmp_path / "tree"))
+    assert files.commit_of(tmp_path / "tree") == commit[:12]
+    host = tmp_path / "host"
+    host.mkdir()
+    (host / "theirs.txt").write_text("theirs\n")
+    committed(host)
+    git(host, "submodule", "--quiet", "add", str(project_folder), "emm")
+    assert files.commit_of(host / "emm") == commit[:12]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives a file to another user")
+def test_a_repository_of_another_user_is_still_the_project_s(project_folder):
+    commit = committed(project_folder)
+    for path in (project_folder, *project_folder.rglob("*")):
+        os.chown(path, 12345, 12345)
+    assert files.commit_of(project_folder) == commit[:12]
+
+
+def test_without_git_there_is_no_commit(project_folder, monkeypatch, tmp_path):
+    committed(project_folder)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert files.commit_of(project_folder) is None
+
+
+# Text that no encoding holds
+
+
+def test_bytes_of_names_that_are_no_text_are_written_as_escapes(tmp_path):
+    write_text(tmp_path / "a.txt", "≥ caf\udce9")
+    assert (tmp_path / "a.txt").read_text(encoding="utf-8") == "≥ caf\\udce9"
+    write_csv(tmp_path / "a.csv", ["n"], [{"n": "caf\udce9"}])
+    assert (tmp_path / "a.csv").read_bytes() == b"n\ncaf\\udce9\n"

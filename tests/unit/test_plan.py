@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import stat
 import sys
 import time
@@ -16,7 +17,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from emm import cli, operations, sampling
+from emm import checksums, cli, datasets, files, keys, operations, sampling
 from emm import plan as module
 from emm.configuration import load, read
 from emm.dag import Dag, index
@@ -29,12 +30,15 @@ from emm.plan import (
     Costs,
     Planned,
     Speed,
+    amount,
     calibrate,
     duration,
+    expected_emm,
     jobs_at_once,
     measure,
     plan,
     show,
+    span,
     text,
 )
 from emm.search import Count, RunId, ladder, logit, replay
@@ -258,27 +262,166 @@ def test_jobs_at_once_of_this_machine():
 # Text
 
 
+def lines_of(shown: str) -> tuple[str, list[list[str]], str]:
+    """The head of a plan, the cells of its table without the headings, and what it rests on."""
+    head, table, rest = shown.split("\n\n")
+    heading, *lines = ([cell for cell in re.split(r" {2,}", line) if cell] for line in table.splitlines())
+    assert heading == ["study", "time", "arms", "runs", "done", "new runs", "images trained", "disk", "PFLOP"]
+    return head, lines, rest
+
+
 def test_text_has_a_line_a_study_and_their_total():
     found = planned(configuration({"one": {"plain": {}}, "two": {"plain": {}, "wide": {"network.channels": 16}}}))
-    table, rest = text(found, SPEED).split("\n\n")
-    header, *lines = table.splitlines()
-    assert header.split()[:3] == ["study", "arms", "runs"]
-    assert [line.split()[0] for line in lines] == ["one", "two", "all"]
-    cells = [line.split() for line in lines]
-    assert [int(row[1]) for row in cells] == [1, 2, 3]
-    assert int(cells[2][2]) == found[0].runs + found[1].runs
-    seen = [int(row[4].replace(",", "")) for row in cells]
+    head, cells, rest = lines_of(text(found, SPEED))
+    assert [line[0] for line in cells] == ["one", "two", "all"]
+    assert [int(line[2]) for line in cells] == [1, 2, 3]
+    new = [len(found[0].new), len(found[1].new), len(found[0].new | found[1].new)]
+    assert [int(line[3]) for line in cells] == [found[0].runs, found[1].runs, new[2]]
+    assert [int(line[4]) for line in cells] == [0, 0, 0]
+    assert [int(line[5]) for line in cells] == new
+    seen = [int(line[6].replace(",", "")) for line in cells]
     assert seen == [images(found[0]), images(found[1]), images(found[0]) + images(found[1])]
-    assert [int(row[3]) for row in cells] == [len(found[0].new), len(found[1].new), len(found[0].new | found[1].new)]
-    assert float(cells[2][6]) == pytest.approx(duration(found, SPEED) / 3600, rel=0.01)
+    assert cells[2][1] == span(duration(found, SPEED))
+    assert head == f"{new[2]} runs: about {span(duration(found, SPEED))}"
     assert "2 jobs at once" in rest and "1 GFLOP/s in training and 2 in sampling" in rest
 
 
-def test_show_takes_the_throughput_it_is_given(monkeypatch):
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [
+        (10, "10 seconds"), (89, "89 seconds"), (90, "1.5 minutes"), (138, "2.3 minutes"), (19.3 * 60, "19 minutes"),
+        (90 * 60, "1.5 hours"), (47.4 * 3600, "47 hours"), (48 * 3600, "2 days"), (123 * 86400, "120 days"),
+        (1234 * 365.25 * 86400, "1,200 years"),
+    ],
+)  # fmt: skip
+def test_times_are_told_as_one_says_them(seconds, expected):
+    assert span(seconds) == expected
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"), [(0, "0 MB"), (26.4e6, "26 MB"), (1.81e9, "1.8 GB"), (130e9, "130 GB"), (1.8e12, "1.8 TB")]
+)
+def test_bytes_are_told_in_two_digits(size, expected):
+    assert amount(size) == expected
+
+
+# What is done already
+
+
+def write_score(folder: Path, run: Run, one: RunId, count: Count) -> None:
+    """A score as its stage leaves it, as far as the search reads it."""
+    path = keys.run_folder(folder, "score", keys.key("score", run), one.n, one.replicate) / "score.json"
+    snapshots = [{"memorized": count.memorized, "images": count.images}]
+    files.write_json(path, {"snapshots": snapshots})
+    checksums.record(path)
+
+
+def test_what_is_done_is_counted_and_the_rest_follows_from_it(tmp_path, monkeypatch):
+    """The curve that the runs show has its EMM three octaves above that of search.start."""
+    monkeypatch.setattr(Costs, "network", lambda *_: (10**9, 10**6))
+    studies = {"one": {"plain": {}}, "two": {"plain": {}, "wide": {"network.channels": 16}}}
+    settings = configuration(studies, sampling={"images": 4000, "steps": 5})
+    run, dag = settings.studies[0].arms[0].run, index(settings, tmp_path)
+    truth = Assumed(run.model_copy(update={"search": run.search.model_copy(update={"start": 8 * run.search.start})}))
+    sizes = dag.sizes[keys.key("emm", run)]
+    path = replay(run.search, sizes, truth).runs
+    left = []
+    for count, made in enumerate([None, *path]):
+        if made is not None:
+            write_score(tmp_path, run, made, truth[made])
+        first, second = plan(settings, dag)
+        assert (len(first.done), len(second.done)) == (count, count)
+        assert (first.runs, second.arms) == (count + len(first.new), 2)
+        assert len(first.longest[0]) <= len(first.new)
+        left.append(len(first.new))
+        expected = {one for _, one in first.new}
+        assert not expected & set(path[:count])
+        if count >= 3:  # a run near the line has told where it is
+            assert expected == set(path[count:])
+    assert left[-1] == 0 and left[0] > 0
+    head, cells, _ = lines_of(text([first], SPEED))
+    assert head == f"{len(path)} runs, {len(path)} already done: nothing is left to train or sample"
+    assert cells[0][1] == "none"
+    head, cells, _ = lines_of(text([first, second], SPEED))
+    total = len(path) + len(second.new)
+    assert head == f"{total} runs, {len(path)} already done: about {span(duration([first, second], SPEED))}"
+    assert cells[2][3:6] == [str(total), str(len(path)), str(len(second.new))]
+
+
+def test_a_finished_plan_calibrates_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(module, "calibrate", lambda *_: pytest.fail("calibrated"))
+    settings = configuration({"one": {"plain": {}}})
+    run, dag = settings.studies[0].arms[0].run, index(settings, tmp_path)
+    for one in replay(run.search, dag.sizes[keys.key("emm", run)], Assumed(run)).runs:
+        write_score(tmp_path, run, one, Assumed(run)[one])
+    shown = show(settings, dag)
+    assert "already done: nothing is left" in shown
+    assert "GFLOP/s" not in shown
+
+
+def test_a_damaged_score_is_not_done(tmp_path):
+    settings = configuration({"one": {"plain": {}}})
+    run, dag = settings.studies[0].arms[0].run, index(settings, tmp_path)
+    first = replay(run.search, dag.sizes[keys.key("emm", run)], Assumed(run)).runs[0]
+    write_score(tmp_path, run, first, Assumed(run)[first])
+    assert len(plan(settings, dag)[0].done) == 1
+    path = keys.run_folder(tmp_path, "score", keys.key("score", run), first.n, first.replicate) / "score.json"
+    path.write_text(path.read_text() + " ")
+    assert len(plan(settings, dag)[0].done) == 0
+
+
+def test_a_score_of_another_threshold_is_not_done_but_its_samples_are(tmp_path):
+    other = {"loose": {"scoring.threshold": 0.5}}
+    settings = configuration({"one": {"plain": {}}, "two": other})
+    run, dag = settings.studies[0].arms[0].run, index(settings, tmp_path)
+    for one in replay(run.search, dag.sizes[keys.key("emm", run)], Assumed(run)).runs:
+        write_score(tmp_path, run, one, Assumed(run)[one])
+        for stage in ("train", "sample"):
+            folder = keys.run_folder(tmp_path, stage, keys.key(stage, run), one.n, one.replicate)
+            files.write_json(folder / keys.RECORDS[stage], {})
+    first, second = plan(settings, dag)
+    assert not first.new and len(second.new) == len(first.done)
+    assert {(cost.images, cost.train_flops, cost.sample_flops) for cost in second.new.values()} == {(0, 0, 0)}
+
+
+@pytest.mark.parametrize(
+    ("known", "low", "high"),
+    [
+        ({}, 56, 57),
+        ({20: 40}, 56, 57),  # far above the line, and expected there
+        ({100: 40}, 141, 142),
+        ({40: 0}, 28, 29),
+        ({20: 40, 320: 0}, 79, 81),
+        ({160: 36}, 150, 165),  # on the line
+        ({160: 36, 20: 40}, 150, 165),
+    ],
+)
+def test_the_expected_emm_follows_what_is_known(known, low, high):
+    counts = {RunId(n, 0): Count(memorized, 40) for n, memorized in known.items()}
+    run = read_run(BASE | {"search": BASE["search"] | {"start": 40}})
+    assert low <= expected_emm(run, counts) <= high
+
+
+# Showing
+
+
+def test_show_takes_the_throughput_it_is_given(monkeypatch, capsys):
     monkeypatch.setattr(module, "calibrate", lambda *_: pytest.fail("calibrated"))
     settings = configuration({"one": {"plain": {}}})
     shown = show(settings, index(settings, Path("results")), 4, 20)
     assert shown == text(planned(settings), Speed(20e9, 20e9, 3.0, 4))
+    assert capsys.readouterr().err == ""
+
+
+def test_a_calibration_is_announced_before_anything_is_counted(monkeypatch, capsys):
+    def told(*_: object) -> Speed:
+        assert capsys.readouterr().err.count("about 10 seconds") == 1
+        return SPEED
+
+    monkeypatch.setattr(module, "plan", lambda *arguments: told() and plan(*arguments))
+    monkeypatch.setattr(module, "calibrate", lambda *_: SPEED)
+    settings = configuration({"one": {"plain": {}}})
+    show(settings, index(settings, Path("results")))
 
 
 def test_a_calibration_on_gpus_runs_as_many_jobs_as_they_have_slots(monkeypatch):
@@ -307,13 +450,14 @@ def test_the_command_plans_files_and_the_stage_json(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["emm", "plan", "--throughput", "20", "--cores", "1"])
     cli.main()
     out = capsys.readouterr().out
-    assert out.splitlines()[1].split()[:2] == ["conditioning", "4"]
-    assert "1 jobs at once" in out
+    head, cells, rest = lines_of(out.rstrip("\n"))
+    assert head.endswith(" minutes") and (cells[0][0], cells[0][2]) == ("conditioning", "4")
+    assert "1 jobs at once" in rest
     content = BASE | {"studies": {"one": {"arms": {"plain": {}}}}}
     monkeypatch.setattr(module, "calibrate", lambda *_: SPEED)
     monkeypatch.setattr(sys, "argv", ["plan", "--config", json.dumps(content)])
     module.main()
-    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:3]] == ["one", "all"]
+    assert [line[0] for line in lines_of(capsys.readouterr().out.rstrip("\n"))[1]] == ["one", "all"]
 
 
 # Every scale
@@ -329,7 +473,7 @@ def test_every_selected_study_plans_at_every_scale(overlay, monkeypatch):
     assert [one.study for one in found] == settings.selected
     assert not set(dag.impossible) & set(settings.selected)
     assert all(one.arms > 0 and one.runs > 0 and len(one.longest) == one.arms for one in found)
-    assert len(text(found, SPEED).split("\n\n")[0].splitlines()) == 1 + len(found) + 1
+    assert len(lines_of(text(found, SPEED))[1]) == len(found) + 1
     assert math.isfinite(duration(found, SPEED))
 
 
@@ -367,10 +511,10 @@ def test_measure_gives_rates(data):
     assert rates["train"] > 0 and rates["sample"] > 0
 
 
-@pytest.mark.usefixtures("short")
 def test_measure_divides_the_operations_of_its_work_by_its_time(monkeypatch):
     """On a clock where a training step takes two seconds and sampling four: 3 x 32 and 3 x 40 forward passes."""
     clock = [0.0]
+    monkeypatch.setattr(module, "CALIBRATION", 100.0)
     monkeypatch.setattr(module, "time", SimpleNamespace(time=time.time, perf_counter=lambda: clock[0]))
     monkeypatch.setattr(operations, "forward", lambda *_: 10**6)
     step, sample = Trainer.advance, sampling.generate
@@ -390,6 +534,82 @@ def test_measure_divides_the_operations_of_its_work_by_its_time(monkeypatch):
     monkeypatch.setattr(sampling, "generate", generate)
     rates = measure(read_run(BASE), "cpu", 1, time.time())
     assert (rates["train"], rates["sample"]) == pytest.approx((96e6 / 2, 120e6 / 4))
+
+
+@pytest.mark.usefixtures("short")
+def test_a_step_that_takes_too_long_has_fewer_images(monkeypatch):
+    """As of the paper's network on a CPU, where a step of 512 images takes minutes, and more memory than there is."""
+    clock, step, batches = [0.0], Trainer.advance, []
+    monkeypatch.setattr(module, "CALIBRATION", 10.0)
+    monkeypatch.setattr(module, "time", SimpleNamespace(time=time.time, perf_counter=lambda: clock[0]))
+    monkeypatch.setattr(operations, "forward", lambda *_: 10**6)
+
+    def advance(trainer):
+        clock[0] += 0.5 * trainer.run.training.batch_size  # 6e6 operations a second
+        batches.append(trainer.run.training.batch_size)
+        return step(trainer)
+
+    def generate(denoise, drawn, levels, batch, device):
+        clock[0] += 0.25 * 3 * len(drawn.seeds)
+        assert len(drawn.seeds) <= 4
+
+    monkeypatch.setattr(Trainer, "advance", advance)
+    monkeypatch.setattr(sampling, "generate", generate)
+    content = BASE | {"training": BASE["training"] | {"batch_size": 512}}
+    rates = measure(read_run(content), "cpu", 1, time.time())
+    assert (rates["train"], rates["sample"]) == pytest.approx((6e6, 4e6))
+    assert max(batches) <= 5
+
+
+NAMED = ("digits", "cifar10", "cifar100", "svhn", "mnist", "fashion_mnist")
+
+
+@pytest.mark.parametrize("source", NAMED)
+@pytest.mark.parametrize("more", [{}, {"mixture": "cifar10", "mixture_share": 0.2, "resolution": 8}])
+@pytest.mark.usefixtures("short")
+def test_named_data_are_not_read(monkeypatch, source, more):
+    monkeypatch.setattr(datasets, "load", lambda *_: pytest.fail("read"))
+    if more and source in ("digits", "mnist", "fashion_mnist"):
+        more = more | {"mixture": "digits"}
+    side = more.get("resolution", 8 if source == "digits" else 28 if "mnist" in source else 32)
+    network = {"channels": 8, "multipliers": [1], "blocks": 1, "attention": [side]}
+    run = read_run(BASE | {"data": {"source": source, "root": "/nowhere", **more}, "network": network})
+    assert measure(run, "cpu", 1, time.time())["train"] > 0
+
+
+@pytest.mark.parametrize("source", ["folder:nowhere", "npz:nowhere.npz"])
+def test_own_images_that_are_not_there_are_one_line(monkeypatch, capsys, tmp_path, source):
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(load(folder=ROOT) | {"fit": None}))
+    (tmp_path / "overlay.yaml").write_text(yaml.safe_dump({"data": {"source": source}}))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["emm", "plan", "overlay.yaml"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    printed = capsys.readouterr()
+    assert ended.value.code == 1 and printed.out == ""
+    (line,) = printed.err.splitlines()
+    assert line.startswith("error: studies.conditioning.arms.unconditional and 3 more: ")
+    assert f"data.source = '{source}': nowhere" in line
+
+
+def test_the_paper_s_scale_is_planned_without_its_data(monkeypatch, tmp_path):
+    """Counting a hundred networks takes a minute, so every network costs the same here."""
+    monkeypatch.setattr(Costs, "network", lambda *_: (10**9, 10**6))
+    asked = []
+    monkeypatch.setattr(module, "calibrate", lambda run, *_: asked.append(run) or SPEED)
+    settings = read(load([ROOT / "config/paper.yaml"], ROOT))
+    assert "618 runs" in show(settings, index(settings, tmp_path, data_needed=False))
+    assert module.made_up(asked[0]).images.shape[1:] == (3, 32, 32)
+
+
+def test_a_base_that_does_not_fit_is_not_what_is_calibrated(tmp_path):
+    arms = {"plain": {"data.source": "digits", "data.labels": "true"}}
+    settings = configuration({"one": {"arm": arms["plain"]}}, data={"source": "folder:nowhere"})
+    run = module.calibrated(settings)
+    assert run is not None and (run.data.source, run.data.labels) == ("digits", "none")
+    optimum = configuration({"one": {"arm": {"diffusion.denoiser": "optimum"}}}, diffusion={"denoiser": "optimum"})
+    assert module.calibrated(optimum) is None
+    assert "GFLOP/s" not in show(optimum, index(optimum, tmp_path))
 
 
 def fake_python(folder: Path, body: str) -> str:

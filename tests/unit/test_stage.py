@@ -57,3 +57,44 @@ def test_an_unexpected_error_keeps_its_traceback():
 def test_a_log_that_cannot_be_written_fails_the_stage():
     with open("/dev/full", "w") as full:
         assert run("pass", full.fileno()).returncode != 0
+
+
+TEXT = "≥ 3 × caf\u00e9 \u540d \udce9"  # the last one is a byte of a file's name
+
+
+@pytest.mark.parametrize("error", [False, True])
+@pytest.mark.parametrize(
+    ("encoding", "expected"),
+    [
+        ("ascii", b">= 3 x caf\\xe9 \\u540d \\xe9"),
+        ("ascii:strict", b">= 3 x caf\\xe9 \\u540d \\xe9"),
+        ("latin-1", b">= 3 \xd7 caf\xe9 \\u540d \\xe9"),
+        ("cp1252", b">= 3 \xd7 caf\xe9 \\u540d \\xe9"),
+        ("koi8-r", "≥ 3 x caf\\xe9 \\u540d \\xe9".encode("koi8-r")),
+        ("utf-8", "≥ 3 × café 名 \\xe9".encode()),
+        ("", b">= 3 x caf\\xe9 \\u540d \\xe9"),  # the locale's
+    ],
+)
+def test_every_terminal_gets_the_text(encoding: str, expected: bytes, error: bool):
+    locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": encoding}
+    body = f"raise StageError({TEXT!a})" if error else f"print({TEXT!a})"
+    command = [sys.executable, "-c", PROGRAM.format(body=body)]
+    done = subprocess.run(command, env=os.environ | locale, capture_output=True)
+    if error:
+        assert (done.returncode, done.stderr) == (1, b"error: " + expected + b"\n")
+    else:
+        assert (done.returncode, done.stdout) == (0, b"begun\n" + expected + b"\n")
+
+
+def test_a_file_that_the_locale_cannot_name_is_one_line():
+    locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, "-c", PROGRAM.format(body="open(chr(0x540d))")]
+    done = subprocess.run(command, env=os.environ | locale, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr == "error: '\\u540d': the encoding ascii of this locale cannot name it; set PYTHONUTF8=1\n"
+
+
+def test_a_stage_without_standard_output_ends_well():
+    command = ["sh", "-c", 'exec "$@" >&-', "sh", sys.executable, "-c", PROGRAM.format(body="print('done')")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")

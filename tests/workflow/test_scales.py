@@ -46,6 +46,7 @@ def test_a_study_without_its_data_tells_why_only_when_asked_for(project):
 
 def test_the_plan_is_a_target(project):
     output = project.snakemake("plan", "--config", "sampling={images: 50}").stdout
-    assert re.search(r"^conditioning +4 +22 +22 ", output, re.MULTILINE)
+    assert re.search(r"^22 runs: about [0-9.]+ (seconds|minutes|hours)$", output, re.MULTILINE)
+    assert re.search(r"^conditioning +[0-9.]+ \w+ +4 +22 +0 +22 ", output, re.MULTILINE)
     assert "GFLOP/s in training" in output
     assert not (project.folder / "results").exists()

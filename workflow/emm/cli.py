@@ -7,9 +7,10 @@ import signal
 import sys
 from pathlib import Path
 
+from emm import project
 from emm.files import write_text
 from emm.settings import Scoring, SettingsError, validate
-from emm.stage import StageError, command
+from emm.stage import StageError, command, flush
 
 
 def summary(args: argparse.Namespace) -> None:
@@ -110,10 +111,13 @@ def verify(args: argparse.Namespace) -> None:
 def answer(args: argparse.Namespace) -> None:
     """Run the command that was chosen, and see its output off."""
     args.run(args)
-    sys.stdout.flush()
+    flush()
 
 
 def main() -> None:
+    """The ``emm`` command: it runs the package of the project that it is called in."""
+    if (wanted := project.others()) is not None:
+        project.become(wanted, "emm.cli")  # returns in vain attempts alone, which `command` then tells
     parser = argparse.ArgumentParser(prog="emm", description=__doc__)
     parser.add_argument("--results", type=Path, default=Path("results"))
     commands = parser.add_subparsers(required=True)

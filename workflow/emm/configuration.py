@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import yaml
 from pydantic import BaseModel, BeforeValidator, Field
 
+from emm import project
 from emm.settings import (
     RULES,
     Arm,
@@ -67,13 +68,14 @@ class _ConfigText(Run):
 def load(overlays: Sequence[Path] = (), folder: Path = Path()) -> dict[str, Any]:
     """The configuration of the project in `folder`, with `overlays` laid over it as by Snakemake's ``--configfile``.
 
+    A file that `folder` lacks is taken from the project that this code belongs to.
     Raises:
         SettingsError: a file cannot be read, or is not a YAML mapping.
     """
-    own = [folder / path for path in FILES]
+    own = [project.file(path, folder) for path in FILES]
     merged = _laid([*own, *overlays])
     if isinstance(merged.get("fit"), str):
-        merged = _laid([*own, folder / merged["fit"], *overlays])
+        merged = _laid([*own, project.file(Path(merged["fit"]), folder), *overlays])
     return merged
 
 

@@ -271,7 +271,7 @@ def _digits() -> tuple[np.ndarray, np.ndarray]:
         raise DataError("digits: not found; install scikit-learn, which ships them")
     path = Path(spec.origin).parent / "datasets" / "data" / "digits.csv.gz"
     try:  # reading the file spares the second that importing scikit-learn takes
-        with gzip.open(path, "rt") as file:
+        with gzip.open(path, "rt", encoding="ascii") as file:
             table = np.loadtxt(file, delimiter=",").astype(np.int64)
         pixels, labels = table[:, :-1], table[:, -1]
     except FileNotFoundError:
@@ -325,7 +325,7 @@ def _locked(folder: Path) -> Iterator[None]:
     import fcntl
 
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".download.lock", "w") as file:
+    with open(folder / ".download.lock", "wb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

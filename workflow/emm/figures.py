@@ -1,23 +1,16 @@
 """The figures of a study: ``python -m emm.figures`` draws each as SVG and PNG from the study's tables and galleries."""
 
 import argparse
+import contextlib
 import json
 import math
+import os
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import LogNorm
-from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, LogLocator, NullLocator
 
 from emm import checksums
 from emm.files import replacing
@@ -25,6 +18,32 @@ from emm.search import logit
 from emm.settings import Figures
 from emm.stage import command
 from emm.tables import answer, read
+
+
+@contextlib.contextmanager
+def untouched() -> Iterator[None]:
+    """Surroundings in which Matplotlib, while it is imported, finds no settings but its own.
+
+    It would look for a file of settings in the folder worked in, where MATPLOTLIBRC says, and in the user's home.
+    """
+    names = ("MPLBACKEND", "MATPLOTLIBRC", "FREETYPE_PROPERTIES")
+    users = {name: os.environ.pop(name) for name in names if name in os.environ}
+    os.environ["MATPLOTLIBRC"] = os.devnull  # a file without settings, found before the one in the home
+    try:
+        with contextlib.chdir(Path(__file__).parent) if os.path.exists("matplotlibrc") else contextlib.nullcontext():
+            yield
+    finally:
+        del os.environ["MATPLOTLIBRC"]
+        os.environ.update(users)
+
+
+with untouched():  # pyplot is not among these: it would choose a backend, and read the styles of the user
+    import matplotlib
+    from matplotlib.axes import Axes
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import LogNorm
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FixedLocator, LogLocator, NullLocator
 
 # Okabe and Ito's colours: told apart by colour-blind readers and in grey print.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31", "#7A7A7A")
@@ -43,6 +62,24 @@ STYLE: Any = {
 }
 
 Row = dict[str, Any]
+
+
+@contextlib.contextmanager
+def styled() -> Iterator[None]:
+    """Matplotlib's own defaults with our style, whatever has been set in this process."""
+    defaults = {name: value for name, value in matplotlib.rcParamsDefault.items() if name != "backend"}
+    with matplotlib.rc_context(defaults | STYLE):
+        yield
+
+
+def subplots(rows: int = 1, columns: int = 1, *, squeeze: bool = True, **options: Any) -> tuple[Figure, Any]:
+    """A figure and its panels: one Axes, or with ``squeeze=False`` an array of them (rows, columns).
+
+    `options` are of the figure, apart from `sharex` and `sharey`.
+    """
+    shared = {name: options.pop(name) for name in ("sharex", "sharey") if name in options}
+    figure = Figure(**options)
+    return figure, figure.subplots(rows, columns, squeeze=squeeze, **shared)
 
 
 def number(text: str) -> float:
@@ -116,7 +153,7 @@ def draw_curves(study: Row, emm: Sequence[Row], curves: Sequence[Row], style: Fi
     columns = 1 if few else 4
     count = 1 if few else math.ceil(len(emm) / columns)
     size = (style.width, style.width * 0.58) if few else (style.width, 0.6 + 0.3 * style.width * count)
-    figure, panels = plt.subplots(
+    figure, panels = subplots(
         count, columns, figsize=size, sharex=True, sharey=True, squeeze=False, layout="constrained"
     )
     counted = [counted_rows(arm, curves) for arm in emm]
@@ -181,7 +218,7 @@ def _draw_line(axes: Axes, arm: Row, rows: Sequence[Row], tint: str, order: floa
 
 def draw_emm(study: Row, emm: Sequence[Row], curves: Sequence[Row], style: Figures) -> Figure:
     """EMM of each arm with its 95 % interval; arrows where only a limit is known."""
-    figure, axes = plt.subplots(figsize=(style.width, 0.9 + 0.42 * len(emm)), layout="constrained")
+    figure, axes = subplots(figsize=(style.width, 0.9 + 0.42 * len(emm)), layout="constrained")
     positions = list(range(len(emm)))[::-1]
     sizes = [number(arm[c]) for arm in emm for c in ("emm", "emm_low", "emm_high") if arm[c]]
     for index, (arm, y) in enumerate(zip(emm, positions, strict=True)):
@@ -218,7 +255,7 @@ def draw_progress(study: Row, emm: Sequence[Row], curves: Sequence[Row], style: 
     columns = min(len(emm), 4)
     count = math.ceil(len(emm) / columns)
     size = (style.width, 0.5 + 0.33 * style.width * count)
-    figure, panels = plt.subplots(
+    figure, panels = subplots(
         count, columns, figsize=size, sharex=True, sharey=True, squeeze=False, layout="constrained"
     )
     sizes = [number(row["n"]) for row in curves]
@@ -251,7 +288,7 @@ def draw_progress(study: Row, emm: Sequence[Row], curves: Sequence[Row], style: 
 
 def draw_onset(study: Row, onsets: Sequence[Row], style: Figures) -> Figure:
     """Training images at which memorization sets in, against N: a point a run, with the line of growth like N."""
-    figure, axes = plt.subplots(figsize=(style.width, style.width * 0.58), layout="constrained")
+    figure, axes = subplots(figsize=(style.width, style.width * 0.58), layout="constrained")
     level = 100 * float(onsets[0]["level"]) if onsets else 50.0
     known = [row for row in onsets if row["onset_images"]]
     sizes = [number(row["n"]) for row in known]
@@ -281,7 +318,7 @@ def draw_onset(study: Row, onsets: Sequence[Row], style: Figures) -> Figure:
 def draw_gallery(study: Row, emm: Sequence[Row], galleries: Sequence[dict[str, np.ndarray]], style: Figures) -> Figure:
     """Generated images above their nearest training images: an arm a row, best matches left, worst right."""
     columns = style.gallery
-    figure, panels = plt.subplots(
+    figure, panels = subplots(
         len(emm), 2, figsize=(style.width, 0.7 + style.width / (2 * columns) * 2.2 * len(emm)), squeeze=False,
         layout="constrained",
     )  # fmt: skip
@@ -320,11 +357,10 @@ def save(figure: Figure, stem: Path, dpi: int) -> None:
     for kind, metadata in (("svg", {"Date": None}), ("png", {"Software": None})):
         with replacing(stem.with_suffix(f".{kind}")) as temporary:
             figure.savefig(temporary, format=kind, dpi=dpi, metadata=metadata)
-    plt.close(figure)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, fromfile_prefix_chars="@")
     parser.add_argument("--study", required=True, help="description of the study as JSON")
     parser.add_argument("--style", required=True, help="settings `figures` as JSON")
     parser.add_argument("--emm", type=Path)
@@ -335,7 +371,7 @@ def main() -> None:
     args = parser.parse_args()
     study, style = json.loads(args.study), Figures.model_validate(json.loads(args.style))
     if args.onset:
-        with plt.rc_context(STYLE):
+        with styled():
             save(draw_onset(study, read(args.onset), style), args.folder / "onset.svg", style.dpi)
         return
     if not (args.emm and args.curves and args.galleries):
@@ -346,7 +382,7 @@ def main() -> None:
     for path in args.galleries:
         with np.load(path, allow_pickle=False) as archive:
             galleries.append({name: archive[name] for name in archive.files})
-    with plt.rc_context(STYLE):
+    with styled():
         for name, draw in (("curves", draw_curves), ("emm", draw_emm), ("progress", draw_progress)):
             save(draw(study, emm, curves, style), args.folder / f"{name}.svg", style.dpi)
         save(draw_gallery(study, emm, galleries, style), args.folder / "gallery.svg", style.dpi)

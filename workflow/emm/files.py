@@ -21,6 +21,8 @@ from typing import Any
 
 import numpy as np
 
+from emm import project
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -81,9 +83,9 @@ def _umask() -> int:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text atomically."""
+    """Write UTF-8 text atomically; bytes of a file's name that are no text as escapes."""
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -93,7 +95,10 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
     """Write a tidy table atomically: None is an empty cell, a missing column an error (KeyError)."""
-    with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+    with (
+        replacing(path) as temporary,
+        open(temporary, "w", newline="", encoding="utf-8", errors="backslashreplace") as file,
+    ):
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(columns)
         for row in rows:
@@ -119,6 +124,8 @@ def write_npz(path: Path, **arrays: np.ndarray) -> None:
                 np.lib.format.write_array(file, np.asarray(array, order="C"), allow_pickle=False)
 
 
+OWN_FILE = Path(__file__).resolve().relative_to(project.ROOT).as_posix()  # one that every commit of the project holds
+
 # What a result may depend on: arithmetic, data sets and their scaling, neighbours, files.
 PACKAGES = ("emm", "numpy", "torch", "scipy", "pillow", "scikit-learn", "safetensors", "faiss-gpu", "faiss-cpu")
 
@@ -131,7 +138,7 @@ def provenance(key: str, started: float) -> dict[str, Any]:
         "seconds": round(time.monotonic() - started, 3),
         "peak_memory_mb": round(_peak_memory() / 1e6),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "commit": _commit(),
+        "commit": commit_of(),
         "versions": {"python": platform.python_version()}
         | {name: found for name in PACKAGES if (found := _version(name))},
         "platform": platform.platform(),
@@ -149,7 +156,7 @@ def hardware() -> str:
     """The processor's name and the number of cores that this process may use."""
     name = platform.processor() or platform.machine()
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
         name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         pass  # not Linux, or an architecture without that line
@@ -168,14 +175,28 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _commit() -> str | None:
-    """Commit of the source tree (with + when it has uncommitted changes), or None outside a checkout."""
-    git = ["git", "-C", str(Path(__file__).parent)]
-    try:
-        commit = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, timeout=10)
-        status = subprocess.run(
-            [*git, "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True, timeout=10
+def commit_of(root: Path = project.ROOT) -> str | None:
+    """Commit of the project in `root` (with + when it has uncommitted changes), or None.
+
+    None too where another repository holds the project's folder, or the files in it but not in its commit.
+    """
+    # The user's variables may name another repository, as in a hook of git; a root that is another user's is trusted,
+    # because its code is what runs here.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    options = ["-C", str(root), "-c", f"safe.directory={root}", "-c", "core.fsmonitor=false", "--no-optional-locks"]
+
+    def git(*words: str) -> str | None:
+        done = subprocess.run(
+            ["git", *options, *words], env=environment, stdin=subprocess.DEVNULL, capture_output=True, timeout=10
         )
-    except (OSError, subprocess.TimeoutExpired):
+        return None if done.returncode else os.fsdecode(done.stdout).removesuffix("\n")
+
+    try:
+        if not (root / ".git").exists() or not (top := git("rev-parse", "--show-toplevel")):
+            return None
+        if not os.path.samefile(top, root) or git("cat-file", "-e", f"HEAD:{OWN_FILE}") is None:
+            return None
+        commit, changes = git("rev-parse", "--short=12", "HEAD"), git("status", "--porcelain", "--untracked-files=no")
+    except (OSError, ValueError, subprocess.TimeoutExpired):
         return None
-    return commit.stdout.strip() + ("+" if status.stdout.strip() else "") or None
+    return commit + ("+" if changes != "" else "") if commit else None

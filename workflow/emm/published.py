@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from emm import project
 from emm.configuration import load, override
 from emm.files import write_csv
 from emm.keys import digest, ema_decay, stage_settings
@@ -109,13 +110,13 @@ def _row(number: Mapping[str, str], ratios: Sequence[float]) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, fromfile_prefix_chars="@")
     parser.add_argument("--arms", required=True, help="identities of the arms of each study as JSON")
     parser.add_argument("--results", type=Path, required=True)
     parser.add_argument("--table", type=Path, required=True)
     args = parser.parse_args()
     ours = json.loads(args.arms)
-    files = load([PAPER])
+    files = load([project.file(PAPER)])
     paper = {name: files[name] for name in Run.model_fields if name in files}
     curves = {study: read(args.results / "studies" / study / "curves.csv") for study in ours}
     write_csv(args.table, COLUMNS, compare(ours, paper, curves))

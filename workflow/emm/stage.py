@@ -1,20 +1,27 @@
 """What the command lines of all stages share: arguments, one-line errors, the device."""
 
 import argparse
+import codecs
 import ctypes
+import io
 import json
 import os
 import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TextIO
 
+from emm import project
 from emm.datasets import DataError
 from emm.files import write_text
 from emm.settings import Run, SettingsError, read_run
 
 SETTINGS = "settings.yaml"  # beside every output
 PR_SET_PDEATHSIG = 1  # of prctl(2)
+
+
+PLAIN = {"≥": ">=", "≤": "<=", "×": "x", "±": "+-", "−": "-", "–": "-", "—": "-", "…": "...", "‘": "'", "’": "'"}
 
 
 class StageError(RuntimeError):
@@ -64,6 +71,36 @@ def record_settings(folder: Path, text: str) -> Path:
     return path
 
 
+def plain(error: UnicodeError) -> tuple[str, int]:
+    """The error handler `emm.plain` of encodings: signs that an encoding lacks as ASCII, other characters as escapes.
+
+    A byte of a file's name that is no text (a surrogate in Python) becomes an escape too, in every encoding.
+    """
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+
+    def replaced(character: str) -> str:
+        byte = ord(character) - 0xDC00
+        escape = f"\\x{byte:02x}" if 0x80 <= byte <= 0xFF else ascii(character)[1:-1]
+        return PLAIN.get(character, escape)
+
+    return "".join(map(replaced, error.object[error.start : error.end])), error.end
+
+
+codecs.register_error("emm.plain", plain)
+
+
+def legible(stream: TextIO | None) -> None:
+    """Let a stream write every text, whatever its encoding lacks.  A stream that was closed or replaced stays as is."""
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(errors="emm.plain")
+
+
+def unnameable(error: UnicodeEncodeError) -> str:
+    """One line: the locale's encoding has no name for a file."""
+    return f"{error.object[:200]!r}: the encoding {error.encoding} of this locale cannot name it; set PYTHONUTF8=1"
+
+
 def command(main: Callable[[], None]) -> None:
     """Run a stage's main function as a program: an expected failure is told on stderr, status 1.
 
@@ -71,10 +108,17 @@ def command(main: Callable[[], None]) -> None:
 
     Raises BrokenPipeError where nobody reads its output any more.
     """
+    legible(sys.stdout)
+    legible(sys.stderr)
     try:
+        if os.environ.get(project.VARIABLE) and (wanted := project.others()):
+            raise StageError(project.fault(wanted))
         main()
     except BrokenPipeError:
         raise
+    except UnicodeEncodeError as error:
+        print(f"error: {unnameable(error)}", file=sys.stderr, flush=True)
+        sys.exit(1)
     except (SettingsError, DataError, StageError, OSError, MemoryError) as error:
         between = "\nerror: " if isinstance(error, DataError) else "; "  # of faulty files each has its line
         text = between.join(str(error).splitlines()) or "not enough memory"
@@ -96,9 +140,15 @@ def program(main: Callable[[], None]) -> None:
     except SystemExit as ended:
         if ended.code:
             raise
-    sys.stdout.flush()
-    sys.stderr.flush()
+    flush()
     os._exit(0)
+
+
+def flush() -> None:
+    """Write out what is buffered of standard output and error, where there are any."""
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.flush()
 
 
 def end_with_parent(number: signal.Signals) -> None:

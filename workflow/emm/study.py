@@ -262,7 +262,7 @@ def read_prior(text: str) -> Prior | None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, fromfile_prefix_chars="@")
     parser.add_argument("--study", required=True, help="description of the study as JSON")
     parser.add_argument("--records", type=Path, nargs="+", required=True, help="emm.json of every arm, in order")
     parser.add_argument("--prior", default="", help="scatter of the runs of all finished arms as JSON")

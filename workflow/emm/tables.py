@@ -198,7 +198,7 @@ def join(description: str | None, columns: Sequence[str], page_of: Callable[[lis
     Raises:
         StageError: a table is missing or damaged; see `read_all`.
     """
-    parser = argparse.ArgumentParser(description=description)
+    parser = argparse.ArgumentParser(description=description, fromfile_prefix_chars="@")
     parser.add_argument("--studies", type=Path, nargs="+", required=True, help="the table of every study")
     parser.add_argument("--table", type=Path, required=True)
     parser.add_argument("--page", type=Path, required=True)

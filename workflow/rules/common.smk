@@ -1,13 +1,16 @@
 # The validated settings, the index of runs, and the paths that all rules share.  Nothing here computes.
 # Names start with emm_ or are unusual: a Snakefile shares its namespace with Snakemake's own, where DAG is taken.
+import hashlib
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import yaml
+
 from emm import configuration as emm_configuration
 from emm import dag as emm_dag
 from emm import gpus as emm_gpus
@@ -15,9 +18,11 @@ from emm import keys as emm_keys
 from emm import warm as emm_warm
 from emm.allocator import ENVIRONMENT as ALLOCATOR
 from emm.datasets import DataError
+from emm.files import write_text
 from emm.limits import Limits
 from emm.published import identities
 from emm.settings import SettingsError
+from emm.stage import unnameable
 from emm.study import description
 
 RESULTS = Path("results")
@@ -33,7 +38,7 @@ def stop(lines):
     sys.exit(1)
 
 
-if isinstance(config.get("fit"), str) and config["fit"] != "null" and not Path(config["fit"]).is_file():
+if isinstance(config.get("fit"), str) and config["fit"] != "null" and not os.path.isfile(project_file(config["fit"])):
     stop([f"fit = {config['fit']!r}: no such file"])
 
 try:
@@ -45,17 +50,22 @@ try:
     GPUS = () if workflow.remote_exec else emm_gpus.devices(SETTINGS.execution)
 except (SettingsError, DataError) as error:
     stop(str(error).splitlines())
+except UnicodeEncodeError as error:
+    stop([unnameable(error)])
 LIMITS = Limits(INDEX)
 LOOKED_AT = set()  # studies whose images have been looked at
 TOLD = set()  # lines about them
 
 
-# Conda environments (--software-deployment-method conda) hold the packages that emm needs, not emm itself.
-PACKAGE = str(Path(workflow.basedir) / "workflow")
-# A Snakemake that is called by its path, without activation, starts jobs with the Python beside it all the same.
-if (beside := str(Path(sys.executable).parent)) not in os.get_exec_path():
+# A Snakemake that is called by its path, without activation, or with another environment active, starts jobs with the
+# Python beside it all the same.
+beside = str(Path(sys.executable).parent)
+if os.path.dirname(shutil.which("python") or "") != beside:
     os.environ.update(PATH=os.pathsep.join([beside, os.getenv("PATH", os.defpath)]))
-os.environ.update(PYTHONPATH=os.pathsep.join(filter(None, [PACKAGE, os.getenv("PYTHONPATH")])))
+# Conda environments (--software-deployment-method conda) hold the packages that emm needs, not emm itself, and
+# Snakemake takes PYTHONPATH away from their jobs.
+os.environ.update(EMM_PYTHONPATH=os.environ["PYTHONPATH"])
+shell.prefix('set -euo pipefail; export PYTHONPATH="$EMM_PYTHONPATH"; ')
 # Every job starts a Python: 2 s with compiled modules, 6 s where a machine forbids to keep them.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 os.environ.update({name: os.getenv(name, value) for name, value in ALLOCATOR.items()})
@@ -72,6 +82,34 @@ wildcard_constraints:
     n=r"\d+",
     r=r"\d+",
     study="|".join(study.name for study in SETTINGS.studies),
+
+
+def environment(name):
+    """The file of a Conda environment of the project; Snakemake takes braces in it for wildcards."""
+    return str(ROOT / name).replace("{", "{{").replace("}", "}}")
+
+
+HANDED = Path(".snakemake", "emm")  # what is too long for a command line, while the workflow runs
+LONGEST = 8192  # characters of an option; Linux takes 131,072, and Snakemake 65,535 of a whole command
+
+
+def handed(text):
+    """An option's value, or where that is long the name of a file that holds it, which argparse reads: @FILE.
+
+    The name says what the file holds, so that Snakemake sees every change.  Text is of one line, and ASCII.
+    """
+    if len(text) <= LONGEST:
+        return text
+    path = HANDED / hashlib.sha256(text.encode()).hexdigest()[:16]
+    if not workflow.dryrun and not path.exists():
+        write_text(path, text + "\n")
+    return f"@{path}"
+
+
+def handed_all(files):
+    """Names of files as arguments, a line each where they are handed by file."""
+    text = "\n".join(map(str, files))
+    return list(map(str, files)) if len(text) <= LONGEST else handed(text)
 
 
 def run_path(stage, name, key="{key}"):
@@ -231,12 +269,18 @@ def prior_json(wildcards):
     return json.dumps({name: float(f"{value:.6g}") for name, value in vars(prior).items()}, sort_keys=True)
 
 
+def arms_of_score(wildcards, most=10):
+    """Names of the arms that a score serves; of hundreds the first, or they would fill the command line."""
+    first, more = (names := INDEX.arms("score", wildcards.key).split(", "))[:most], len(names) - most
+    return ", ".join(first) + (f" and {more} more" if more > 0 else "")
+
+
 def galleries(wildcards):
     return [path.with_name("gallery.npz") for path in arm_records(wildcards)]
 
 
 def description_json(wildcards):
-    return json.dumps(description(INDEX, wildcards.study), sort_keys=True)
+    return handed(json.dumps(description(INDEX, wildcards.study), sort_keys=True))
 
 
 def figure(name, result, listed=report):

@@ -7,10 +7,10 @@ rule plan:
     log:
         "logs/plan.log",
     conda:
-        "../../envs/cpu.yaml"
+        environment("envs/cpu.yaml")
     params:
-        config=json.dumps(CONFIG),
+        config=lambda wildcards: handed(json.dumps(CONFIG)),
     message:
-        "plan: a calibration of ten seconds"
+        "plan: counts operations, then calibrates for about ten seconds"
     shell:
         "python -m emm.plan --config {params.config:q} 2> {log}"

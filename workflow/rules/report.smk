@@ -15,10 +15,11 @@ rule report:
     log:
         "logs/report.log",
     conda:
-        "../../envs/cpu.yaml"
+        environment("envs/cpu.yaml")
     params:
-        config=yaml.safe_dump(dict(config), sort_keys=False),
+        config=lambda wildcards: handed(json.dumps(CONFIG)),
+        targets=lambda wildcards, input: handed_all(input),
     message:
         "report"
     shell:
-        "python -m emm.report --config {params.config:q} --output {output} {input} > {log} 2>&1"
+        "python -m emm.report --config {params.config:q} --output {output} {params.targets:q} > {log} 2>&1"

@@ -8,7 +8,7 @@ rule sample:
     log:
         "logs/sample/{key}/n{n}-r{r}.log",
     conda:
-        "../../envs/gpu.yaml"
+        environment("envs/gpu.yaml")
     threads: SETTINGS.execution.threads
     resources:
         gpu_slots=gpu_slots(),

@@ -11,11 +11,11 @@ checkpoint score:
     log:
         "logs/score/{key}/n{n}-r{r}.log",
     conda:
-        "../../envs/gpu.yaml"
+        environment("envs/gpu.yaml")
     resources:
         gpu_slots=gpu_slots(),
         gpu=cluster_gpus(),
-        arms=lambda wildcards: INDEX.arms("score", wildcards.key),
+        arms=arms_of_score,
     params:
         claim=gpu_claim(),
         settings=stage_json("score"),

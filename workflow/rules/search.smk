@@ -17,7 +17,7 @@ rule search:
     log:
         "logs/search/{key}.log",
     conda:
-        "../../envs/cpu.yaml"
+        environment("envs/cpu.yaml")
     params:
         settings=stage_json("emm"),
         sizes=lambda wildcards: json.dumps(INDEX.sizes[wildcards.key]),

@@ -34,14 +34,15 @@ rule study:
     log:
         "logs/study/{study}.log",
     conda:
-        "../../envs/cpu.yaml"
+        environment("envs/cpu.yaml")
     params:
         study=description_json,
         prior=prior_json,
+        records=lambda wildcards, input: handed_all(input.records),
     message:
         "tables of study {wildcards.study}"
     shell:
-        "python -m emm.study --study {params.study:q} --prior {params.prior:q} --records {input.records} --emm {output.emm} --curves {output.curves}"
+        "python -m emm.study --study {params.study:q} --prior {params.prior:q} --records {params.records:q} --emm {output.emm} --curves {output.curves}"
         " --contrasts {output.contrasts} --findings {output.findings} --onset {output.onset} --page {output.page}"
         " > {log} 2>&1"
 
@@ -59,16 +60,17 @@ rule figures:
     log:
         "logs/figures/{study}.log",
     conda:
-        "../../envs/cpu.yaml"
+        environment("envs/cpu.yaml")
     params:
         study=description_json,
         style=SETTINGS.figures.model_dump_json(),
+        galleries=lambda wildcards, input: handed_all(input.galleries),
         folder=lambda wildcards, output: os.path.dirname(output[0]),
     message:
         "figures of study {wildcards.study}"
     shell:
         "python -m emm.figures --study {params.study:q} --style {params.style:q} --emm {input.emm}"
-        " --curves {input.curves} --galleries {input.galleries} --folder {params.folder} > {log} 2>&1"
+        " --curves {input.curves} --galleries {params.galleries:q} --folder {params.folder} > {log} 2>&1"
 
 
 # Of studies that make a claim about it.
@@ -80,7 +82,7 @@ rule onset_figure:
     log:
         "logs/onset_figure/{study}.log",
     conda:
-        "../../envs/cpu.yaml"
+        environment("envs/cpu.yaml")
     params:
         study=description_json,
         style=SETTINGS.figures.model_dump_json(),
@@ -106,11 +108,13 @@ rule summary:
     log:
         "logs/summary.log",
     conda:
-        "../../envs/cpu.yaml"
+        environment("envs/cpu.yaml")
+    params:
+        studies=lambda wildcards, input: handed_all(input),
     message:
         "table of all studies"
     shell:
-        "python -m emm.tables --studies {input} --table {output.table} --page {output.page} > {log} 2>&1"
+        "python -m emm.tables --studies {params.studies:q} --table {output.table} --page {output.page} > {log} 2>&1"
 
 
 rule findings_table:
@@ -127,11 +131,13 @@ rule findings_table:
     log:
         "logs/findings.log",
     conda:
-        "../../envs/cpu.yaml"
+        environment("envs/cpu.yaml")
+    params:
+        studies=lambda wildcards, input: handed_all(input),
     message:
         "findings of all studies"
     shell:
-        "python -m emm.findings --studies {input} --table {output.table} --page {output.page} > {log} 2>&1"
+        "python -m emm.findings --studies {params.studies:q} --table {output.table} --page {output.page} > {log} 2>&1"
 
 
 # A target that always runs, so that the findings are printed (by onsuccess) even where nothing was left to do.
@@ -141,7 +147,7 @@ rule findings:
     log:
         "logs/findings_target.log",
     conda:
-        "../../envs/cpu.yaml"
+        environment("envs/cpu.yaml")
     message:
         "findings are in {input}"
     shell:
@@ -151,7 +157,7 @@ rule findings:
 rule published:
     input:
         [f"results/studies/{name}/curves.csv" for name in SETTINGS.selected],
-        "config/paper.yaml",
+        project_file("config/paper.yaml"),
     output:
         report(
             "results/published.csv",
@@ -162,9 +168,9 @@ rule published:
     log:
         "logs/published.log",
     conda:
-        "../../envs/cpu.yaml"
+        environment("envs/cpu.yaml")
     params:
-        arms=json.dumps(identities(SETTINGS), sort_keys=True),
+        arms=lambda wildcards: handed(json.dumps(identities(SETTINGS), sort_keys=True)),
     message:
         "comparison with the published numbers"
     shell:

@@ -10,7 +10,7 @@ rule subset:
     log:
         "logs/subset/{key}/n{n}-r{r}.log",
     conda:
-        "../../envs/cpu.yaml"
+        environment("envs/cpu.yaml")
     params:
         settings=stage_json("subset"),
         # Of data known by name `...`, of which Snakemake keeps no record: no parameter more than without it.

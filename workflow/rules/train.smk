@@ -8,7 +8,7 @@ rule train:
     log:
         "logs/train/{key}/n{n}-r{r}.log",
     conda:
-        "../../envs/gpu.yaml"
+        environment("envs/gpu.yaml")
     threads: lambda wildcards: SETTINGS.execution.threads * devices(wildcards)
     resources:
         gpu_slots=gpu_slots(devices),

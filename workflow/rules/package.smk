@@ -1,0 +1,30 @@
+# The workflow's own package and files, whatever its user has installed, set or lying about.  Nothing here computes.
+import logging
+import os
+import sys
+import warnings
+from pathlib import Path
+
+ROOT = Path(workflow.basedir).absolute()
+PACKAGE = str(ROOT / "workflow")
+sys.path.insert(0, PACKAGE)
+import emm
+
+if Path(emm.__file__ or "").resolve().parent != Path(PACKAGE, "emm").resolve():
+    print(f"config: {emm.__file__}: is not the workflow's own package, {PACKAGE}/emm", file=sys.stderr)
+    sys.exit(1)
+
+from emm import project as emm_project
+
+# Jobs are to take no warning for an error, nor to stay when they are done, and nor is this process.
+for variable in ("PYTHONWARNINGS", "PYTHONINSPECT"):
+    if os.environ.pop(variable, None):
+        warnings.simplefilter("ignore")
+# Snakemake's own log file has the encoding of the locale.  What it cannot hold is no reason for a traceback.
+logging.raiseExceptions = False
+os.environ.update(emm_project.child_environment(ROOT) | {emm_project.VARIABLE: str(ROOT)})
+
+
+def project_file(path):
+    """A file of the configuration: of the folder that results go to, and where it has none the project's own."""
+    return str(emm_project.file(Path(path)))
