@@ -309,7 +309,6 @@ def test_legend_names_each_arm_once(study):
     assert legend is not None
     names = [text.get_text().partition(":")[0] for text in legend.get_texts()]
     assert names == [row["arm"] for row in emm]
-    figures.plt.close(figure)
 
 
 def test_panels_of_many_arms(study):
@@ -321,7 +320,6 @@ def test_panels_of_many_arms(study):
     assert [panel.xaxis.get_tick_params()["labelbottom"] for panel in panels] == [False] * 3 + [True] * 4
     lost = [row["arm"] for row in emm if row["status"] == "undetermined"]
     assert lost == [panel.get_title()[:-3] for panel in panels if panel.get_title().endswith(": ?")]
-    figures.plt.close(figure)
 
 
 def test_mosaic_puts_pairs_above_each_other():

@@ -2,6 +2,7 @@
 
 import argparse
 import codecs
+import contextlib
 import ctypes
 import io
 import json
@@ -92,8 +93,9 @@ codecs.register_error("emm.plain", plain)
 
 def legible(stream: TextIO | None) -> None:
     """Let a stream write every text, whatever its encoding lacks.  A stream that was closed or replaced stays as is."""
-    if isinstance(stream, io.TextIOWrapper):
-        stream.reconfigure(errors="emm.plain")
+    if isinstance(stream, io.TextIOWrapper) and stream.errors != "emm.plain":
+        with contextlib.suppress(OSError, ValueError):
+            stream.reconfigure(errors="emm.plain")
 
 
 def unnameable(error: UnicodeEncodeError) -> str:

@@ -175,6 +175,10 @@ def serve(name: str) -> Request | None:
     listener.listen(128)  # stages wait from here on, and no longer than if they imported themselves
     for module in PRELOADED:
         importlib.import_module(module)
+    from emm.stage import legible
+
+    for stream in (sys.stdout, sys.stderr):  # here, as a copy's may be pipes, in which Python would look for its place
+        legible(stream)
     gc.freeze()  # the collector would write into memory that all copies share
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for a supervisor
     while workflow not in select.select([listener, workflow], [], [])[0]:
