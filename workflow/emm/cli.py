@@ -36,12 +36,16 @@ def summary(args: argparse.Namespace) -> None:
 
 def check(args: argparse.Namespace) -> None:
     """Validate the configuration, with overlays laid over it in order, and list its studies and their arms."""
+    from emm import gpus
     from emm.configuration import load, read
     from emm.dag import index
 
     try:
         settings = read(load(args.overlays))
         dag = index(settings, args.results)
+        if no_gpu := gpus.missing(settings.execution, sys.executable):
+            raise SettingsError(*no_gpu)
+        gpus.devices(settings.execution)
     except SettingsError as error:  # there may be many
         print("\n".join(f"error: {line}" for line in str(error).splitlines()), file=sys.stderr)
         sys.exit(1)
@@ -49,6 +53,8 @@ def check(args: argparse.Namespace) -> None:
         print(f"{study.name}: {', '.join(arm.name for arm in study.arms)}")
         for line in dag.why([study.name]):
             print(f"  cannot run here: {line}")
+    for line in dag.notices(settings.selected):
+        print(f"note: {line}")
 
 
 def plan(args: argparse.Namespace) -> None:
@@ -58,7 +64,8 @@ def plan(args: argparse.Namespace) -> None:
     from emm.plan import show
 
     settings = read(load(args.overlays))
-    print(show(settings, index(settings, args.results, data_needed=False), args.cores, args.throughput))
+    dag = index(settings, args.results, data_needed=False, looked=False)
+    print(show(settings, dag, args.cores, args.throughput))
 
 
 def schema(args: argparse.Namespace) -> None:

@@ -273,6 +273,7 @@ def show(settings: Settings, dag: Dag, cores: int | None = None, throughput: flo
     for option, value in (("--cores", cores), ("--throughput", throughput)):
         if value is not None and not 0 < value < math.inf:
             raise SettingsError(f"{option} {value:g}: must be positive")
+    settings = dag.settings  # with what the data decide
     planned = plan(settings, dag)
     execution = settings.execution
     jobs = jobs_at_once(cores, execution.threads)
@@ -300,7 +301,7 @@ def main() -> None:
         print(json.dumps(measure(read_settings(args.calibrate), args.device, args.threads, started)))
         return
     settings = read(json.loads(args.config))
-    print(show(settings, index(settings, Path("results"), data_needed=False)))
+    print(show(settings, index(settings, Path("results"), data_needed=False, looked=False)))
 
 
 if __name__ == "__main__":

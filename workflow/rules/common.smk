@@ -33,20 +33,33 @@ def stop(lines):
     sys.exit(1)
 
 
+def tell(lines, told=set()):
+    """Print what the user should know of what is asked for, once, and not in jobs."""
+    for line in lines if workflow.is_main_process else ():
+        if line not in told:
+            print(f"note: {line}", file=sys.stderr)
+            told.add(line)
+
+
 if isinstance(config.get("fit"), str) and config["fit"] != "null" and not Path(config["fit"]).is_file():
     stop([f"fit = {config['fit']!r}: no such file"])
 
 try:
     CONFIG = emm_configuration.ordered(config, emm_configuration.load())
     # Which studies are to be made is known when their inputs are asked for: `arm_records` tells what is wrong with them.
-    SETTINGS = emm_configuration.read(CONFIG, asked=())
-    INDEX = emm_dag.index(SETTINGS, RESULTS, asked=())
+    INDEX = emm_dag.index(
+        emm_configuration.read(CONFIG, asked=()), RESULTS, asked=(), looked=workflow.is_main_process
+    )
+    SETTINGS = INDEX.settings
     # A job that a cluster has started has GPUs of its own already.
     GPUS = () if workflow.remote_exec else emm_gpus.devices(SETTINGS.execution)
 except (SettingsError, DataError) as error:
     stop(str(error).splitlines())
 LIMITS = Limits(INDEX)
 
+# A file of results is what it was whenever its content is, however large it is and whatever a copy made of its times.
+if workflow.dag_settings is not None:
+    workflow.dag_settings.max_checksum_file_size = max(workflow.dag_settings.max_checksum_file_size, sys.maxsize)
 
 # Conda environments (--software-deployment-method conda) hold the packages that emm needs, not emm itself.
 PACKAGE = str(Path(workflow.basedir) / "workflow")
@@ -59,6 +72,11 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 os.environ.update({name: os.getenv(name, value) for name, value in ALLOCATOR.items()})
 # Stages start as copies of one process of this workflow.  A job that a cluster has started has one or two: not worth it.
 os.environ[emm_warm.VARIABLE] = emm_warm.OFF if workflow.remote_exec else emm_warm.fresh_name()
+
+# Where jobs run on this machine, that is, without a number of nodes to submit them to.
+if workflow.is_main_process and workflow.global_resources["_nodes"].value is None:
+    if no_gpu := emm_gpus.missing(SETTINGS.execution):
+        stop(no_gpu)
 
 # So that no more jobs start than find a slot, and the others' cores stay free; `--resources gpu_slots=N` overrides it.
 if GPUS and "gpu_slots" not in workflow.global_resources:
@@ -181,8 +199,10 @@ def arm_records(wildcards):
 
     With that of all selected studies, if it is one of them: they are asked for together as a rule.
     """
+    asked = SETTINGS.selected if wildcards.study in SETTINGS.selected else [wildcards.study]
     if wildcards.study in INDEX.impossible:
-        stop(INDEX.why(SETTINGS.selected if wildcards.study in SETTINGS.selected else [wildcards.study]))
+        stop(INDEX.why(asked))
+    tell(INDEX.notices(asked))
     return INDEX.emm_files(wildcards.study)
 
 
