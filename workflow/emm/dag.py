@@ -16,7 +16,7 @@ from emm.keys import Stage, emm_folder, key, run_folder, stage_settings
 from emm.search import Count, RunId, ladder, replay
 from emm.settings import Data, Diffusion, Run, Settings, SettingsError, Study
 
-SMALL = 10**8  # bytes of pixels that are read in a second or two
+SMALL, FEW = 10**8, 30_000  # bytes of pixels, and images, that are read in a few seconds
 NEAR = 1.15  # a sigma_data that differs by less from that of the images is as good as theirs
 
 
@@ -109,6 +109,10 @@ class Dag:
     def data_signature(self, subset_key: str) -> str:
         """What changes with the content of the user's own images behind a subset; empty where it has none."""
         return " ".join(self.own_images(one).signature for one in self._own_sources(subset_key))
+
+    def has_own_images(self, stage: Stage, key_of: str) -> bool:
+        """Whether a key is of runs on the user's own images."""
+        return any(map(signature.is_own, self.runs[stage, key_of].data.sources))
 
     def _own_sources(self, subset_key: str) -> list[str]:
         return [source for source in self.runs["subset", subset_key].data.sources if signature.is_own(source)]
@@ -267,9 +271,9 @@ class _Sources:
 
 
 def is_small(facts: datasets.Facts) -> bool:
-    """Whether all images of a data set are read in a second or two."""
+    """Whether all images of a data set are read in a few seconds."""
     images = facts.images if facts.stored_counts is None else sum(facts.stored_counts)
-    return images * math.prod(facts.stored_shape) <= SMALL
+    return images <= FEW and images * math.prod(facts.stored_shape) <= SMALL
 
 
 def _here(data: Data) -> bool:

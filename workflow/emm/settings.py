@@ -287,7 +287,9 @@ class Search(Section):
     def _check(self) -> "Search":
         if self.n_max is not None and self.n_min >= self.n_max:
             raise ValueError(f"n_min = {self.n_min}: must be below n_max = {self.n_max}")
-        if not self.n_min <= self.start <= (self.n_max or self.start):
+        if self.n_max is None and self.start < self.n_min:
+            raise ValueError(f"start = {self.start}: must be at least n_min = {self.n_min}")
+        if self.n_max is not None and not self.n_min <= self.start <= self.n_max:
             raise ValueError(f"start = {self.start}: must lie between n_min = {self.n_min} and n_max = {self.n_max}")
         if self.rule == "grid" and (not self.grid or self.grid != sorted(set(self.grid))):
             raise ValueError(f"grid = {self.grid}: rule grid needs increasing sizes, such as [500, 1000, 2000]")

@@ -62,14 +62,15 @@ def fitted(run: Run, facts: Facts) -> Run:
     """`run` with the values that its data set decides, where the settings leave them to it (null).
 
     ``network.attention``: at half the side of the images, where the network has that level.  ``search.n_max``: as many
-    images as there are.
+    images as there are, and ``search.start`` no more.
     """
     network, search = run.network, run.search
     if network.attention is None:
         side = facts.shape[1] // 2
         network = network.model_copy(update={"attention": [side] if len(network.multipliers) > 1 else []})
     if search.n_max is None:
-        search = search.model_copy(update={"n_max": usable(facts, run.data)[1]})
+        available = usable(facts, run.data)[1]
+        search = search.model_copy(update={"n_max": available, "start": min(search.start, available)})
     return run.model_copy(update={"network": network, "search": search})
 
 

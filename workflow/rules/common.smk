@@ -10,6 +10,7 @@ from pathlib import Path
 import yaml
 from emm import configuration as emm_configuration
 from emm import dag as emm_dag
+from emm import freshness as emm_freshness
 from emm import gpus as emm_gpus
 from emm import keys as emm_keys
 from emm import warm as emm_warm
@@ -33,12 +34,15 @@ def stop(lines):
     sys.exit(1)
 
 
-def tell(lines, told=set()):
+TOLD = set()
+
+
+def tell(lines):
     """Print what the user should know of what is asked for, once, and not in jobs."""
     for line in lines if workflow.is_main_process else ():
-        if line not in told:
+        if line not in TOLD:
             print(f"note: {line}", file=sys.stderr)
-            told.add(line)
+            TOLD.add(line)
 
 
 if isinstance(config.get("fit"), str) and config["fit"] != "null" and not Path(config["fit"]).is_file():
@@ -47,15 +51,17 @@ if isinstance(config.get("fit"), str) and config["fit"] != "null" and not Path(c
 try:
     CONFIG = emm_configuration.ordered(config, emm_configuration.load())
     # Which studies are to be made is known when their inputs are asked for: `arm_records` tells what is wrong with them.
-    INDEX = emm_dag.index(
-        emm_configuration.read(CONFIG, asked=()), RESULTS, asked=(), looked=workflow.is_main_process
-    )
+    INDEX = emm_dag.index(emm_configuration.read(CONFIG, asked=()), RESULTS, asked=(), looked=workflow.is_main_process)
     SETTINGS = INDEX.settings
     # A job that a cluster has started has GPUs of its own already.
     GPUS = () if workflow.remote_exec else emm_gpus.devices(SETTINGS.execution)
 except (SettingsError, DataError) as error:
     stop(str(error).splitlines())
 LIMITS = Limits(INDEX)
+
+if workflow.is_main_process:
+    emm_freshness.adopt(INDEX, Path(".snakemake/metadata"))
+    emm_freshness.renew(INDEX)
 
 # A file of results is what it was whenever its content is, however large it is and whatever a copy made of its times.
 if workflow.dag_settings is not None:
