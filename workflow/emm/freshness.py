@@ -27,19 +27,23 @@ INPUTS: dict[Stage, dict[str, Stage]] = {
 }
 
 
-def renew(dag: Dag) -> list[Path]:
-    """Give a new time to each file from which a later file was to be made but was not, and return these files."""
-    renewed = []
-    for path, made in _outdated(dag):
-        with contextlib.suppress(OSError):  # where results cannot be written, nothing will be made from them either
-            if path.stat().st_mtime_ns <= made.stat().st_mtime_ns:
-                os.utime(path)
-                renewed.append(path)
-    return renewed
+def age(dag: Dag) -> list[Path]:
+    """Make each record that tells of another content of its inputs older than these, and return these records.
+
+    Their times decide, as for all of Snakemake, when it makes them again; nothing is made newer than it is.
+    """
+    aged = []
+    for path, record in _outdated(dag):
+        with contextlib.suppress(OSError):  # where results cannot be written, nothing will be made again either
+            before = path.stat().st_mtime_ns
+            if before <= record.stat().st_mtime_ns:
+                os.utime(record, ns=(before - 10**9, before - 10**9))
+                aged.append(record)
+    return aged
 
 
 def _outdated(dag: Dag) -> Iterator[tuple[Path, Path]]:
-    """Files of the user's own data, and records of stages that used another content of them."""
+    """Files that were made from the user's own images, and records of stages that used another content of them."""
     for stage, key in dag.runs:
         if not dag.has_own_images(stage, key):
             continue

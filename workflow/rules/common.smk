@@ -61,11 +61,8 @@ LIMITS = Limits(INDEX)
 
 if workflow.is_main_process:
     emm_freshness.adopt(INDEX, Path(".snakemake/metadata"))
-    emm_freshness.renew(INDEX)
+    emm_freshness.age(INDEX)
 
-# A file of results is what it was whenever its content is, however large it is and whatever a copy made of its times.
-if workflow.dag_settings is not None:
-    workflow.dag_settings.max_checksum_file_size = max(workflow.dag_settings.max_checksum_file_size, sys.maxsize)
 
 # Conda environments (--software-deployment-method conda) hold the packages that emm needs, not emm itself.
 PACKAGE = str(Path(workflow.basedir) / "workflow")
@@ -116,10 +113,20 @@ def stage_json(stage):
     return lambda wildcards: INDEX.json(stage, wildcards.key)
 
 
+def compare_content():
+    """Let Snakemake compare files by content however large they are: a copy of a project has other times.
+
+    `--max-checksum-file-size` does so too, but would have to stand in every profile.  Called by input functions,
+    because while this is read there is no DAG yet.
+    """
+    workflow.dag.max_checksum_file_size = workflow.persistence.max_checksum_file_size = sys.maxsize
+
+
 def earlier(stage, before, name):
     """Input function: a file of an earlier stage of the same run."""
 
     def path(wildcards):
+        compare_content()
         return run_path(before, name, INDEX.upstream(stage, wildcards.key, before)).format(n=wildcards.n, r=wildcards.r)
 
     return path
