@@ -105,3 +105,13 @@ def test_images_that_are_not_there_are_one_line(tmp_path, monkeypatch):
         indexed(tmp_path)
     (line,) = str(error.value).splitlines()
     assert "data.source = 'folder:images': images: cannot be read as a folder" in line
+
+
+@pytest.mark.parametrize("data", [{"source": "folder:~no-one/images"}, {"source": "cifar10", "root": "~no-one/data"}])
+def test_an_unknown_home_is_one_line(tmp_path, monkeypatch, data):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump({"data": data, "run": ["optimum"]}))
+    with pytest.raises(SettingsError) as error:
+        dag.index(read(load([tmp_path / "own.yaml"], ROOT)), tmp_path / "results")
+    (line,) = str(error.value).splitlines()
+    assert "the home folder ~no-one is not known on this machine" in line

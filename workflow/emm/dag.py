@@ -222,9 +222,8 @@ class _Sources:
     def fitted(self, run: Run) -> _Arm:
         """The run with what its data decide, or why that cannot be said."""
         try:
-            for source in run.data.sources:
-                if signature.is_own(source):
-                    signature.place(source)
+            for source in run.data.sources:  # names the folder that `~` does not stand for
+                signature.place(source) if signature.is_own(source) else signature.expanded(run.data.root)
             facts = self.described(run.data)
             run = subset.fitted(run, facts)
             if run.diffusion.sigma_data is not None:

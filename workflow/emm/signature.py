@@ -59,7 +59,11 @@ class Look:
 
 def place(source: str) -> Path:
     """The file or folder of a source npz:PATH or folder:PATH.  Raises DataError where a `~` stands for no folder."""
-    text = source.partition(":")[2]
+    return expanded(source.partition(":")[2])
+
+
+def expanded(text: str) -> Path:
+    """A path with the home folder for a leading `~` or `~user`.  Raises DataError where that is not known."""
     found = os.path.expanduser(text)
     if text.startswith("~") and found == text:
         home = text.split("/")[0]

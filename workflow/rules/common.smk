@@ -1,5 +1,6 @@
 # The validated settings, the index of runs, and the paths that all rules share.  Nothing here computes.
 # Names start with emm_ or are unusual: a Snakefile shares its namespace with Snakemake's own, where DAG is taken.
+import functools
 import json
 import os
 import shlex
@@ -76,11 +77,6 @@ os.environ.update({name: os.getenv(name, value) for name, value in ALLOCATOR.ite
 # Stages start as copies of one process of this workflow.  A job that a cluster has started has one or two: not worth it.
 os.environ[emm_warm.VARIABLE] = emm_warm.OFF if workflow.remote_exec else emm_warm.fresh_name()
 
-# Where jobs run on this machine, that is, without a number of nodes to submit them to.
-if workflow.is_main_process and workflow.global_resources["_nodes"].value is None:
-    if no_gpu := emm_gpus.missing(SETTINGS.execution):
-        stop(no_gpu)
-
 # So that no more jobs start than find a slot, and the others' cores stay free; `--resources gpu_slots=N` overrides it.
 if GPUS and "gpu_slots" not in workflow.global_resources:
     workflow.register_resource("gpu_slots", len(GPUS) * SETTINGS.execution.jobs_per_gpu)
@@ -156,6 +152,16 @@ def gpu_slots(count=lambda wildcards: 1):
     return lambda wildcards: count(wildcards) if shared_gpus() else 0
 
 
+@functools.cache
+def missing_gpus():
+    """End the workflow if its jobs would run on this machine and miss the GPUs that they are to use."""
+    # Without an executor no job runs: a report is made.  A number of nodes: as for `shared_gpus`.
+    here = workflow.executor_plugin is not None and workflow.local_exec and workflow.is_main_process
+    if here and workflow.global_resources["_nodes"].value is None:
+        if lines := emm_gpus.missing(SETTINGS.execution):
+            stop(lines)
+
+
 def gpu_claim(count=lambda wildcards: 1):
     """Parameter function: what to put before a job's command, so that it waits for its slots and sees their GPUs alone.
 
@@ -163,6 +169,7 @@ def gpu_claim(count=lambda wildcards: 1):
     """
 
     def claim(wildcards, resources):
+        missing_gpus()
         try:
             return shlex.join(emm_gpus.claim(shared_gpus(), SETTINGS.execution, count(wildcards)))
         except SettingsError as error:
