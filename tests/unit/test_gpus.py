@@ -1,11 +1,12 @@
 """Which GPUs jobs share out: what the settings ask for, and what the environment and the machine leave of it."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from emm.gpus import claim, device, devices
+from emm.gpus import claim, device, devices, missing
 from emm.settings import Execution, SettingsError, validate
 
 MIG = "MIG-GPU-5c89852c-d268-c3f3-1b07-005d5ae1dc3f/7/0"
@@ -90,3 +91,66 @@ def test_claim():
     assert words[3:] == ["--devices", f"0,{MIG}", "--jobs-per-gpu", "3", "--count", "2", "--"]
     with pytest.raises(SettingsError, match=r"^training\.gpus = 3: must be at most 2"):
         claim(("0", "1"), execution(), 3)
+
+
+# Whether the GPUs are there
+
+
+def python(folder: Path, answer: str) -> str:
+    """What starts a Python that answers `answer`, whatever it is asked."""
+    path = folder / "python"
+    path.write_text(f"#!/bin/sh\necho '{answer}'\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("values", "answer", "start", "part"),
+    [
+        ({"device": "cuda"}, "0", "execution.device = 'cuda': ", "no GPU that CUDA sees"),
+        ({"gpus": 1}, "0", "execution.gpus = 1: ", "no GPU that CUDA sees"),
+        ({"gpus": [0, 3]}, "2", "execution.gpus = ['0', '3']: ", "this machine has 2"),
+        ({"device": "cuda", "gpus": 3}, "2", "execution.gpus = 3: ", "this machine has 2"),
+        (
+            {"device": "cuda"},
+            "the installed torch is built without CUDA",
+            "execution.device = 'cuda': ",
+            "built without",
+        ),
+    ],
+)
+def test_gpus_that_are_missing_are_one_line(values, answer, start, part, tmp_path):
+    (line,) = missing(execution(**values), python(tmp_path, answer), {})
+    assert line.startswith(start)
+    assert part in line
+
+
+@pytest.mark.parametrize(
+    ("values", "answer", "shown"),
+    [
+        ({"device": "cuda"}, "1", None),
+        ({"device": "cuda", "gpus": "none"}, "1", None),
+        ({"gpus": [0, 1]}, "2", None),
+        ({"gpus": 2}, "2", None),
+        ({"gpus": [3]}, "1", "3"),  # `devices` compares them with what is visible
+        ({"gpus": ["GPU-8f6b", MIG]}, "1", None),
+        ({"device": "cuda"}, "", None),  # nobody can say
+        ({}, "0", None),  # takes a CPU
+        ({"device": "cpu", "gpus": 2}, "0", None),
+    ],
+)
+def test_gpus_that_are_there_are_not_told(values, answer, shown, tmp_path):
+    environ = {} if shown is None else {"CUDA_VISIBLE_DEVICES": shown}
+    assert missing(execution(**values), python(tmp_path, answer), environ) == []
+
+
+def test_without_need_of_a_gpu_nobody_is_asked():
+    assert missing(execution(), "/no/such/python", {}) == []
+
+
+def test_the_driver_answers_as_torch_does():
+    """On this machine, whatever it has."""
+    import torch
+
+    found = missing(execution(device="cuda"), sys.executable)
+    assert (found == []) == torch.cuda.is_available()

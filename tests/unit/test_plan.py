@@ -48,7 +48,8 @@ from emm.unet import UNet
 
 ROOT = Path(__file__).parents[2]
 FIT = yaml.safe_load((ROOT / "config.yaml").read_text()).get("fit")
-OVERLAYS = [p for p in sorted((ROOT / "config").glob("*.yaml")) if p.name != "studies.yaml" and p != ROOT / str(FIT)]
+OTHERS = {"studies.yaml", "own_images.yaml", Path(str(FIT)).name}  # of which the second needs images
+OVERLAYS = [path for path in sorted((ROOT / "config").glob("*.yaml")) if path.name not in OTHERS]
 
 BASE: dict[str, Any] = {
     "data": {"source": "digits", "held_out": 0},

@@ -15,7 +15,10 @@ from hypothesis import strategies as st
 from emm import datasets, stage, subset
 from emm.datasets import DataError, Facts
 from emm.settings import Data, Run, SettingsError
+from emm.signature import Copies
+from stages import call
 
+SMALL = {"n_min": 2, "n_max": 10, "start": 2}  # a search of sizes that few images have
 DIGITS = {"data": {"source": "digits"}, "search": {"n_min": 20, "n_max": 1740, "start": 160}}
 
 
@@ -648,3 +651,143 @@ def test_a_second_source_that_is_missing_is_named(tmp_path):
     run = mixture_of(written(tmp_path, "a.npz", 9), f"npz:{tmp_path}/none.npz", 0.5)
     with pytest.raises(DataError, match=r"none\.npz: cannot be read"):
         subset.draw(run, 4, 0)
+
+
+# -- what the data decide
+
+
+def test_what_is_left_to_the_data_is_decided():
+    run = Run.model_validate({"network": {"attention": None}, "search": {"n_max": None, "n_min": 2, "start": 30}})
+    fitted = subset.fitted(run, facts((7, 9), side=16))
+    assert fitted.network.attention == [8]
+    assert (fitted.search.n_max, fitted.search.start) == (14, 14)  # balanced
+    free = run.model_copy(update={"data": run.data.model_copy(update={"balanced": False})})
+    assert subset.fitted(free, facts((7, 9))).search.n_max == 16
+    one_level = Run.model_validate({"network": {"attention": None, "multipliers": [1]}})
+    assert subset.fitted(one_level, facts()).network.attention == []
+    given = Run()
+    assert subset.fitted(given, facts()) == given
+
+
+@pytest.mark.parametrize(("side", "levels"), [(8, 2), (32, 3), (16, 3), (28, 2), (64, 4), (9, 1)])
+def test_the_attention_that_is_chosen_is_one_of_the_network(side, levels):
+    run = Run.model_validate({"network": {"attention": None, "multipliers": [1] * levels}, "search": SMALL})
+    known = facts(side=side)
+    assert subset.faults(subset.fitted(run, known), known) == []
+
+
+# -- bounds that class balance moves
+
+
+@pytest.mark.parametrize(
+    ("search", "balanced", "told"),
+    [
+        ({"n_min": 5, "start": 5, "n_max": 645}, True, "search.n_min = 5 becomes 10, search.start = 5 becomes 10, "),
+        ({"n_min": 5, "start": 20, "n_max": 640}, True, "search.n_min = 5 becomes 10: "),
+        ({"n_min": 10, "start": 25, "n_max": 645}, True, "search.n_max = 645 becomes 640: "),
+        ({"n_min": 10, "start": 25, "n_max": 640}, True, ""),  # the start is a hint
+        ({"n_min": 5, "start": 5, "n_max": 645}, False, ""),
+        ({"rule": "grid", "grid": [10], "n_min": 5, "start": 5, "n_max": 645}, True, ""),
+    ],
+)
+def test_bounds_that_class_balance_moves_are_told(search, balanced, told):
+    run = digits(search=search, data={"balanced": balanced})
+    lines = subset.rounded(run, datasets.describe(run.data))
+    assert len(lines) == bool(told)
+    assert not told or (lines[0].startswith(told) and "multiples of the 10 classes" in lines[0])
+
+
+# -- equal images
+
+
+def alike(same: list[int], labels: list[int] | None = None) -> Copies:
+    return Copies(np.array(same), None if labels is None else np.array(labels))
+
+
+def too_equal(copies: Copies | None, search: dict[str, object], **data: object) -> list[str]:
+    """The line about a file of images which are equal as `copies` says."""
+    count = 40 if copies is None else len(copies.same)
+    labels = None if copies is None else copies.labels
+    counts = None if labels is None else tuple(np.bincount(labels).tolist())
+    run = Run.model_validate({"data": {"source": "npz:a.npz"} | data, "search": SMALL | search})
+    used = counts if counts is None or run.data.classes is None else tuple(counts[c] for c in run.data.classes)
+    known = Facts(sum(used) if used else count, (1, 8, 8), used, (1, 8, 8), counts)
+    return subset.too_equal(run, known, [copies])
+
+
+def test_different_images_are_no_fault():
+    assert too_equal(None, {}) == []
+    assert too_equal(alike([0, 0, *range(2, 12)]), {"n_min": 3, "start": 3}) == []  # a third image always differs
+
+
+@pytest.mark.parametrize("data", [{}, {"balanced": False}, {"classes": [1]}])
+def test_images_that_are_all_the_same_are_told(data):
+    (line,) = too_equal(alike([0] * 20, [0] * 10 + [1] * 10), {}, **data)
+    assert line.startswith("data.source = 'npz:a.npz': its ")
+    assert "all the same" in line
+
+
+def test_a_class_of_one_image_is_told_where_it_is_used_alone():
+    copies = alike([*range(10), *[10] * 10], [0] * 10 + [1] * 10)
+    assert too_equal(copies, {}) == []
+    assert too_equal(copies, {}, classes=[0]) == []
+    (line,) = too_equal(copies, {}, classes=[1])
+    assert "its 10 images are all the same" in line
+    (notice,) = subset.of_one_image(Data(source="npz:a.npz"), copies)
+    assert notice == "npz:a.npz: class 1 holds copies of one image only"
+    assert subset.of_one_image(Data(source="npz:a.npz", classes=[0]), copies) == []
+
+
+@pytest.mark.parametrize("search", [{}, {"rule": "grid", "grid": [2, 4]}])
+def test_a_subset_that_would_hold_copies_of_one_image_is_told(search):
+    """The first images of each replicate, as they will be drawn."""
+    copies = alike([0] * 8 + [8, 9])
+    (line,) = too_equal(copies, search, draw="first")
+    name = "grid" if search else "n_min"
+    assert line == (
+        "data.source = 'npz:a.npz': replicate 0 would begin with 2 copies of one image; "
+        f"search.{name} from 9 on is large enough"
+    )
+    assert too_equal(copies, {"n_min": 9, "start": 9}, draw="first") == []
+
+
+def test_what_is_told_is_what_is_drawn(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    images = np.zeros((12, 8, 8), np.uint8)
+    images[9:] = np.arange(1, 4)[:, None, None]
+    np.savez("a.npz", images=images)
+    run = Run.model_validate(
+        {"data": {"source": "npz:a.npz"}, "search": SMALL | {"rule": "grid", "grid": [2], "replicates": 20}}
+    )
+    copies = alike([0] * 9 + [9, 10, 11])
+    drawn = [not subset.draw(run, 2, replicate).groups.any() for replicate in range(20)]
+    (line,) = subset.too_equal(run, datasets.describe(run.data), [copies])
+    assert f"replicate {drawn.index(True)} would" in line
+
+
+def test_a_mixture_is_looked_at_as_a_whole(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    np.savez("a.npz", images=np.zeros((12, 8, 8), np.uint8))
+    mixed = {"source": "npz:a.npz", "mixture": "digits", "mixture_share": 0.5}
+    run = Run.model_validate({"data": mixed, "search": SMALL})
+    known = datasets.describe(run.data)
+    assert subset.too_equal(run, known, [alike([0] * 12), None]) == []  # every second image is a digit
+    less = run.model_copy(update={"data": run.data.model_copy(update={"mixture_share": 0.1})})
+    (line,) = subset.too_equal(less, datasets.describe(less.data), [alike([0] * 12), None])
+    assert "search.n_min from " in line
+
+
+def test_a_subset_without_two_different_images_stops_before_its_training(tmp_path, monkeypatch, capsys):
+    """Here they are equal only at the size at which they are used."""
+    monkeypatch.chdir(tmp_path)
+    images = np.zeros((4, 8, 8), np.uint8)
+    images[0, ::2], images[1, 1::2], images[2, :, ::2], images[3, :, 1::2] = 200, 200, 200, 200
+    np.savez("a.npz", images=images)
+    options = {"settings": json.dumps({"data": {"source": "npz:a.npz", "resolution": 1}}), "n": 4, "replicate": 0}
+    words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    assert call("emm.subset", *words, "--output", "out/subset.npz") == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(
+        "error: data.source = 'npz:a.npz': the 4 images of replicate 0 are all the same at 1x1 pixels"
+    )
+    assert not (tmp_path / "out").exists()

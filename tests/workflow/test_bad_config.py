@@ -1,6 +1,7 @@
 """A wrong configuration is told before anything starts: one line for one fault, with the key, its value and what is
 allowed."""
 
+import os
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ from PIL import Image
 
 from emm import configuration, dag, settings
 
+NO_GPU = {"CUDA_VISIBLE_DEVICES": ""}
 NONE = ("studies", "labels", "arms", "none")
 FILE = ("studies", "own", "arms", "file")
 IN_NONE, IN_FILE = "studies.labels.arms.none: ", "studies.own.arms.file: "
@@ -22,6 +24,14 @@ THROUGH_SNAKEMAKE = [
     ((*NONE, "network.skips"), [1, 0], f"{IN_NONE}network.skips = [1, 0]: ", "4 flags"),
     ((*FILE, "data.source"), "npz:gone.npz", f"{IN_FILE}data.source = 'npz:gone.npz': gone.npz: ", "No such file"),
     ((*FILE, "data.source"), "svhn", f"{IN_FILE}data.source = 'svhn': data/train_32x32.mat: ", "data.download: true"),
+    ((*FILE, "data.source"), "npz:same.npz", f"{IN_FILE}data.source = 'npz:same.npz': its 100 images", "all the same"),
+    (
+        (*FILE, "data.source"),
+        "npz:~no-one/a.npz",
+        f"{IN_FILE}data.source = 'npz:~no-one/a.npz': ",
+        "home folder ~no-one",
+    ),
+    ("execution.device", "cuda", "execution.device = 'cuda': ", "no GPU that CUDA sees"),
     ("run", ["label"], "run = 'label': ", "did you mean 'labels'"),
     ("fit", 3, "fit = 3: ", "string"),
 ]
@@ -33,7 +43,9 @@ def assert_nothing_written(project):
 
 
 @pytest.mark.parametrize(("path", "value", "start", "part"), THROUGH_SNAKEMAKE)
-def test_snakemake_stops_with_one_line(empty, path, value, start, part):
+def test_snakemake_stops_with_one_line(empty, path, value, start, part, monkeypatch):
+    monkeypatch.setenv(*next(iter(NO_GPU.items())))
+    np.savez(empty.folder / "same.npz", images=np.ones((100, 8, 8), np.uint8), labels=np.arange(100) % 10)
     empty.change(path, value)
     done = empty.snakemake(check=False)
     assert done.returncode != 0
@@ -88,6 +100,19 @@ def test_a_fault_of_a_study_stops_who_asks_for_it_alone(empty, path, value):
     for targets, told in (["own"], False), (["own", "denoiser"], False), (["own", "labels"], True), ([], True):
         done = empty.snakemake(*targets, "--dry-run", check=False)
         assert (done.returncode != 0, line in done.stdout) == (told, told), done.stdout
+
+
+def test_what_is_no_fault_is_told_once_and_only_of_what_is_asked_for(empty):
+    empty.change("search", {"n_min": 5, "n_max": 20, "start": 10, "steps_per_octave": 1, "confirm": 0})
+    empty.change("diffusion.sigma_data", 0.3)
+    bounds = "search.n_min = 5 becomes 10: sizes are multiples of the 10 classes, unless data.balanced is false"
+    images = "npz:own.npz: 100 images 8x8x1 in 10 classes, used at 8x8"
+    for target, notes in (
+        ("labels", [f"note: studies.labels.arms.none and 1 more: {bounds}"]),
+        ("own", [f"note: {images}"]),
+    ):
+        output = empty.snakemake(target, "--dry-run", "--config", f"run={target}").stdout
+        assert [line for line in output.splitlines() if line.startswith("note: ")] == notes
 
 
 def test_no_fit_may_be_told_on_the_command_line(empty):
@@ -154,6 +179,20 @@ ONE_LINE = [
     (("studies", "own", "arms"), {}, "studies.own.arms = {}: ", "at least 1"),
     ("studies", None, "studies = None: ", ""),
     ("seed", -1, "seed = -1: ", "0"),
+    # images that are alike
+    (
+        (*FILE, "data.source"),
+        "npz:same.npz",
+        f"{IN_FILE}data.source = 'npz:same.npz': its 50 images ",
+        "two that differ",
+    ),
+    ((*FILE, "data.source"), "folder:same", f"{IN_FILE}data.source = 'folder:same': its 20 images ", "two that differ"),
+    (
+        (*FILE, "data.source"),
+        "npz:twice.npz",
+        f"{IN_FILE}data.source = 'npz:twice.npz': replicate 0 ",
+        "grid from 37 on",
+    ),
 ]
 
 
@@ -165,6 +204,11 @@ def place(empty, monkeypatch):
     np.savez(empty.folder / "floats.npz", images=np.zeros((50, 8, 8)))
     varied = np.arange(50, dtype=np.uint8)[:, None, None] + np.zeros((8, 8), np.uint8)
     np.savez(empty.folder / "unlabelled.npz", images=varied)
+    np.savez(empty.folder / "same.npz", images=np.zeros((50, 8, 8), np.uint8))
+    np.savez(empty.folder / "twice.npz", images=np.where(np.arange(50)[:, None, None] < 47, varied[-1], varied[:1]))
+    (empty.folder / "same").mkdir()
+    for i in range(20):
+        Image.fromarray(varied[0]).save(empty.folder / "same" / f"{i}.png")
     return empty
 
 
@@ -229,11 +273,17 @@ def test_emm_check_says_the_same_without_snakemake(place):
     good = subprocess.run(command, capture_output=True, text=True)
     assert (good.returncode, good.stderr) == (0, "")
     assert "labels: none, random" in good.stdout
+    assert "note: npz:own.npz: 100 images 8x8x1 in 10 classes, used at 8x8\n" in good.stdout
     overlay = place.folder / "overlay.yaml"
     overlay.write_text("search: {epsilon: 1.5}\n")
     bad = subprocess.run([*command, "overlay.yaml"], capture_output=True, text=True)
     assert bad.returncode == 1
     assert bad.stderr == "error: search.epsilon = 1.5: must be less than 1\n"
+    overlay.write_text("execution: {device: cuda}\n")
+    blind = subprocess.run([*command, "overlay.yaml"], capture_output=True, text=True, env=os.environ | NO_GPU)
+    assert blind.returncode == 1
+    assert blind.stderr.startswith("error: execution.device = 'cuda': this machine has no GPU that CUDA sees")
+    assert blind.stderr.count("\n") == 1
     overlay.write_text("search: {epsilon: [\n")
     broken = subprocess.run([*command, "overlay.yaml"], capture_output=True, text=True)
     assert broken.returncode == 1

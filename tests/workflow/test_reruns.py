@@ -1,8 +1,11 @@
 """What an edit, a deleted file, a failure or a kill makes Snakemake do again: no more, and no less, than needed."""
 
+import base64
 import contextlib
+import hashlib
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -11,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from safetensors.numpy import load_file
 
 from emm import warm
@@ -170,6 +174,120 @@ def test_a_changed_npz_file_is_noticed(project):
         assert plan[stage] == [f"{project.key(stage, 'own', 'file')}/n10/r0"]
     assert plan["search"] == [project.key("emm", "own", "file")]
     assert "train" not in plan.rules
+
+
+def test_times_of_the_data_tell_nothing(project):
+    os.utime(project.folder / "own.npz", (4e9, 4e9))  # in the future
+    assert project.plan().jobs == {}
+    os.utime(project.folder / "own.npz", (1, 1))
+    assert project.plan().jobs == {}
+
+
+def test_results_of_the_earlier_rule_for_own_data_stay(project):
+    """Snakemake knew their data as an input and by another signature."""
+    path = project.run_file("subset", "own", "file", "subset.npz").relative_to(project.folder)
+    record = project.folder / ".snakemake" / "metadata" / base64.urlsafe_b64encode(bytes(path)).decode()
+    content = json.loads(record.read_text())
+    present = dict(content)
+    own = (project.folder / "own.npz").read_bytes()
+    old = hashlib.sha256(str(len(own)).encode() + own[-65536:]).hexdigest()[:16]
+    params = [one if one.startswith("'{") else repr(old) for one in content["params"]]
+    assert params != content["params"]
+    content |= {"input": ["own.npz"], "params": params, "input_checksums": {}}
+    record.write_text(json.dumps(content))
+    assert project.plan().jobs == {}
+    assert {name: json.loads(record.read_text())[name] for name in ("input", "params")} == {
+        name: present[name] for name in ("input", "params")
+    }
+    content["params"] = [one.replace(old, old[::-1]) for one in params]  # made from other data
+    record.write_text(json.dumps(content))
+    assert [run.partition("/")[0] for run in project.plan()["subset"]] == [project.key("subset", "own", "file")]
+
+
+@pytest.fixture(scope="module")
+def photographs(finished, tmp_path_factory):
+    """The project with a finished study `own` of two more arms: a network on a folder with names of all kinds, and the
+    optimum on an .npz, whose subsets and samples are larger than the files that Snakemake compares by itself."""
+    project = finished.copied(tmp_path_factory.mktemp("photographs") / "project")
+    rng = np.random.default_rng(0)
+    (project.folder / "photos").mkdir()
+    names = [b"{000}.bmp", b"{n}.bmp", b"$HOME.bmp", b"a b.bmp", b"\xff.bmp", b'it\'s "q".bmp', b"-n.bmp", b"*.bmp"]
+    for name in [*names, *(b"%d.bmp" % i for i in range(12))]:
+        image = Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8))
+        image.save(project.folder / "photos" / os.fsdecode(name))
+    os.utime(project.folder / "photos" / "{000}.bmp", (4e9, 4e9))
+    np.savez(project.folder / "large.npz", images=rng.integers(0, 256, (40, 256, 256, 3), dtype=np.uint8))
+    grid = {"search.rule": "grid", "search.grid": [10]}
+    optimum = {"diffusion.denoiser": "optimum"}
+    project.change(["studies", "own", "arms", "folder"], grid | {"data.source": "folder:photos"})
+    project.change(["studies", "own", "arms", "large"], grid | optimum | {"data.source": "npz:large.npz"})
+    project.snakemake("own")
+    sizes = [
+        project.run_file(*one).stat().st_size
+        for one in (("subset", "own", "large", "subset.npz"), ("sample", "own", "large", "samples.npz"))
+    ]
+    assert min(sizes) > 10**6
+    assert project.plan("own").jobs == {}
+    return project
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("profile", ["default", "slurm", "none"])
+def test_a_copy_with_new_times_in_any_order_runs_nothing(photographs, tmp_path, seed, profile):
+    shutil.copytree(photographs.folder, tmp_path / "project", copy_function=shutil.copyfile)  # as `cp -r`
+    project = type(photographs)(tmp_path / "project")
+    files = sorted(path for path in project.folder.rglob("*") if path.is_file())
+    random.Random(seed).shuffle(files)
+    for i, path in enumerate(files):
+        os.utime(path, (1.7e9 + i, 1.7e9 + i))
+    chosen = {"default": [], "slurm": ["--workflow-profile", "profiles/slurm"], "none": ["--workflow-profile", "none"]}
+    assert project.plan("own", *chosen[profile]).jobs == {}
+
+
+def test_another_image_of_the_same_size_and_time_is_noticed(photographs, tmp_path):
+    shutil.copytree(photographs.folder, tmp_path / "project")
+    project = type(photographs)(tmp_path / "project")
+    one, two = (project.folder / "photos" / os.fsdecode(name) for name in (b"\xff.bmp", b"0.bmp"))
+    assert one.stat().st_size == two.stat().st_size
+    times = one.stat()
+    one.write_bytes(two.read_bytes()[:-1] + b"\0")
+    os.utime(one, ns=(times.st_atime_ns, times.st_mtime_ns))
+    plan = project.plan("own")
+    for stage in ("subset", "train", "sample", "score"):
+        assert plan[stage] == [f"{project.key(stage, 'own', 'folder')}/n10/r0"]
+
+
+@pytest.mark.parametrize("copied", [False, True])
+def test_an_interruption_after_new_data_is_made_up_for(photographs, tmp_path, copied):
+    """Only the subset was drawn from the new images; what was made from the old ones may then look newer in a copy."""
+    shutil.copytree(photographs.folder, tmp_path / "project")
+    project = type(photographs)(tmp_path / "project")
+    image = project.folder / "photos" / "0.bmp"
+    before = image.read_bytes()
+    image.write_bytes(before[:-1] + bytes([before[-1] ^ 255]))
+    subset = project.run_file("subset", "own", "folder", "subset.npz")
+    drawn = subset.read_bytes()
+    project.snakemake(subset.relative_to(project.folder))
+    assert subset.read_bytes() != drawn
+    if copied:
+        for path in (project.folder / "results").rglob("*"):
+            if path.is_file():
+                os.utime(path, (1.7e9, 1.7e9) if path.parts[-5] != "subsets" else (1.6e9, 1.6e9))
+    key = project.key("subset", "own", "folder")
+    plan = project.plan("own")
+    for stage in ("train", "sample", "score"):
+        assert plan[stage] == [f"{project.key(stage, 'own', 'folder')}/n10/r0"]
+    assert "subset" not in plan.rules
+    if copied:
+        project.snakemake("own")
+        assert project.plan("own").jobs == {}
+        return
+    image.write_bytes(before)
+    plan = project.plan("own")
+    assert plan["subset"] == [f"{key}/n10/r0"]
+    project.snakemake(subset.relative_to(project.folder))
+    assert subset.read_bytes() == drawn
+    assert project.plan("own").jobs == {}  # what the old images gave is right again
 
 
 @pytest.mark.parametrize(

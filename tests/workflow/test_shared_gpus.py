@@ -21,6 +21,7 @@ from project import Project, fresh
 # What `python` is on the made-up machine.  A stage notes the devices that it sees when it begins and ends, and finds
 # its "cuda" on the CPU.  A training begins only when a second one does, so that they surely run at the same time.
 PYTHON = """#!/bin/sh
+case "$2" in *cuInit*) echo 8; exit ;; esac
 module=$2
 [ "$module" != emm.warm ] || module=$3
 case "$module" in emm.train|emm.sample|emm.score) ;; *) exec {python} "$@" ;; esac
@@ -35,6 +36,11 @@ done
 status=$?
 echo "end $module $CUDA_VISIBLE_DEVICES" >> {log}
 exit $status
+"""
+# The same where no stage runs: who asks the driver how many GPUs there are gets an answer.
+DRIVER = """#!/bin/sh
+case "$2" in *cuInit*) echo 8; exit ;; esac
+exec {python} "$@"
 """
 
 
@@ -53,8 +59,14 @@ class Machine:
 
 
 @pytest.fixture(autouse=True)
-def _all_visible(monkeypatch: pytest.MonkeyPatch) -> None:
+def _all_visible(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """All GPUs of the machine, of which its driver tells."""
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    python = tmp_path / "driver" / "python"
+    python.parent.mkdir()
+    python.write_text(DRIVER.format(python=sys.executable))
+    python.chmod(python.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setattr(Project, "process", _with_path(python.parent))
 
 
 @pytest.fixture(scope="module")

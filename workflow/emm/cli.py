@@ -40,14 +40,16 @@ def check(args: argparse.Namespace) -> None:
 
     Of your own images, every head is read: what they hold is printed, and every faulty one is named.
     """
+    from emm import gpus
     from emm.configuration import load, read
     from emm.dag import index
 
     try:
         settings = read(load(args.overlays))
         dag = index(settings, args.results, asked=())
-        if faults := dag.faults(settings.selected):
+        if faults := [*dag.faults(settings.selected), *gpus.missing(settings.execution, sys.executable)]:
             raise SettingsError(*faults)
+        gpus.devices(settings.execution)
     except SettingsError as error:  # there may be many
         print("\n".join(f"error: {line}" for line in str(error).splitlines()), file=sys.stderr)
         sys.exit(1)
@@ -57,6 +59,8 @@ def check(args: argparse.Namespace) -> None:
         print(f"{study.name}: {', '.join(arm.name for arm in study.arms)}")
         for line in reasons[study.name]:
             print(f"  cannot run here: {line}")
+    for line in dag.notices(settings.selected):
+        print(f"note: {line}")
 
 
 def plan(args: argparse.Namespace) -> None:
@@ -66,7 +70,8 @@ def plan(args: argparse.Namespace) -> None:
     from emm.plan import show
 
     settings = read(load(args.overlays))
-    print(show(settings, index(settings, args.results, data_needed=False), args.cores, args.throughput))
+    dag = index(settings, args.results, data_needed=False, looked=False)
+    print(show(settings, dag, args.cores, args.throughput))
 
 
 def schema(args: argparse.Namespace) -> None:

@@ -5,6 +5,7 @@ A study is defined once and fits every scale, because an arm's value may be rela
 """
 
 import copy
+import os
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from fractions import Fraction
@@ -139,7 +140,11 @@ def read(config: Mapping[str, Any], asked: Collection[str] | None = None) -> Set
     if faults:
         raise SettingsError(*faults)
     return Settings(
-        base=validate(Run, base), execution=text.execution, figures=text.figures, studies=studies, selected=selected
+        base=_respelled(validate(Run, base)),
+        execution=text.execution,
+        figures=text.figures,
+        studies=studies,
+        selected=selected,
     )
 
 
@@ -173,10 +178,56 @@ def _arms(name: str, text: _StudyText, base: Mapping[str, Any]) -> tuple[list[Ar
         if arm in text.without:
             continue
         try:
-            arms.append(Arm(name=arm, run=validate(Run, override(shared, overrides or {}))))
+            arms.append(Arm(name=arm, run=_respelled(validate(Run, override(shared, overrides or {})))))
         except SettingsError as error:
             faults += [f"studies.{name}.arms.{arm}: {line}" for line in str(error).splitlines()]
     return arms, faults
+
+
+def _respelled(run: Run) -> Run:
+    """`run` with the paths of its sources in one spelling, so that one place has one key."""
+    spelled = {name: respelled(source) for name in ("source", "mixture") if (source := getattr(run.data, name))}
+    if all(getattr(run.data, name) == text for name, text in spelled.items()):
+        return run
+    return run.model_copy(update={"data": run.data.model_copy(update=spelled)})
+
+
+def respelled(source: str) -> str:
+    """A source as it is written most simply: ``folder:PHOTOS`` for ``folder:./PHOTOS//`` or ``folder:a/../PHOTOS``.
+
+    What lies in the working folder, which is the project's, is written from there, so that a project that moves keeps
+    its keys; other absolute paths stay absolute, and other relative ones relative.  ``a/..`` is left as it is where
+    ``a`` is a link or does not exist, and so are links themselves: they may lead elsewhere tomorrow.
+    """
+    kind, _, text = source.partition(":")
+    if kind not in ("npz", "folder"):
+        return source
+    root = "/" if text.startswith("/") else ""
+    parts: list[str] = []
+    for part in text.split("/"):
+        if part == ".." and parts and parts[-1] != ".." and not parts[-1].startswith("~"):
+            above = os.path.expanduser(root + "/".join(parts))
+            if os.path.isdir(above) and not os.path.islink(above):
+                parts.pop()
+                continue
+        if part not in ("", ".") and not (part == ".." and root and not parts):
+            parts.append(part)
+    if root or parts[:1] == [".."]:
+        for count in range(len(parts), 0, -1):
+            if _is_here(root + "/".join(parts[:count])):
+                root, parts = "", parts[count:]
+                break
+    plain = root + "/".join(parts) or "."
+    if plain.startswith("~") and not text.startswith("~"):  # a folder of that name, not a home
+        plain = f"./{plain}"
+    return f"{kind}:{plain}"
+
+
+def _is_here(path: str) -> bool:
+    try:
+        return os.path.samefile(path, ".")
+    except OSError:
+        return False
 
 
 def _misnamed(name: str, text: _StudyText) -> list[str]:
@@ -280,6 +331,8 @@ def _relative(dotted: str, value: Any, was: Any) -> Any:
         else:
             return str(Span(float(Fraction(str(span.amount)) * number), span.unit))
     numbers = was if isinstance(was, list) else [was]
+    if was is None and dotted == "network.attention":  # chosen for the arm's own images
+        return None
     if not numbers or any(isinstance(one, bool) or not isinstance(one, int | float) for one in numbers):
         raise SettingsError(f"{dotted} = {value!r}: needs a number to compute with; the base value is {was!r}")
     return [computed(one) for one in was] if isinstance(was, list) else computed(was)

@@ -3,24 +3,24 @@
 The loop over N lives here alone, as the search replayed on the scores that exist; see `Dag.trail`.
 """
 
-import hashlib
 import json
-import os
+import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from emm import checksums, datasets, scatter, subset
+from emm import checksums, datasets, scatter, signature, subset
 from emm.datasets import DataError
 from emm.keys import Stage, emm_folder, key, run_folder, stage_settings
 from emm.scatter import Prior
 from emm.search import Count, RunId, Trail, ladder, replay
-from emm.settings import Run, Settings, SettingsError, Study
+from emm.settings import Data, Diffusion, Run, Settings, SettingsError, Study
 
 # Settings of data that decide which images are used, and what they must be.
 _CHOICES = ("sources", "classes", "mixture_classes", "resolution", "fit")
-END = 65_536  # bytes at the end of an .npz file that hold its directory
+SMALL, FEW = 10**8, 30_000  # bytes of pixels, and images, that are read in a few seconds
+NEAR = 1.15  # a sigma_data that differs by less from that of the images is as good as theirs
 
 
 @dataclass(frozen=True)
@@ -70,11 +70,11 @@ class Dag:
     trails: dict[str, Trail] = field(default_factory=dict)  # where the search of each emm key stands, as far as known
     priors: dict[tuple[str, ...], Prior | None] = field(default_factory=dict)  # of finished emm keys
     shapes: dict[str, datasets.Shape] = field(default_factory=dict)  # of the images of each subset key
-    own: dict[Path, "OwnData"] = field(default_factory=dict)  # the user's own files and folders
     inventories: dict[str, datasets.Inventory] = field(default_factory=dict)  # of the user's own data, by source
-    impossible: dict[str, list[tuple[str, str]]] = field(
-        default_factory=dict
-    )  # arms and faults of studies that cannot run
+    own: dict[str, signature.Own] = field(default_factory=dict)  # the user's own images by their source
+    # Of studies by name: arms and faults of those that cannot run, and arms and what is to be told of them.
+    impossible: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
+    noticed: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
 
     def json(self, stage: Stage, key: str) -> str:
         """A stage's settings as its command line takes them; one string, so that Snakemake notices any change."""
@@ -151,32 +151,35 @@ class Dag:
     def is_optimum(self, stage: Stage, key_of: str) -> bool:
         return self.runs[stage, key_of].diffusion.denoiser == "optimum"
 
-    def data_files(self, subset_key: str) -> list[str]:
-        """The user's own files behind a subset, so that a change of them is noticed."""
-        return [data.file for data in self._own_data(subset_key)]
-
     def data_signature(self, subset_key: str) -> str:
-        """What changes with the user's own files where their times do not tell: one that is older took their place."""
-        return " ".join(data.signature for data in self._own_data(subset_key))
+        """What changes with the content of the user's own images behind a subset; empty where it has none."""
+        return " ".join(self.own_images(one).signature for one in self._own_sources(subset_key))
 
-    def _own_data(self, subset_key: str) -> list["OwnData"]:
-        found = []
-        for kind, _, place in (source.partition(":") for source in self.runs["subset", subset_key].data.sources):
-            if kind in ("npz", "folder"):
-                path = Path(place).expanduser()
-                if path not in self.own:  # once, however many jobs ask
-                    self.own[path] = _folder(path) if kind == "folder" else _npz(path)
-                found.append(self.own[path])
-        return found
+    def has_own_images(self, stage: Stage, key_of: str) -> bool:
+        """Whether a key is of runs on the user's own images."""
+        return any(map(signature.is_own, self.runs[stage, key_of].data.sources))
+
+    def _own_sources(self, subset_key: str) -> list[str]:
+        return [source for source in self.runs["subset", subset_key].data.sources if signature.is_own(source)]
+
+    def own_images(self, source: str) -> signature.Own:
+        """The user's own images of a source as they are now, read once however many jobs ask."""
+        if source not in self.own:
+            self.own[source] = signature.own(source, self.cache)
+        return self.own[source]
+
+    @property
+    def cache(self) -> Path:
+        """Where what was read of data sets is kept for the next start."""
+        return self.results.parent / ".snakemake" / "emm"
 
     def why(self, studies: Iterable[str]) -> list[str]:
         """Why studies cannot run: one line a fault, with the first arm that has it, and how many more."""
-        places: dict[str, list[str]] = {}  # one fault in the base settings meets many arms
-        for place, fault in (one for study in studies for one in self.impossible.get(study, [])):
-            places.setdefault(fault, []).append(place)
-        return [
-            f"{first}{f' and {len(more)} more' if more else ''}: {fault}" for fault, (first, *more) in places.items()
-        ]
+        return _grouped(one for study in studies for one in self.impossible.get(study, []))
+
+    def notices(self, studies: Iterable[str]) -> list[str]:
+        """What the user should know of studies before they run, and what is no fault: one line each."""
+        return _grouped(one for study in studies for one in self.noticed.get(study, []))
 
     def faults(self, studies: Iterable[str]) -> list[str]:
         """Why studies cannot run, as `why`, and what is wrong with the user's own images that they use.
@@ -202,84 +205,189 @@ class Dag:
         return [emm_folder(self.results, key("emm", arm.run)) / "emm.json" for arm in self.study(study).arms]
 
 
-@dataclass(frozen=True)
-class OwnData:
-    """An .npz file or a folder of images of the user: the file that stands for it, and a digest that follows it."""
-
-    file: str
-    signature: str
-
-
-def _folder(folder: Path) -> OwnData:
-    """The image that was changed last stands for all; images that come or go, or change in size, change the digest.
-
-    Not noticed is an older image in the place of another of the same name and size; `emm verify` does.
-    """
-    images = [(image, image.stat()) for image in datasets.folder_files(folder)[0]]
-    newest, _ = max(images, key=lambda one: (one[1].st_mtime_ns, one[0]))
-    digest = hashlib.sha256()
-    for image, found in images:
-        digest.update(os.fsencode(f"{image.relative_to(folder)}\0{found.st_size}\0"))
-    return OwnData(str(newest), digest.hexdigest()[:16])
-
-
-def _npz(path: Path) -> OwnData:
-    """The digest is of the file's size and of its end, where the sums of its arrays stand."""
-    size = path.stat().st_size
-    digest = hashlib.sha256(str(size).encode())
-    with path.open("rb") as file:
-        file.seek(max(size - END, 0))
-        digest.update(file.read())
-    return OwnData(str(path), digest.hexdigest()[:16])
-
-
 def run_files(scores: Scores, run: RunId) -> tuple[Path, Path]:
     """What one run contributes to its arm: its score and its gallery."""
     path = scores.path(run)
     return path, path.with_name("gallery.npz")
 
 
-def index(settings: Settings, results: Path, data_needed: bool = True, asked: Iterable[str] | None = None) -> Dag:
+def _grouped(told: Iterable[tuple[str, str]]) -> list[str]:
+    """A line for each different text, with the first place that it is told of, if any, and how many more."""
+    places: dict[str, list[str]] = {}  # one fault in the base settings meets many arms
+    for place, text in told:
+        places.setdefault(text, []).append(place)
+    return [
+        f"{first}{f' and {len(more)} more' if more else ''}: {text}" if first else text
+        for text, (first, *more) in places.items()
+    ]
+
+
+def index(
+    settings: Settings,
+    results: Path,
+    data_needed: bool = True,
+    asked: Iterable[str] | None = None,
+    looked: bool = True,
+) -> Dag:
     """Index a configuration, checking every arm against its data set.
 
-    With `data_needed`, images that torchvision's sets lack on this machine are a fault too.
+    What the settings leave to the data (null) is decided here: `Dag.settings` are those given, with it.
+
+    With `data_needed`, images that torchvision's sets lack on this machine are a fault too.  With `looked`, the user's
+    own images are looked at for what would stop a run, or what its user should know.
     A study that is not to be made (`asked`; None: those selected) may be impossible here (its data may be missing, or
     its values not fit the base settings); `Dag.impossible` tells why.
     Raises:
         SettingsError: an arm of a study that is to be made is impossible with its data; one line for each fault.
     """
     dag = Dag(settings, results)
-    facts: dict[str, datasets.Facts] = {}
+    sources = _Sources(dag, data_needed, looked)
+    studies = []
     for study in settings.studies:
         places = [(place, fault) for place, _, fault in (line.partition(": ") for line in study.faults)]
+        arms = study.arms
         if not places:
-            for arm in study.arms:
-                place = f"studies.{study.name}.arms.{arm.name}"
-                places += [(place, fault) for fault in _index_arm(dag, arm.run, facts, data_needed)]
+            found = [_index_arm(dag, arm.run, sources) for arm in study.arms]
+            names = [f"studies.{study.name}.arms.{arm.name}" for arm in study.arms]
+            places = [(name, fault) for name, one in zip(names, found, strict=True) for fault in one.faults]
+            dag.noticed[study.name] = [
+                (name if placed else "", line)
+                for name, one in zip(names, found, strict=True)
+                for placed, line in one.notices
+            ]
+            arms = [arm.model_copy(update={"run": one.run}) for arm, one in zip(study.arms, found, strict=True)]
         if places:
             dag.impossible[study.name] = places
+        studies.append(study.model_copy(update={"arms": arms}))
     if faults := dag.why(settings.selected if asked is None else asked):
         raise SettingsError(*faults)
-    return dag
+    base = sources.fitted(settings.base).run
+    return replace(dag, settings=settings.model_copy(update={"studies": studies, "base": base}))
 
 
-def _index_arm(dag: Dag, run: Run, facts: dict[str, datasets.Facts], data_needed: bool) -> list[str]:
+@dataclass(frozen=True)
+class _Arm:
+    """A run with what its data decide, what makes it impossible, and what its user should know (with its place?)."""
+
+    run: Run
+    faults: list[str] = field(default_factory=list)
+    notices: list[tuple[bool, str]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Sources:
+    """What is known of data sets, asked once for all arms."""
+
+    dag: Dag
+    data_needed: bool
+    looked: bool
+    facts: dict[str, datasets.Facts] = field(default_factory=dict)  # by data settings as JSON
+    looks: dict[str, signature.Look] = field(default_factory=dict)
+
+    def fitted(self, run: Run) -> _Arm:
+        """The run with what its data decide, or why that cannot be said."""
+        try:
+            for source in run.data.sources:  # names the folder that `~` does not stand for
+                signature.place(source) if signature.is_own(source) else signature.expanded(run.data.root)
+            facts = self.described(run.data)
+            run = subset.fitted(run, facts)
+            if run.diffusion.sigma_data is not None:
+                return _Arm(run)
+            if run.diffusion.preconditioning != "edm":
+                measured = Diffusion().sigma_data  # of no use
+            elif not datasets.absent(run.data) and _here(run.data):
+                measured = self.look(run.data).sigma_data
+            elif self.data_needed:
+                rule = "cannot be measured before the images are on this machine; give a number"
+                return _Arm(run, [f"diffusion.sigma_data = None: {rule}"])
+            else:
+                measured = Diffusion().sigma_data  # for a plan, as good as any
+        except (DataError, OSError) as error:
+            return _Arm(run, [f"data.source = {run.data.source!r}: {error}"])
+        except SettingsError as error:
+            return _Arm(run, str(error).splitlines())
+        return _Arm(run.model_copy(update={"diffusion": run.diffusion.model_copy(update={"sigma_data": measured})}))
+
+    def described(self, data: Data) -> datasets.Facts:
+        name = data.model_dump_json()
+        if name not in self.facts:
+            self.facts[name] = datasets.describe(data)
+        return self.facts[name]
+
+    def look(self, data: Data) -> signature.Look:
+        """A look at all images of `data.source`, at the resolution at which they are used."""
+        name = data.model_copy(update=signature.SELECTION | {"root": data.root}).model_dump_json()
+        if name not in self.looks:
+            content = self.dag.own_images(data.source).signature if signature.is_own(data.source) else "known by name"
+            self.looks[name] = signature.look(data, content, self.dag.cache)
+        return self.looks[name]
+
+    def copies(self, data: Data, facts: datasets.Facts) -> signature.Copies | None:
+        """Which images of `data.source` are equal: as used where looking is cheap, as stored in files elsewhere."""
+        if not signature.is_own(data.source):
+            return None
+        if is_small(facts):
+            return self.look(data).copies
+        digests = self.dag.own_images(data.source).digests
+        if digests is None:
+            return None
+        return signature.copies(digests, datasets.folder_files(signature.place(data.source))[1])
+
+
+def is_small(facts: datasets.Facts) -> bool:
+    """Whether all images of a data set are read in a few seconds."""
+    images = facts.images if facts.stored_counts is None else sum(facts.stored_counts)
+    return images <= FEW and images * math.prod(facts.stored_shape) <= SMALL
+
+
+def _here(data: Data) -> bool:
+    """Whether a data set that may be fetched has been."""
+    return datasets.absent(data.model_copy(update={"download": False})) is None
+
+
+def _index_arm(dag: Dag, run: Run, sources: _Sources) -> _Arm:
     """Add one arm to the index, or say what its data make impossible."""
-    data = run.data.model_dump_json()
-    try:
-        if data not in facts:
-            facts[data] = datasets.describe(run.data)
-    except (DataError, OSError) as error:
-        return datasets.image_faults(run.data, dag.inventories) or [f"data.source = {run.data.source!r}: {error}"]
-    found = subset.faults(run, facts[data])
+    fitted = sources.fitted(run)
+    if fitted.faults:  # a faulty image may be why
+        return replace(fitted, faults=datasets.image_faults(run.data, dag.inventories) or fitted.faults)
+    run, facts = fitted.run, sources.described(fitted.run.data)
+    found = subset.faults(run, facts)
     if any("resolution" in line for line in found):  # the first image, whose size is meant, may be the odd one
         found = datasets.image_faults(run.data, dag.inventories) or found
-    if data_needed and (missing := datasets.absent(run.data)):
+    if sources.data_needed and (missing := datasets.absent(run.data)):
         found.append(f"data.source = {run.data.source!r}: {missing}")
+    notices: list[tuple[bool, str]] = []
+    if not found and sources.looked:
+        notices = [(True, line) for line in subset.rounded(run, facts)]
+        try:
+            known = sources.copies(run.data, facts)
+            second = [sources.copies(datasets.mixture(run.data), facts.second)] if facts.second is not None else []
+            found += subset.too_equal(run, facts, [known, *second])
+            lines = [*subset.of_one_image(run.data, known), *_described(run, facts, sources)]
+            notices += [(False, line) for line in lines]
+        except (DataError, OSError) as error:
+            found.append(f"data.source = {run.data.source!r}: {error}")
     if not found:
-        dag.shapes[key("subset", run)] = facts[data].shape
-        dag.usable[key("emm", run)] = subset.usable(facts[data], run.data)
+        dag.shapes[key("subset", run)] = facts.shape
+        dag.usable[key("emm", run)] = subset.usable(facts, run.data)
         dag.sizes[key("emm", run)] = ladder(run.search, *dag.usable[key("emm", run)])
         stages: list[Stage] = ["subset", "train", "sample", "score", "emm"]
         dag.runs.update({(stage, key(stage, run)): run for stage in stages})
-    return found
+    return _Arm(run, found, notices)
+
+
+def _described(run: Run, facts: datasets.Facts, sources: _Sources) -> list[str]:
+    """A line about the user's own images: how many of what size, at which size they are used, and whether
+    sigma_data is theirs."""
+    if not signature.is_own(run.data.source):
+        return []
+    stored, used = (f"{height}x{width}" for _, height, width in (facts.stored_shape, facts.shape))
+    images = facts.images if facts.stored_counts is None else sum(facts.stored_counts)
+    classes = "" if facts.stored_counts is None else f" in {len(facts.stored_counts)} classes"
+    line = f"{run.data.source}: {images} images {stored}x{facts.stored_shape[0]}{classes}, used at {used}"
+    given = run.diffusion.sigma_data
+    if run.diffusion.denoiser == "network" and run.diffusion.preconditioning == "edm" and given and is_small(facts):
+        measured = sources.look(run.data).sigma_data
+        if not 1 / NEAR < measured / given < NEAR:
+            line += f"; diffusion.sigma_data = {given:g} is not theirs, which is {measured:g} (null measures it)"
+    return [line]

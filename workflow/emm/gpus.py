@@ -2,6 +2,7 @@
 
 import os
 import re
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -52,6 +53,57 @@ def device(execution: Execution) -> str:
     """The device option of stages: no job falls back to the CPU where execution.gpus tells how many GPUs there are."""
     named = execution.device == "auto" and execution.gpus not in ("auto", "none")
     return "cuda" if named else execution.device
+
+
+# Asks the driver, in a process of its own: torch takes a second to import, and would be in Snakemake's way ever after.
+# Prints how many devices CUDA sees, or why torch can use none, or nothing where that cannot be said so cheaply.
+PROBE = """
+import ctypes, importlib.util, os, re
+spec = importlib.util.find_spec("torch")
+build = open(os.path.join(os.path.dirname(spec.origin), "version.py")).read() if spec and spec.origin else ""
+if not re.search("^hip.*= *[^N ]", build, re.M):
+    if re.search("^cuda.*= *None", build, re.M):
+        print("the installed torch is built without CUDA")
+    else:
+        count = ctypes.c_int(0)
+        try:
+            cuda = ctypes.CDLL("libcuda.so.1")
+            ready = cuda.cuInit(0) == 0 and cuda.cuDeviceGetCount(ctypes.byref(count)) == 0
+        except OSError:
+            pass
+        print(count.value)
+"""
+
+
+def missing(execution: Execution, python: str = "python", environ: Mapping[str, str] = os.environ) -> list[str]:
+    """A line where jobs that compute on this machine would not find the GPUs that execution asks for.
+
+    Nothing is asked, which takes a tenth of a second, unless execution needs a GPU.
+
+    Args:
+        python: what starts the jobs' Python.
+    """
+    if device(execution) != "cuda":
+        return []
+    named = execution.gpus if execution.device != "cuda" or execution.gpus not in ("auto", "none") else None
+    setting = "execution.device = 'cuda'" if named is None else f"execution.gpus = {named!r}"
+    shown = environ.get("CUDA_VISIBLE_DEVICES")
+    among = "" if shown is None else f" (CUDA_VISIBLE_DEVICES = {shown!r})"
+    advice = "use device auto or cpu, or a profile that submits jobs to machines with GPUs"
+    try:
+        asked = subprocess.run([python, "-c", PROBE], capture_output=True, text=True, timeout=60, env=dict(environ))
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    answer = asked.stdout.strip()
+    if answer and not answer.isdecimal():
+        return [f"{setting}: {answer}; {advice}"]
+    if answer == "0":
+        return [f"{setting}: this machine has no GPU that CUDA sees{among}; {advice}"]
+    if answer and named is not None and shown is None:  # else `devices` has compared them
+        numbers = [int(one) for one in named if str(one).isdecimal()] if isinstance(named, list) else [int(named) - 1]
+        if numbers and max(numbers) >= int(answer):
+            return [f"{setting}: this machine has {answer}, numbered from 0"]
+    return []
 
 
 def claim(devices: tuple[str, ...], execution: Execution, count: int = 1, python: str = "python") -> list[str]:

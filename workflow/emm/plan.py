@@ -394,6 +394,7 @@ def show(settings: Settings, dag: Dag, cores: int | None = None, throughput: flo
     if throughput is None:  # at once: counting networks and calibrating take a while
         told = f"plan: counts operations, then calibrates on this machine for about {CALIBRATION:.0f} seconds ..."
         print(told, file=sys.stderr, flush=True)
+    settings = dag.settings  # with what the data decide
     planned = plan(settings, dag)
     execution = settings.execution
     jobs = jobs_at_once(cores, execution.threads)
@@ -442,7 +443,7 @@ def main() -> None:
         print(json.dumps(measure(read_settings(args.calibrate), args.device, args.threads, started)))
         return
     settings = read(json.loads(args.config))
-    print(show(settings, index(settings, Path("results"), data_needed=False)))
+    print(show(settings, index(settings, Path("results"), data_needed=False, looked=False)))
 
 
 if __name__ == "__main__":

@@ -129,6 +129,7 @@ class EDM:
 def preconditioning(settings: Diffusion) -> Preconditioning:
     """The preconditioning that the settings name."""
     if settings.preconditioning == "edm":
+        assert settings.sigma_data is not None  # measured when the configuration met its data
         return EDM(settings.sigma_data, settings.p_mean, settings.p_std)
     return VP() if settings.preconditioning == "vp" else VE()
 

@@ -102,7 +102,8 @@ def logit(ratio: float) -> float:
 
 def ends(search: "Search", multiple: int, available: int) -> tuple[int, int]:
     """The smallest and the largest admissible size of rule bisection; there is no ladder unless the first is below."""
-    return math.ceil(search.n_min / multiple) * multiple, min(search.n_max, available) // multiple * multiple
+    highest = available if search.n_max is None else min(search.n_max, available)
+    return math.ceil(search.n_min / multiple) * multiple, highest // multiple * multiple
 
 
 def ladder(search: "Search", multiple: int, available: int) -> list[int]:

@@ -135,8 +135,6 @@ DATASETS = ("digits", "cifar10", "cifar100", "svhn", "fashion_mnist", "mnist")
 
 def _source(value: str) -> str:
     if value in DATASETS or re.fullmatch(r"(npz|folder):[^\0\n]+", value):
-        if "{" in value or "}" in value:  # Snakemake would fill them in
-            raise ValueError("must be a path without braces")
         return value
     near = difflib.get_close_matches(value, DATASETS, 1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
@@ -194,7 +192,7 @@ class Network(Section):
     channels: Annotated[Int, Field(ge=4, le=4096, multiple_of=2)] = 128  # width before multipliers
     multipliers: Annotated[list[PositiveInt], Field(min_length=1, max_length=8)] = [2, 2, 2]  # width of each level
     blocks: Annotated[Int, Field(ge=1, le=64)] = 2  # residual blocks a level in the encoder; one more in the decoder
-    attention: list[PositiveInt] = [16]  # resolutions with self-attention
+    attention: list[PositiveInt] | None = [16]  # resolutions with self-attention; none: half that of the images
     embedding: Literal["positional", "fourier"] | None = None  # of the noise level; none: the architecture's own
     skips: list[Flag] | None = None  # 1 keeps, 0 cuts a skip connection, in encoder order; none: keep all
     dropout: Annotated[Float, Field(ge=0, lt=1)] = 0.13
@@ -210,7 +208,7 @@ class Diffusion(Section):
 
     denoiser: Literal["network", "optimum"] = "network"  # optimum: the closed-form minimum of the training loss
     preconditioning: Literal["vp", "ve", "edm"] = "vp"
-    sigma_data: PositiveFloat = 0.5  # EDM: standard deviation of the images in [-1, 1]
+    sigma_data: PositiveFloat | None = 0.5  # EDM: standard deviation of the images in [-1, 1]; none: measured
     p_mean: Float = -1.2  # EDM: mean of ln sigma in training
     p_std: PositiveFloat = 1.2  # EDM: its standard deviation
 
@@ -280,7 +278,7 @@ class Search(Section):
     rule: Literal["bisection", "grid"] = "bisection"
     epsilon: Annotated[Float, Field(gt=0, lt=1)] = 0.1  # EMM is where the ratio crosses 1 - epsilon
     n_min: Annotated[Int, Field(ge=2)] = 100
-    n_max: Annotated[Int, Field(ge=2)] = 50_000
+    n_max: Annotated[Int, Field(ge=2)] | None = 50_000  # none: as many images as the data have
     start: Annotated[Int, Field(ge=2)] = 1000
     steps_per_octave: Annotated[Int, Field(ge=1, le=64)] = 8  # of the ladder of sizes
     locate: Annotated[Int, Field(ge=1, le=100)] = 8  # at most so many locating runs
@@ -293,9 +291,11 @@ class Search(Section):
 
     @model_validator(mode="after")
     def _check(self) -> "Search":
-        if self.n_min >= self.n_max:
+        if self.n_max is not None and self.n_min >= self.n_max:
             raise ValueError(f"n_min = {self.n_min}: must be below n_max = {self.n_max}")
-        if not self.n_min <= self.start <= self.n_max:
+        if self.n_max is None and self.start < self.n_min:
+            raise ValueError(f"start = {self.start}: must be at least n_min = {self.n_min}")
+        if self.n_max is not None and not self.n_min <= self.start <= self.n_max:
             raise ValueError(f"start = {self.start}: must lie between n_min = {self.n_min} and n_max = {self.n_max}")
         if self.rule == "grid" and (not self.grid or self.grid != sorted(set(self.grid))):
             raise ValueError(f"grid = {self.grid}: rule grid needs increasing sizes, such as [500, 1000, 2000]")

@@ -16,7 +16,7 @@ from typing import TextIO
 from emm import project
 from emm.datasets import DataError
 from emm.files import write_text
-from emm.settings import Run, SettingsError, read_run
+from emm.settings import Run, SettingsError, lookup, read_run
 
 SETTINGS = "settings.yaml"  # beside every output
 PR_SET_PDEATHSIG = 1  # of prctl(2)
@@ -56,11 +56,15 @@ def execution_options(parser: argparse.ArgumentParser) -> None:
 
 
 def read_settings(text: str) -> Run:
-    """The `Run` of a stage's JSON.  Raises SettingsError where it is not one."""
+    """The `Run` of a stage's JSON.  Raises SettingsError where it is not one, or leaves a value to the data."""
     try:
-        return read_run(json.loads(text))
+        run = read_run(json.loads(text))
     except json.JSONDecodeError as error:
         raise SettingsError(f"--settings: is not JSON ({error})") from None
+    left = ("network.attention", "diffusion.sigma_data", "search.n_max")
+    if undecided := [name for name in left if lookup(run, name) is None]:
+        raise SettingsError(*(f"{name} = None: a stage needs the value" for name in undecided))
+    return run
 
 
 def record_settings(folder: Path, text: str) -> Path:

@@ -9,6 +9,7 @@ subsets of one replicate are nested, and arms that differ only in the model see 
 import hashlib
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -19,8 +20,9 @@ from emm import checksums, datasets
 from emm.datasets import DataError, Facts
 from emm.files import provenance, write_json, write_npz
 from emm.keys import RECORDS, key
-from emm.search import ends
+from emm.search import ends, ladder
 from emm.settings import Data, Run, SettingsError
+from emm.signature import Copies
 from emm.stage import arguments, command, read_settings, record_settings
 
 # Purposes of random draws.  Part of the results: never change a number.
@@ -56,6 +58,22 @@ def usable(facts: Facts, data: Data) -> tuple[int, int]:
     return 1, facts.images
 
 
+def fitted(run: Run, facts: Facts) -> Run:
+    """`run` with the values that its data set decides, where the settings leave them to it (null).
+
+    ``network.attention``: at half the side of the images, where the network has that level.  ``search.n_max``: as many
+    images as there are, and ``search.start`` no more.
+    """
+    network, search = run.network, run.search
+    if network.attention is None:
+        side = facts.shape[1] // 2
+        network = network.model_copy(update={"attention": [side] if len(network.multipliers) > 1 else []})
+    if search.n_max is None:
+        available = usable(facts, run.data)[1]
+        search = search.model_copy(update={"n_max": available, "start": min(search.start, available)})
+    return run.model_copy(update={"network": network, "search": search})
+
+
 def faults(run: Run, facts: Facts) -> list[str]:
     """One line ``key = value: what is allowed`` for each setting that the data set makes impossible."""
     found = _data_faults(run.data, facts)
@@ -77,7 +95,7 @@ def _network_faults(run: Run, facts: Facts) -> list[str]:
         rule = f"{levels} levels need a data.resolution divisible by {2 ** (levels - 1)}, which {side} is not"
         return [f"network.multipliers = {run.network.multipliers}: {rule}"]
     sides = [side >> level for level in range(levels)]
-    if absent := [side for side in run.network.attention if side not in sides]:
+    if absent := [side for side in run.network.attention or () if side not in sides]:
         allowed = ", ".join(map(str, sides))
         return [f"network.attention = {run.network.attention}: no level has resolution {absent[0]}; allowed: {allowed}"]
     return []
@@ -95,7 +113,7 @@ def _search_faults(run: Run, facts: Facts) -> list[str]:
             found.append(f"search.grid = {search.grid}: must be at most {_limit(run.data, facts)}")
         return found
     for name in ("n_min", "start", "n_max"):
-        if getattr(search, name) > available:
+        if (getattr(search, name) or 0) > available:
             found.append(f"search.{name} = {getattr(search, name)}: must be at most {_limit(run.data, facts)}")
     lowest, highest = ends(search, multiple, available)
     if not found and lowest >= highest:
@@ -104,6 +122,77 @@ def _search_faults(run: Run, facts: Facts) -> list[str]:
             f"between n_min = {search.n_min} and n_max"
         )
     return found
+
+
+def rounded(run: Run, facts: Facts) -> list[str]:
+    """A line for the bounds of the search that class balance moves."""
+    search, (multiple, available) = run.search, usable(facts, run.data)
+    if search.rule == "grid":
+        return []
+    lowest, highest = ends(search, multiple, available)
+    moved = {"n_min": lowest, "start": min(max(search.start, lowest), highest), "n_max": highest}
+    given = {name: getattr(search, name) for name in moved}
+    told = [f"search.{name} = {given[name]} becomes {now}" for name, now in moved.items() if given[name] != now]
+    rule = f"sizes are multiples of the {multiple} classes, unless data.balanced is false"
+    return [f"{', '.join(told)}: {rule}"] if told else []
+
+
+def too_equal(run: Run, facts: Facts, known: Sequence[Copies | None]) -> list[str]:
+    """A line where a subset that the search may ask for would not hold two different images.
+
+    Args:
+        known: which images are equal, of each source of run.data, as stored; None: all of them differ.
+    """
+    data, source = run.data, f"data.source = {run.data.source!r}"
+    parts = [data, *([datasets.mixture(data)] if facts.second is not None else [])]
+    stored = [one for one in (facts, facts.second) if one is not None]
+    used = [_used(copies, part, fact) for copies, part, fact in zip(known, parts, stored, strict=True)]
+    same = np.concatenate([one + (i << 32) for i, (one, _) in enumerate(used)])
+    if len(np.unique(same)) < 2:
+        return [f"{source}: its {len(same)} images are all the same: memorization needs two that differ"]
+    lowest = ladder(run.search, *usable(facts, data))[0]
+    if np.unique(same, return_counts=True)[1].max() < lowest:
+        return []
+    search, needed, first = run.search, lowest, None
+    for replicate in range(search.replicates if search.rule == "grid" else 2 * search.confirm + 1):
+        ranked = order(len(used[0][0]), used[0][1], data, run.seed, replicate)
+        if used[1:]:
+            second = order(len(used[1][0]), used[1][1], parts[1], run.seed, replicate)
+            ranked = mixed(ranked, second, mixture_share(data))
+        alike = same[ranked] == same[ranked[0]]
+        count = len(ranked) if alike.all() else int(np.argmin(alike))
+        if count >= lowest and first is None:
+            first = replicate
+        needed = max(needed, count + 1)
+    if first is None:
+        return []
+    name = "grid" if search.rule == "grid" else "n_min"
+    rule = f"replicate {first} would begin with {lowest} copies of one image"
+    return [f"{source}: {rule}; search.{name} from {needed} on is large enough"]
+
+
+def _used(copies: Copies | None, data: Data, facts: Facts) -> tuple[np.ndarray, np.ndarray | None]:
+    """Of the images that are used: which are equal, and their labels, both int64 (n,)."""
+    if copies is None:  # without a look at the data: stored class by class, as good as any order where all differ
+        counts = facts.class_counts
+        return np.arange(facts.images), None if counts is None else np.repeat(np.arange(len(counts)), counts)
+    if copies.labels is None or data.classes is None:
+        return copies.same, copies.labels
+    labels = np.full(len(copies.same), -1)
+    for position, label in enumerate(data.classes):
+        labels[copies.labels == label] = position
+    return copies.same[labels >= 0], labels[labels >= 0]
+
+
+def of_one_image(data: Data, copies: Copies | None) -> list[str]:
+    """A line where classes of `data.source` that are used hold copies of a single image."""
+    if copies is None or copies.labels is None:
+        return []
+    classes = range(int(copies.labels.max()) + 1) if data.classes is None else data.classes
+    members = {label: copies.same[copies.labels == label] for label in classes}
+    alike = [str(label) for label, same in members.items() if len(same) > 1 and len(np.unique(same)) == 1]
+    which = f"class {alike[0]} holds" if len(alike) == 1 else f"classes {', '.join(alike)} each hold"
+    return [f"{data.source}: {which} copies of one image only"] if alike else []
 
 
 def _limit(data: Data, facts: Facts) -> str:
@@ -300,6 +389,10 @@ def main() -> None:
     run = read_settings(args.settings)
     stored = datasets.load(run.data)
     subset = draw(run, args.n, args.replicate, stored)
+    if not subset.groups.any():  # before a training whose images could not be scored
+        side = "x".join(map(str, subset.images.shape[2:]))
+        what = f"the {args.n} images of replicate {args.replicate} are all the same at {side} pixels"
+        raise DataError(f"data.source = {run.data.source!r}: {what}: memorization needs two that differ")
     settings = record_settings(args.output.parent, args.settings)
     save(args.output, subset)
     record = args.output.with_name(RECORDS["subset"])

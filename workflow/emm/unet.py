@@ -215,6 +215,7 @@ class UNet(nn.Module):
         taps = (1, 3, 3, 1) if ncsnpp else (1, 1)
         levels = len(settings.multipliers)
         widths = [settings.channels * multiplier for multiplier in settings.multipliers]
+        assert settings.attention is not None  # decided when the configuration met its data
         attends = [resolution >> level in settings.attention for level in range(levels)]
         self.skip_flags = tuple(settings.skips or [1] * (levels * (settings.blocks + 1)))
 

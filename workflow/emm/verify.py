@@ -8,6 +8,7 @@ space) are counted, as nothing can be said of them.
 
 import json
 import math
+import os
 import random
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -233,7 +234,7 @@ def _loaded(data: Data, done: Verified) -> Images | None:
     """A data set as it is now, or None where it is not on this machine."""
     name = data.model_dump_json()
     if name not in done.data:
-        own = [Path(source.partition(":")[2]).expanduser() for source in data.sources if ":" in source]
+        own = [Path(os.path.expanduser(source.partition(":")[2])) for source in data.sources if ":" in source]
         here = not datasets.absent(data) and all(path.exists() for path in own)
         done.data[name] = datasets.load(data) if here else None
     return done.data[name]

@@ -1,5 +1,6 @@
 # The validated settings, the index of runs, and the paths that all rules share.  Nothing here computes.
 # Names start with emm_ or are unusual: a Snakefile shares its namespace with Snakemake's own, where DAG is taken.
+import functools
 import hashlib
 import json
 import os
@@ -13,6 +14,7 @@ import yaml
 
 from emm import configuration as emm_configuration
 from emm import dag as emm_dag
+from emm import freshness as emm_freshness
 from emm import gpus as emm_gpus
 from emm import keys as emm_keys
 from emm import warm as emm_warm
@@ -38,14 +40,25 @@ def stop(lines):
     sys.exit(1)
 
 
+TOLD = set()
+
+
+def tell(lines):
+    """Print what the user should know of what is asked for, once, and not in jobs."""
+    for line in lines if workflow.is_main_process else ():
+        if line not in TOLD:
+            print(f"note: {line}", file=sys.stderr)
+            TOLD.add(line)
+
+
 if isinstance(config.get("fit"), str) and config["fit"] != "null" and not os.path.isfile(project_file(config["fit"])):
     stop([f"fit = {config['fit']!r}: no such file"])
 
 try:
     CONFIG = emm_configuration.ordered(config, emm_configuration.load())
     # Which studies are to be made is known when their inputs are asked for: `arm_records` tells what is wrong with them.
-    SETTINGS = emm_configuration.read(CONFIG, asked=())
-    INDEX = emm_dag.index(SETTINGS, RESULTS, asked=())
+    INDEX = emm_dag.index(emm_configuration.read(CONFIG, asked=()), RESULTS, asked=(), looked=workflow.is_main_process)
+    SETTINGS = INDEX.settings
     # A job that a cluster has started has GPUs of its own already.
     GPUS = () if workflow.remote_exec else emm_gpus.devices(SETTINGS.execution)
 except (SettingsError, DataError) as error:
@@ -54,7 +67,10 @@ except UnicodeEncodeError as error:
     stop([unnameable(error)])
 LIMITS = Limits(INDEX)
 LOOKED_AT = set()  # studies whose images have been looked at
-TOLD = set()  # lines about them
+
+if workflow.is_main_process:
+    emm_freshness.adopt(INDEX, Path(".snakemake/metadata"))
+    emm_freshness.age(INDEX)
 
 
 # A Snakemake that is called by its path, without activation, or with another environment active, starts jobs with the
@@ -132,10 +148,20 @@ def stage_json(stage):
     return lambda wildcards: INDEX.json(stage, wildcards.key)
 
 
+def compare_content():
+    """Let Snakemake compare files by content however large they are: a copy of a project has other times.
+
+    `--max-checksum-file-size` does so too, but would have to stand in every profile.  Called by input functions,
+    because while this is read there is no DAG yet.
+    """
+    workflow.dag.max_checksum_file_size = workflow.persistence.max_checksum_file_size = sys.maxsize
+
+
 def earlier(stage, before, name):
     """Input function: a file of an earlier stage of the same run."""
 
     def path(wildcards):
+        compare_content()
         return run_path(before, name, INDEX.upstream(stage, wildcards.key, before)).format(n=wildcards.n, r=wildcards.r)
 
     return path
@@ -165,6 +191,16 @@ def gpu_slots(count=lambda wildcards: 1):
     return lambda wildcards: count(wildcards) if shared_gpus() else 0
 
 
+@functools.cache
+def missing_gpus():
+    """End the workflow if its jobs would run on this machine and miss the GPUs that they are to use."""
+    # Without an executor no job runs: a report is made.  A number of nodes: as for `shared_gpus`.
+    here = workflow.executor_plugin is not None and workflow.local_exec and workflow.is_main_process
+    if here and workflow.global_resources["_nodes"].value is None:
+        if lines := emm_gpus.missing(SETTINGS.execution):
+            stop(lines)
+
+
 def gpu_claim(count=lambda wildcards: 1):
     """Parameter function: what to put before a job's command, so that it waits for its slots and sees their GPUs alone.
 
@@ -172,6 +208,7 @@ def gpu_claim(count=lambda wildcards: 1):
     """
 
     def claim(wildcards, resources):
+        missing_gpus()
         try:
             return shlex.join(emm_gpus.claim(shared_gpus(), SETTINGS.execution, count(wildcards)))
         except SettingsError as error:
@@ -236,13 +273,11 @@ def look_at(study):
 
     With that of all selected studies, if it is one of them: they are asked for together as a rule.
     """
+    asked = SETTINGS.selected if study in SETTINGS.selected else [study]
     if INDEX.faults([study]):
-        stop(INDEX.faults(SETTINGS.selected if study in SETTINGS.selected else [study]))
+        stop(INDEX.faults(asked))
     LOOKED_AT.add(study)
-    for line in INDEX.portraits([study]):
-        if line not in TOLD:
-            print(f"data: {line}", file=sys.stderr)
-            TOLD.add(line)
+    tell([*INDEX.portraits([study]), *INDEX.notices(asked)])
 
 
 def arm_records(wildcards):
