@@ -1,4 +1,4 @@
-"""Tables of the reference results, made anew from their own runs: ``uv run python tests/reference.py``.
+"""Tables and figures of the reference results, made anew from their own runs: ``uv run python tests/reference.py``.
 
 The runs in curves.csv, with their roles, are all that is read of a study; what is estimated from them follows from the
 present code.  A search that was made by other rules than today's keeps its runs, and its answer is estimated as far as
@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from emm import findings, onset, scatter, study
+from emm import figures, findings, onset, scatter, study
 from emm.configuration import load, read
 from emm.dag import Dag, index
 from emm.files import write_csv
@@ -19,7 +19,7 @@ from emm.keys import key
 from emm.measure import counts_of, trail_of
 from emm.scatter import Prior
 from emm.search import CLEAR, Status, logit
-from emm.settings import Search
+from emm.settings import Figures, Search
 from emm.tables import EMM_COLUMNS
 
 ROOT = Path(__file__).parents[1]
@@ -110,6 +110,18 @@ def write(folder: Path, described: dict[str, Any], arms: list[study.ArmResult], 
         write_csv(folder / "onset.csv", onset.COLUMNS, grown)
 
 
+def draw(folder: Path, described: dict[str, Any]) -> None:
+    """The figures that need no images."""
+    emm, curves = rows(folder / "emm.csv"), rows(folder / "curves.csv")
+    drawn = {"curves": figures.draw_curves, "emm": figures.draw_emm}
+    with figures.styled():
+        made = {name: function(described, emm, curves, Figures()) for name, function in drawn.items()}
+        if (folder / "onset.svg").is_file():
+            made["onset"] = figures.draw_onset(described, rows(folder / "onset.csv"), Figures())
+        for name, figure in made.items():
+            figure.savefig(folder / f"{name}.svg", format="svg", metadata={"Date": None})
+
+
 def main() -> None:
     dag = configured(ROOT / "results")
     known = [arms_of(dag, name) for name in STUDIES]
@@ -117,6 +129,7 @@ def main() -> None:
     print(prior)
     for described, arms in known:
         write(REFERENCE / described["name"], described, arms, prior)
+        draw(REFERENCE / described["name"], described)
     for table, columns in (("emm.csv", EMM_COLUMNS), ("findings.csv", findings.COLUMNS)):
         order = [one.name for one in dag.settings.studies if one.name in STUDIES]
         write_csv(REFERENCE / table, columns, [row for name in order for row in rows(REFERENCE / name / table)])

@@ -17,7 +17,7 @@ from emm.files import replacing
 from emm.search import logit
 from emm.settings import Figures
 from emm.stage import command
-from emm.tables import answer, read
+from emm.tables import answer, budget, read
 
 
 @contextlib.contextmanager
@@ -109,6 +109,20 @@ def wrapped(text: str, width: int) -> str:
     return "\n".join(textwrap.wrap(text, width)) or text
 
 
+def subtitle(emm: Sequence[Row]) -> str:
+    """The images and the training budget that EMMs belong to; empty where the arms differ in more than two ways."""
+    told = list(dict.fromkeys(budget(arm) for arm in emm))
+    return wrapped("; ".join(told), 100) if len(told) <= 2 else ""
+
+
+def entitle(axes: Axes, title: str, below: str) -> None:
+    """A bold title with a plain line below it."""
+    axes.set_title(title, pad=8 + 11 * (below.count("\n") + 1 if below else 0))
+    axes.annotate(
+        below, (0, 1), xycoords="axes fraction", xytext=(0, 6), textcoords="offset points", fontsize=8, color="#555"
+    )
+
+
 def used(panels: np.ndarray, count: int) -> list[Axes]:
     """The first `count` panels of a grid; the others vanish, and those above them get their labels of the x axis."""
     for panel in panels.flat[count:]:
@@ -177,14 +191,15 @@ def draw_curves(study: Row, emm: Sequence[Row], curves: Sequence[Row], style: Fi
         for level in levels_of(emm):
             text, place = f"{100 * level:.3g} %", axes.get_yaxis_transform()
             axes.text(1.01, 100 * level, text, transform=place, va="center", color="#444")
-        axes.set_title(title)
+        entitle(axes, title, subtitle(emm))
         axes.legend(loc="lower left", title="filled: confirming runs, open: locating", alignment="left")
     else:
         panels[0, 0].set_xlabel("")
         unknown = "; ?: not determined" if any(arm["status"] == "undetermined" for arm in emm) else ""
         figure.supxlabel(f"training images N (filled: confirming runs, open: locating{unknown})", fontsize=9)
         figure.supylabel("memorized images (%)", fontsize=9)
-        figure.suptitle(f"{title}\nEMM of each arm", fontsize=10, fontweight="bold", ha="left", x=0.01)
+        below = f" ({subtitle(emm)})" if subtitle(emm) else ""
+        figure.suptitle(f"{title}\nEMM of each arm{below}", fontsize=10, fontweight="bold", ha="left", x=0.01)
     return figure
 
 
@@ -246,7 +261,7 @@ def draw_emm(study: Row, emm: Sequence[Row], curves: Sequence[Row], style: Figur
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x", color="#eee")
     axes.set_axisbelow(True)
-    axes.set_title(wrapped(f"{study['title']}: effective model memorization", TITLE))
+    entitle(axes, wrapped(f"{study['title']}: effective model memorization", TITLE), subtitle(emm))
     return figure
 
 

@@ -77,14 +77,19 @@ def cells(row: Row) -> list[str]:
     ]
 
 
+def budget(row: Row) -> str:
+    """What an EMM belongs to, in a few words: "digits at 8x8 pixels, 16,000 training images per run"."""
+    amount, unit = str(row["budget"]).split() if row["budget"] else ("", "")
+    training = f"{float(amount):,.15g} training {unit} per run" if amount else "no training"
+    return f"{row['data']} at {row['resolution']}x{row['resolution']} pixels, {training}"
+
+
 def setting(row: Row) -> str:
     """What an EMM belongs to, in words: images, training budget of each run, ratio and criterion."""
-    amount, unit = str(row["budget"]).split() if row["budget"] else ("", "")
-    budget = f"{float(amount):,.15g} training {unit} per run" if amount else "no training"
-    level, side = 100 * (1 - float(row["epsilon"])), row["resolution"]
+    level = 100 * (1 - float(row["epsilon"]))
     return (
-        f"{row['data']} at {side}x{side} pixels, {budget}; EMM at {level:g} % copies (nearest training image closer "
-        f"than {float(row['threshold']):.3g} times the second nearest; {row['snapshot']} snapshot, {row['rule']})"
+        f"{budget(row)}; EMM at {level:g} % copies (nearest training image closer than {float(row['threshold']):.3g} "
+        f"times the second nearest; {row['snapshot']} snapshot, {row['rule']})"
     )
 
 
