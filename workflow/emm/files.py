@@ -95,8 +95,10 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
     """Write a tidy table atomically: None is an empty cell, a missing column an error (KeyError)."""
-    text = {"newline": "", "encoding": "utf-8", "errors": "backslashreplace"}
-    with replacing(path) as temporary, open(temporary, "w", **text) as file:
+    with (
+        replacing(path) as temporary,
+        open(temporary, "w", newline="", encoding="utf-8", errors="backslashreplace") as file,
+    ):
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(columns)
         for row in rows:
