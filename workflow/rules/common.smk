@@ -78,10 +78,6 @@ if workflow.is_main_process:
 beside = str(Path(sys.executable).parent)
 if os.path.dirname(shutil.which("python") or "") != beside:
     os.environ.update(PATH=os.pathsep.join([beside, os.getenv("PATH", os.defpath)]))
-# Conda environments (--software-deployment-method conda) hold the packages that emm needs, not emm itself, and
-# Snakemake takes PYTHONPATH away from their jobs.
-os.environ.update(EMM_PYTHONPATH=os.environ["PYTHONPATH"])
-shell.prefix('set -euo pipefail; export PYTHONPATH="$EMM_PYTHONPATH"; ')
 # Every job starts a Python: 2 s with compiled modules, 6 s where a machine forbids to keep them.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 os.environ.update({name: os.getenv(name, value) for name, value in ALLOCATOR.items()})
@@ -118,7 +114,7 @@ def handed(text):
         return text
     path = HANDED / hashlib.sha256(text.encode()).hexdigest()[:16]
     if not workflow.dryrun and not path.exists():
-        write_text(path, text + "\n")
+        write_text(path, f"{text}\n")
     return f"@{path}"
 
 

@@ -22,7 +22,11 @@ for variable in ("PYTHONWARNINGS", "PYTHONINSPECT"):
         warnings.simplefilter("ignore")
 # Snakemake's own log file has the encoding of the locale.  What it cannot hold is no reason for a traceback.
 logging.raiseExceptions = False
-os.environ.update(emm_project.child_environment(ROOT) | {emm_project.VARIABLE: str(ROOT)})
+variables = emm_project.child_environment(ROOT) | {emm_project.VARIABLE: str(ROOT)}
+# Conda environments (--software-deployment-method conda) hold the packages that emm needs, not emm itself, and
+# Snakemake takes PYTHONPATH away from their jobs.
+os.environ.update(variables | {"EMM_PYTHONPATH": variables["PYTHONPATH"]})
+shell.prefix('set -euo pipefail; export PYTHONPATH="$EMM_PYTHONPATH"; ')
 
 
 def project_file(path):
