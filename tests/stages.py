@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from emm.configuration import read
+from emm.dag import index
 from emm.keys import FILES, RECORDS, Stage, emm_folder, key, run_folder, stage_settings
 from emm.settings import Run, read_run
 from emm.stage import command
@@ -72,8 +73,8 @@ class Pipeline:
 
     def description(self) -> str:
         """The study of this one arm, as its stages take it."""
-        (study,) = read(self.content | {"studies": {"faults": {"arms": {"one": {}}}}}).studies
-        return json.dumps(description(study))
+        settings = read(self.content | {"studies": {"faults": {"arms": {"one": {}}}}})
+        return json.dumps(description(index(settings, self.results), "faults"))
 
     def arguments(self, stage: str) -> list[str]:
         """The command line of a stage, or of "study", "figures", "tables" or "findings", after ``python -m``."""

@@ -106,7 +106,7 @@ def test_what_is_no_fault_is_told_once_and_only_of_what_is_asked_for(empty):
     empty.change("search", {"n_min": 5, "n_max": 20, "start": 10, "steps_per_octave": 1, "confirm": 0})
     empty.change("diffusion.sigma_data", 0.3)
     bounds = "search.n_min = 5 becomes 10: sizes are multiples of the 10 classes, unless data.balanced is false"
-    images = "npz:own.npz: 100 images 8x8x1 in 10 classes, used at 8x8"
+    images = "npz:own.npz: diffusion.sigma_data = 0.3 is not theirs, which is "
     for target, notes in (
         ("labels", [f"note: studies.labels.arms.none and 1 more: {bounds}"]),
         ("own", [f"note: {images}"]),
@@ -273,7 +273,7 @@ def test_emm_check_says_the_same_without_snakemake(place):
     good = subprocess.run(command, capture_output=True, text=True)
     assert (good.returncode, good.stderr) == (0, "")
     assert "labels: none, random" in good.stdout
-    assert "note: npz:own.npz: 100 images 8x8x1 in 10 classes, used at 8x8\n" in good.stdout
+    assert "npz:own.npz: 100 images 8x8x1 in 10 classes" in good.stdout
     overlay = place.folder / "overlay.yaml"
     overlay.write_text("search: {epsilon: 1.5}\n")
     bad = subprocess.run([*command, "overlay.yaml"], capture_output=True, text=True)

@@ -288,7 +288,7 @@ class _Sources:
         """The run with what its data decide, or why that cannot be said."""
         try:
             for source in run.data.sources:  # names the folder that `~` does not stand for
-                signature.place(source) if signature.is_own(source) else signature.expanded(run.data.root)
+                signature.place(source) if signature.is_own(source) else datasets.expanded(run.data.root)
             facts = self.described(run.data)
             run = subset.fitted(run, facts)
             if run.diffusion.sigma_data is not None:
@@ -366,7 +366,8 @@ def _index_arm(dag: Dag, run: Run, sources: _Sources) -> _Arm:
             lines = [*subset.of_one_image(run.data, known), *_described(run, facts, sources)]
             notices += [(False, line) for line in lines]
         except (DataError, OSError) as error:
-            found.append(f"data.source = {run.data.source!r}: {error}")
+            faulty = datasets.image_faults(run.data, dag.inventories)
+            found += faulty or [f"data.source = {run.data.source!r}: {error}"]
     if not found:
         dag.shapes[key("subset", run)] = facts.shape
         dag.usable[key("emm", run)] = subset.usable(facts, run.data)
@@ -377,17 +378,14 @@ def _index_arm(dag: Dag, run: Run, sources: _Sources) -> _Arm:
 
 
 def _described(run: Run, facts: datasets.Facts, sources: _Sources) -> list[str]:
-    """A line about the user's own images: how many of what size, at which size they are used, and whether
-    sigma_data is theirs."""
+    """A line about the user's own images, if they are used at another size or with another sigma_data than theirs."""
     if not signature.is_own(run.data.source):
         return []
     stored, used = (f"{height}x{width}" for _, height, width in (facts.stored_shape, facts.shape))
-    images = facts.images if facts.stored_counts is None else sum(facts.stored_counts)
-    classes = "" if facts.stored_counts is None else f" in {len(facts.stored_counts)} classes"
-    line = f"{run.data.source}: {images} images {stored}x{facts.stored_shape[0]}{classes}, used at {used}"
+    parts = [f"images of {stored} pixels are used at {used}"] if stored != used else []
     given = run.diffusion.sigma_data
     if run.diffusion.denoiser == "network" and run.diffusion.preconditioning == "edm" and given and is_small(facts):
         measured = sources.look(run.data).sigma_data
         if not 1 / NEAR < measured / given < NEAR:
-            line += f"; diffusion.sigma_data = {given:g} is not theirs, which is {measured:g} (null measures it)"
-    return [line]
+            parts.append(f"diffusion.sigma_data = {given:g} is not theirs, which is {measured:g} (null measures it)")
+    return [f"{run.data.source}: {'; '.join(parts)}"] if parts else []

@@ -79,6 +79,15 @@ _NAMED = {
 }
 
 
+def expanded(text: str) -> Path:
+    """A path with the home folder for a leading `~` or `~user`.  Raises DataError where that is not known."""
+    found = os.path.expanduser(text)
+    if text.startswith("~") and found == text:
+        home = text.split("/")[0]
+        raise DataError(f"{text}: the home folder {home} is not known on this machine; write the path in full")
+    return Path(found)
+
+
 def describe(data: Data) -> Facts:
     """Facts about a data set: constants, array headers and labels of an .npz, or file names and the first used image.
 
@@ -91,12 +100,12 @@ def describe(data: Data) -> Facts:
     kind, _, place = data.source.partition(":")
     labels: np.ndarray | None
     if kind == "npz":
-        path = Path(place).expanduser()
+        path = expanded(place)
         form, labels, images = _npz_facts(path, data)
         shape = pictures.square(path, form, data.fit)
         counts = None if labels is None else tuple(np.bincount(labels).tolist())
     elif kind == "folder":
-        files, labels = folder_files(Path(place).expanduser())
+        files, labels = folder_files(expanded(place))
         first = files[min(_chosen(labels, data), default=0)]
         shape, images = pictures.square(first, pictures.head(first), data.fit), len(files)
         counts = None if labels is None else tuple(np.bincount(labels).tolist())
@@ -186,9 +195,9 @@ def _load(data: Data) -> Images:
     stored: np.ndarray = np.empty(0)
     labels: np.ndarray | None
     if kind == "folder":
-        files, labels = folder_files(Path(place).expanduser())
+        files, labels = folder_files(expanded(place))
     elif kind == "npz":
-        arrays = read_arrays(Path(place).expanduser(), ["images"], ["labels"])
+        arrays = read_arrays(expanded(place), ["images"], ["labels"])
         labels = arrays["labels"].astype(np.int64) if "labels" in arrays else None
         stored = _channels_first(arrays["images"])
     else:
@@ -224,7 +233,7 @@ def _damaged(data: Data) -> list[str]:
         kind, _, place = one.source.partition(":")
         if kind == "folder":
             try:
-                files, labels = folder_files(Path(place).expanduser())
+                files, labels = folder_files(expanded(place))
             except DataError as error:
                 lines.append(str(error))
                 continue
@@ -285,7 +294,7 @@ def _digits() -> tuple[np.ndarray, np.ndarray]:
 
 
 def _root(data: Data) -> Path:
-    return Path(data.root).expanduser()
+    return expanded(data.root)
 
 
 def _torchvision(data: Data, named: _Named) -> tuple[np.ndarray, np.ndarray]:
@@ -517,7 +526,7 @@ def inventory(source: str) -> Inventory:
     Raises DataError for what is missing or not of the documented form.
     """
     kind, _, place = source.partition(":")
-    path = Path(place).expanduser()
+    path = expanded(place)
     if kind == "npz":
         shape, labels, images = _npz_facts(path, Data(source=source, fit="crop"))
         with _archive(path, ["images"]) as archive:

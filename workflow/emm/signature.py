@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from emm import datasets
+from emm import datasets, pictures
 from emm.datasets import DataError
 from emm.files import write_text
 from emm.settings import Data
@@ -59,16 +59,7 @@ class Look:
 
 def place(source: str) -> Path:
     """The file or folder of a source npz:PATH or folder:PATH.  Raises DataError where a `~` stands for no folder."""
-    return expanded(source.partition(":")[2])
-
-
-def expanded(text: str) -> Path:
-    """A path with the home folder for a leading `~` or `~user`.  Raises DataError where that is not known."""
-    found = os.path.expanduser(text)
-    if text.startswith("~") and found == text:
-        home = text.split("/")[0]
-        raise DataError(f"{text}: the home folder {home} is not known on this machine; write the path in full")
-    return Path(found)
+    return datasets.expanded(source.partition(":")[2])
 
 
 def is_own(source: str) -> bool:
@@ -85,6 +76,7 @@ def own(source: str, cache: Path) -> Own:
 def _npz(path: Path) -> str:
     """Of the sums and sizes that the file keeps of its arrays: the same however it was compressed, copied or dated."""
     content = hashlib.sha256()
+    pictures.regular(path)
     try:
         with zipfile.ZipFile(path) as archive:
             for member in sorted(archive.infolist(), key=lambda one: one.filename):
@@ -119,6 +111,7 @@ def _file(path: Path, known: object) -> list[Any]:
 
     The time of the last change of the inode counts, which no copying or dating sets back.
     """
+    pictures.regular(path)
     started = time.time()
     status = os.stat(path)
     now = [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]

@@ -8,7 +8,6 @@ space) are counted, as nothing can be said of them.
 
 import json
 import math
-import os
 import random
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -234,8 +233,11 @@ def _loaded(data: Data, done: Verified) -> Images | None:
     """A data set as it is now, or None where it is not on this machine."""
     name = data.model_dump_json()
     if name not in done.data:
-        own = [Path(os.path.expanduser(source.partition(":")[2])) for source in data.sources if ":" in source]
-        here = not datasets.absent(data) and all(path.exists() for path in own)
+        try:
+            own = [datasets.expanded(source.partition(":")[2]) for source in data.sources if ":" in source]
+            here = not datasets.absent(data) and all(path.exists() for path in own)
+        except DataError:  # the home folder of somebody who is unknown here
+            here = False
         done.data[name] = datasets.load(data) if here else None
     return done.data[name]
 
