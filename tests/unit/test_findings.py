@@ -371,13 +371,13 @@ def test_cells_and_lines_tell_verdict_effect_and_further_runs(tmp_path):
         "made_up: Wider <b>& deeper</b>: 12 further runs per arm should decide (80 % chance).",
         "made_up: It does: A <note>",
     ]
-    assert lines([]).endswith("0 reproduced, 0 differs at this scale, 0 not resolved")
+    assert lines([]).endswith("0 reproduced, 0 differ at this scale, 0 not resolved")
 
 
 def test_claims_that_share_runs_are_counted_beside_the_verdicts(tmp_path):
     table = read(written(tmp_path))
     assert tally(table) == (
-        "1 reproduced, 1 contradicted, 0 differs at this scale, 1 not resolved; 3 of the 3 claims share the runs of "
+        "1 reproduced, 1 contradicted, 0 differ at this scale, 1 not resolved; 3 of the 3 claims share the runs of "
         "one arm, so they are not independent"
     )
     assert "share" not in tally([table[0] | {"arm_keys": "x y"}, table[1] | {"arm_keys": "z w"}])

@@ -67,7 +67,8 @@ class Dag:
     runs: dict[tuple[Stage, str], Run] = field(default_factory=dict)
     sizes: dict[str, list[int]] = field(default_factory=dict)  # ladder of each emm key
     usable: dict[str, tuple[int, int]] = field(default_factory=dict)  # `subset.usable` of each emm key
-    trails: dict[str, Trail] = field(default_factory=dict)  # where the search of each emm key stands, as far as known
+    arm_keys: dict[str, list[str]] = field(default_factory=dict)  # emm keys of each study's arms
+    searches: dict[str, tuple[Scores, Trail]] = field(default_factory=dict)  # where each emm key's stood when last seen
     priors: dict[tuple[str, ...], Prior | None] = field(default_factory=dict)  # of finished emm keys
     shapes: dict[str, datasets.Shape] = field(default_factory=dict)  # of the images of each subset key
     inventories: dict[str, datasets.Inventory] = field(default_factory=dict)  # of the user's own data, by source
@@ -102,41 +103,39 @@ class Dag:
 
     def emm_keys(self, studies: Iterable[str]) -> list[str]:
         """Keys of the arms of `studies`, each once; of studies that cannot run here there are none."""
-        arms = (arm for study in studies if study not in self.impossible for arm in self.study(study).arms)
-        return list(dict.fromkeys(key("emm", arm.run) for arm in arms))
+        keys: dict[str, None] = {}
+        for name in studies:
+            if name not in self.impossible:
+                if name not in self.arm_keys:  # Snakemake asks after every finished score
+                    self.arm_keys[name] = [key("emm", arm.run) for arm in self.study(name).arms]
+                keys |= dict.fromkeys(self.arm_keys[name])
+        return list(keys)
 
     def pending(self, studies: Iterable[str]) -> list[Path]:
         """Scores that searches of these studies ask for and that are not there yet; empty once all have finished."""
-        return [
-            scores.path(run)
-            for emm_key, scores in ((one, self.scores(one)) for one in self.emm_keys(studies))
-            for run in self._trail(emm_key, scores).missing
-        ]
+        searches = (self._search(one) for one in self.emm_keys(studies))
+        return [scores.path(run) for scores, trail in searches for run in trail.missing]
 
     def prior(self) -> Prior | None:
         """How much runs scatter, by all arms of the configuration whose searches have finished."""
         keys = self.emm_keys(study.name for study in self.settings.studies)
-        finished = tuple(one for one in keys if self._trail(one, self.scores(one)).finished)
+        finished = tuple(one for one in keys if self._search(one)[1].finished)
         if finished not in self.priors:
             known = []
             for one in finished:
-                trail, scores = self.trails[one], self.scores(one)
-                known.append(
-                    (
-                        key("score", self.runs["emm", one]),
-                        trail,
-                        {run: scores[run] for run in trail.confirm or trail.locate},
-                    )
-                )
+                scores, trail = self._search(one)
+                known.append((scores.key, trail, {run: scores[run] for run in trail.confirm or trail.locate}))
             self.priors[finished] = scatter.fit(scatter.distinct(known))
         return self.priors[finished]
 
-    def _trail(self, emm_key: str, scores: Scores) -> Trail:
-        """Where a search stands; replayed only when a run that it waits for has been scored."""
-        known = self.trails.get(emm_key)
-        if known is None or any(scores.path(run).exists() for run in known.missing):
-            known = self.trails[emm_key] = replay(self.runs["emm", emm_key].search, self.sizes[emm_key], scores)
-        return known
+    def _search(self, emm_key: str) -> tuple[Scores, Trail]:
+        """The scores of an arm, and where its search stands: replayed only when a run that it waits for is scored."""
+        scores, trail = self.searches.get(emm_key, (None, None))
+        if scores is None or trail is None or any(scores.path(run).exists() for run in trail.missing):
+            scores = self.scores(emm_key)
+            trail = replay(self.runs["emm", emm_key].search, self.sizes[emm_key], scores)
+            self.searches[emm_key] = scores, trail
+        return scores, trail
 
     def arms(self, stage: Stage, key_of: str) -> str:
         """The arms behind a key, for readers: "conditioning/unconditional, width/w16"."""

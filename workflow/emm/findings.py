@@ -237,7 +237,8 @@ def lines(rows: Sequence[Mapping[str, str]]) -> str:
 def tally(rows: Sequence[Mapping[str, str]]) -> str:
     """How many claims there are of each verdict, and how many of them rest on the runs of one and the same arm."""
     counts = {verdict: sum(row["verdict"] == verdict for row in rows) for verdict in MARKS}
-    text = ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count or verdict != "contradicted")
+    shown = {verdict: count for verdict, count in counts.items() if count or verdict != "contradicted"}
+    text = ", ".join(f"{count} {verdict.replace('differs', 'differ')}" for verdict, count in shown.items())
     uses = Counter(key for row in rows for key in set(row["arm_keys"].split()))
     most = max(uses.values(), default=0)
     if most > 1:

@@ -257,15 +257,16 @@ def read_arms(study: Mapping[str, Any], records: Sequence[Path]) -> list[ArmResu
 
 
 def read_prior(text: str) -> Prior | None:
-    """The prior of `Dag.prior` from a command line; None where there is none."""
-    return Prior(**json.loads(text)) if text else None
+    """The prior of `Dag.prior` from a command line: a mapping as JSON, or null."""
+    fields = json.loads(text)
+    return None if fields is None else Prior(**fields)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, fromfile_prefix_chars="@")
     parser.add_argument("--study", required=True, help="description of the study as JSON")
     parser.add_argument("--records", type=Path, nargs="+", required=True, help="emm.json of every arm, in order")
-    parser.add_argument("--prior", default="", help="scatter of the runs of all finished arms as JSON")
+    parser.add_argument("--prior", default="null", help="scatter of the runs of all finished arms as JSON")
     for option in ("--emm", "--curves", "--contrasts", "--findings", "--onset", "--page"):
         parser.add_argument(option, type=Path, required=True)
     args = parser.parse_args()

@@ -294,9 +294,9 @@ def pending_scores(wildcards):
 
 
 def prior_json(wildcards):
-    """Scatter of the runs of all finished arms, as study.py takes it; empty while searches are under way."""
+    """Scatter of the runs of all finished arms, as study.py takes it; null without, and while searches are under way."""
     if pending_scores(wildcards) or (prior := INDEX.prior()) is None:
-        return ""
+        return "null"
     return json.dumps({name: float(f"{value:.6g}") for name, value in vars(prior).items()}, sort_keys=True)
 
 
