@@ -72,7 +72,7 @@ def test_digits_are_scaled_by_rounding_half_up():
 def test_digits_are_found_when_scikit_learn_moves_its_file(monkeypatch):
     expected = datasets.load(Data(source="digits"))
 
-    def moved(*_: object) -> None:
+    def moved(*_: object, **__: object) -> None:
         raise FileNotFoundError
 
     def load_digits(return_X_y: bool) -> tuple[np.ndarray, np.ndarray]:

@@ -104,15 +104,15 @@ def test_a_fault_of_a_study_stops_who_asks_for_it_alone(empty, path, value):
 
 def test_what_is_no_fault_is_told_once_and_only_of_what_is_asked_for(empty):
     empty.change("search", {"n_min": 5, "n_max": 20, "start": 10, "steps_per_octave": 1, "confirm": 0})
-    empty.change("diffusion.sigma_data", 0.3)
     bounds = "search.n_min = 5 becomes 10: sizes are multiples of the 10 classes, unless data.balanced is false"
-    images = "npz:own.npz: diffusion.sigma_data = 0.3 is not theirs, which is "
+    images = "data: npz:own.npz: 100 images 8x8x1 in 10 classes: "
     for target, notes in (
         ("labels", [f"note: studies.labels.arms.none and 1 more: {bounds}"]),
-        ("own", [f"note: {images}"]),
+        ("own", [images]),
     ):
         output = empty.snakemake(target, "--dry-run", "--config", f"run={target}").stdout
-        assert [line for line in output.splitlines() if line.startswith("note: ")] == notes
+        told = [line for line in output.splitlines() if line.startswith(("note: ", "data: "))]
+        assert len(told) == len(notes) and all(map(str.startswith, told, notes)), told
 
 
 def test_no_fit_may_be_told_on_the_command_line(empty):

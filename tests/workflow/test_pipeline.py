@@ -291,7 +291,7 @@ def test_findings_are_a_target_that_always_prints(project):
     output = project.snakemake("findings").stdout
     assert re.search(r"^denoiser +It replays +reproduced ", output, re.MULTILINE)
     assert re.search(r"^labels +Labels matter +not resolved ", output, re.MULTILINE)
-    assert "1 reproduced, 0 contradicted, 1 not resolved" in output
+    assert "1 reproduced, 0 differ at this scale, 1 not resolved" in output
     rows = {row["finding"]: row for row in table(project.folder / "results/findings.csv")}
     assert rows["replay"]["verdict"] == "reproduced"
     assert float(rows["replay"]["effect_low"]) > 1  # at least 20 against below 10

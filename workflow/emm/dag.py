@@ -302,7 +302,7 @@ class _Sources:
             else:
                 measured = Diffusion().sigma_data  # for a plan, as good as any
         except (DataError, OSError) as error:
-            return _Arm(run, [f"data.source = {run.data.source!r}: {error}"])
+            return _Arm(run, [f"data.source = {run.data.source!r}: {line}" for line in str(error).splitlines()])
         except SettingsError as error:
             return _Arm(run, str(error).splitlines())
         return _Arm(run.model_copy(update={"diffusion": run.diffusion.model_copy(update={"sigma_data": measured})}))
@@ -364,9 +364,8 @@ def _index_arm(dag: Dag, run: Run, sources: _Sources) -> _Arm:
             found += subset.too_equal(run, facts, [known, *second])
             lines = [*subset.of_one_image(run.data, known), *_described(run, facts, sources)]
             notices += [(False, line) for line in lines]
-        except (DataError, OSError) as error:
-            faulty = datasets.image_faults(run.data, dag.inventories)
-            found += faulty or [f"data.source = {run.data.source!r}: {error}"]
+        except (DataError, OSError):  # all images were looked at: those that this arm uses may be sound
+            found += datasets.image_faults(run.data, dag.inventories) or _unreadable(run.data)
     if not found:
         dag.shapes[key("subset", run)] = facts.shape
         dag.usable[key("emm", run)] = subset.usable(facts, run.data)
@@ -374,6 +373,15 @@ def _index_arm(dag: Dag, run: Run, sources: _Sources) -> _Arm:
         stages: list[Stage] = ["subset", "train", "sample", "score", "emm"]
         dag.runs.update({(stage, key(stage, run)): run for stage in stages})
     return _Arm(run, found, notices)
+
+
+def _unreadable(data: Data) -> list[str]:
+    """A line for each image that a run would use and that cannot be read."""
+    try:
+        datasets.load(data)
+    except (DataError, OSError) as error:
+        return [f"data.source = {data.source!r}: {line}" for line in str(error).splitlines()]
+    return []
 
 
 def _described(run: Run, facts: datasets.Facts, sources: _Sources) -> list[str]:

@@ -43,11 +43,11 @@ def stop(lines):
 TOLD = set()
 
 
-def tell(lines):
+def tell(kind, lines):
     """Print what the user should know of what is asked for, once, and not in jobs."""
     for line in lines if workflow.is_main_process else ():
         if line not in TOLD:
-            print(f"note: {line}", file=sys.stderr)
+            print(f"{kind}: {line}", file=sys.stderr)
             TOLD.add(line)
 
 
@@ -273,7 +273,8 @@ def look_at(study):
     if INDEX.faults([study]):
         stop(INDEX.faults(asked))
     LOOKED_AT.add(study)
-    tell([*INDEX.portraits([study]), *INDEX.notices(asked)])
+    tell("data", INDEX.portraits([study]))
+    tell("note", INDEX.notices(asked))
 
 
 def arm_records(wildcards):
