@@ -70,3 +70,7 @@ for study in SETTINGS.studies:
 onsuccess:
     print_summary()
     shutil.rmtree(HANDED, ignore_errors=True)
+
+
+onerror:
+    print_waiting()

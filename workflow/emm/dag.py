@@ -14,7 +14,7 @@ from emm import checksums, datasets, scatter, signature, subset
 from emm.datasets import DataError
 from emm.keys import Stage, emm_folder, key, run_folder, stage_settings
 from emm.scatter import Prior
-from emm.search import Count, RunId, Trail, ladder, replay
+from emm.search import Count, RunId, Trail, ladder, repeats, replay
 from emm.settings import Data, Diffusion, Run, Settings, SettingsError, Study
 
 # Settings of data that decide which images are used, and what they must be.
@@ -67,7 +67,7 @@ class Dag:
     runs: dict[tuple[Stage, str], Run] = field(default_factory=dict)
     sizes: dict[str, list[int]] = field(default_factory=dict)  # ladder of each emm key
     usable: dict[str, tuple[int, int]] = field(default_factory=dict)  # `subset.usable` of each emm key
-    arm_keys: dict[str, list[str]] = field(default_factory=dict)  # emm keys of each study's arms
+    arm_keys: dict[str, list[str]] = field(default_factory=dict)  # of `telling`, by study
     searches: dict[str, tuple[Scores, Trail]] = field(default_factory=dict)  # where each emm key's stood when last seen
     priors: dict[tuple[str, ...], Prior | None] = field(default_factory=dict)  # of finished emm keys
     shapes: dict[str, datasets.Shape] = field(default_factory=dict)  # of the images of each subset key
@@ -101,24 +101,28 @@ class Dag:
         found = replay(self.runs["emm", emm_key].search, self.sizes[emm_key], scores)
         return [path for run in found.runs for path in run_files(scores, run)]
 
-    def emm_keys(self, studies: Iterable[str]) -> list[str]:
-        """Keys of the arms of `studies`, each once; of studies that cannot run here there are none."""
+    def telling(self, studies: Iterable[str]) -> list[str]:
+        """emm keys of the arms of `studies` that repeat their runs, which tells of the scatter; each once.
+
+        Of studies that cannot run here there are none.
+        """
         keys: dict[str, None] = {}
         for name in studies:
             if name not in self.impossible:
                 if name not in self.arm_keys:  # Snakemake asks after every finished score
-                    self.arm_keys[name] = [key("emm", arm.run) for arm in self.study(name).arms]
+                    arms = [arm for arm in self.study(name).arms if repeats(arm.run.search)]
+                    self.arm_keys[name] = [key("emm", arm.run) for arm in arms]
                 keys |= dict.fromkeys(self.arm_keys[name])
         return list(keys)
 
     def pending(self, studies: Iterable[str]) -> list[Path]:
-        """Scores that searches of these studies ask for and that are not there yet; empty once all have finished."""
-        searches = (self._search(one) for one in self.emm_keys(studies))
+        """Scores that telling searches of these studies ask for and that are not there yet; empty once all are done."""
+        searches = (self._search(one) for one in self.telling(studies))
         return [scores.path(run) for scores, trail in searches for run in trail.missing]
 
     def prior(self) -> Prior | None:
         """How much runs scatter, by all arms of the configuration whose searches have finished."""
-        keys = self.emm_keys(study.name for study in self.settings.studies)
+        keys = self.telling(study.name for study in self.settings.studies)
         finished = tuple(one for one in keys if self._search(one)[1].finished)
         if finished not in self.priors:
             known = []

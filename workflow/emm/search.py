@@ -100,6 +100,11 @@ def logit(ratio: float) -> float:
     return math.log(ratio / (1 - ratio))
 
 
+def repeats(search: "Search") -> bool:
+    """Whether a search makes several runs at a size or about a line, whose scatter can be told."""
+    return search.replicates > 1 if search.rule == "grid" else search.confirm > 0
+
+
 def ends(search: "Search", multiple: int, available: int) -> tuple[int, int]:
     """The smallest and the largest admissible size of rule bisection; there is no ladder unless the first is below."""
     highest = available if search.n_max is None else min(search.n_max, available)

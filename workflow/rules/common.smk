@@ -73,11 +73,21 @@ if workflow.is_main_process:
     emm_freshness.age(INDEX)
 
 
+def runs_here(python):
+    """Whether a command starts the Python of this process's environment; a script around it does, too."""
+    if os.path.dirname(python) == str(Path(sys.executable).parent):
+        return True
+    asked = [python, "-c", "import sys; print(sys.prefix)"]
+    try:
+        return subprocess.run(asked, capture_output=True, text=True, timeout=60).stdout.strip() == sys.prefix
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+
+
 # A Snakemake that is called by its path, without activation, or with another environment active, starts jobs with the
 # Python beside it all the same.
-beside = str(Path(sys.executable).parent)
-if os.path.dirname(shutil.which("python") or "") != beside:
-    os.environ.update(PATH=os.pathsep.join([beside, os.getenv("PATH", os.defpath)]))
+if not (found := shutil.which("python")) or not runs_here(found):
+    os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), os.getenv("PATH", os.defpath)]))
 # Every job starts a Python: 2 s with compiled modules, 6 s where a machine forbids to keep them.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 os.environ.update({name: os.getenv(name, value) for name, value in ALLOCATOR.items()})
@@ -327,6 +337,18 @@ def figure(name, result, listed=report):
         )
         for kind in ("svg", "png")
     ]
+
+
+def print_waiting():
+    """After a failure: which studies have all their runs, and how to get their tables, which wait for all others'."""
+    asked = asked_studies()
+    ready = [name for name in asked if name not in INDEX.impossible and not INDEX.pending([name])]
+    if ready and INDEX.pending(asked):
+        print(
+            f"Tables wait for the runs of all studies, which tell one another's scatter. These have all of theirs: "
+            f"`snakemake {' '.join(ready)}` makes their tables without the others.",
+            file=sys.stderr,
+        )
 
 
 def print_summary():
