@@ -14,6 +14,8 @@ from outcome import assert_equal, assert_whole, remove
 from forked import start
 from stages import Pipeline
 
+pytestmark = pytest.mark.slow
+
 # Kills at random moments of each stage, more than a hundred together.
 KILLS = {
     "subset": 12, "train": 45, "sample": 20, "score": 16, "emm": 8, "study": 8, "figures": 6, "tables": 4,

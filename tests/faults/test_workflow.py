@@ -16,6 +16,8 @@ from emm import configuration, dag, keys
 from project import fresh
 from stages import CONTENT
 
+pytestmark = pytest.mark.slow
+
 KILLS = 3
 STUDY = "denoiser"  # of tests/project.py: one trained arm and the theoretical optimum
 

@@ -105,6 +105,7 @@ def test_two_processes_give_the_weights_of_one(alone, tmp_path):
     assert_logs_near(alone, two, 1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fault",
     [
