@@ -325,7 +325,7 @@ def test_odds_are_called_odds():
     assert sentence(row) == "odds 12 (< 0.005 to > 1000)"
 
 
-KEYS = {"a": "0a0a0a0a0a", "b": "0b0b0b0b0b"}
+KEYS = {"a": ("0a0a0a0a0a", "digits, 100 images"), "b": ("0b0b0b0b0b", "digits, 200 images")}
 CLAIMS = {
     "wider": claim("more", "a", "b", claim="Wider <b>& deeper</b>", source="Figure 1"),
     "even": claim("same", "a", "b", margin=1.5),
@@ -345,6 +345,7 @@ def written(folder: Path, name: str = "findings.csv", judged: list[Judgement] = 
 
 def test_rows_leave_missing_bounds_empty():
     first, second, third = rows("made_up", CLAIMS, JUDGED, KEYS, True)
+    assert (first["setting"], third["setting"]) == ("digits, 100 images; digits, 200 images", "digits, 100 images")
     assert (first["arm_keys"], third["arm_keys"]) == ("0a0a0a0a0a 0b0b0b0b0b", "0a0a0a0a0a")
     assert tuple(first) == COLUMNS
     assert (first["study"], first["finding"], first["source"], first["arms"]) == ("made_up", "wider", "Figure 1", "a b")

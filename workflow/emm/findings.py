@@ -22,7 +22,7 @@ from emm.tables import aligned, document, join
 
 COLUMNS = (
     "study", "finding", "claim", "source", "expect", "margin", "at", "arms", "verdict",
-    "effect", "effect_low", "effect_high", "paired", "further_runs", "note", "arm_keys",
+    "effect", "effect_low", "effect_high", "paired", "further_runs", "note", "setting", "arm_keys",
 )  # fmt: skip
 Verdict = Literal["reproduced", "contradicted", "differs at this scale", "not resolved"]
 Compare = Callable[[str, str, float], Contrast]  # first arm against second, at a confidence
@@ -177,12 +177,16 @@ def expectation(row: Mapping[str, str]) -> str:
 
 
 def rows(
-    study: str, claims: Mapping[str, Finding], judged: Sequence[Judgement], keys: Mapping[str, str], as_published: bool
+    study: str,
+    claims: Mapping[str, Finding],
+    judged: Sequence[Judgement],
+    arms: Mapping[str, tuple[str, str]],
+    as_published: bool,
 ) -> list[dict[str, object]]:
     """Rows of findings.csv; empty cells where there is no bound.
 
     Args:
-        keys: of each arm the key of its scores, the same for arms that share their runs.
+        arms: of each arm the key of its scores, the same for arms that share their runs, and its images and budget.
         as_published: whether budget and images are those of the published studies.
     """
     return [
@@ -202,7 +206,8 @@ def rows(
             "paired": one.paired,
             "further_runs": one.further,
             "note": one.note,
-            "arm_keys": " ".join(keys[arm] for arm in claim.arms),
+            "setting": "; ".join(dict.fromkeys(arms[arm][1] for arm in claim.arms)),
+            "arm_keys": " ".join(arms[arm][0] for arm in claim.arms),
         }
         for (name, claim), one in zip(claims.items(), judged, strict=True)
     ]

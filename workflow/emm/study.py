@@ -19,7 +19,7 @@ from emm.search import Count, RunId, Trail
 from emm.settings import Finding, Run, Search, Span, lookup
 from emm.stage import StageError, command
 from emm.statistics import Estimate, estimate
-from emm.tables import EMM_COLUMNS, page
+from emm.tables import EMM_COLUMNS, budget, page
 
 if TYPE_CHECKING:  # the index reads settings and data, which the stage does not
     from emm.dag import Dag
@@ -28,7 +28,7 @@ CURVE_COLUMNS = (
     "study", "arm", "value", "n", "replicate", "role", "progress", "images_seen", "memorized", "images", "ratio",
     "ratio_low", "ratio_high", "mean_distance",
 )  # fmt: skip
-CONTRAST_COLUMNS = ("study", "arm", "baseline", "emm_ratio", "ratio_low", "ratio_high", "paired", "note")
+CONTRAST_COLUMNS = ("study", "arm", "baseline", "setting", "emm_ratio", "ratio_low", "ratio_high", "paired", "note")
 
 
 def description(dag: "Dag", name: str) -> dict[str, Any]:
@@ -196,6 +196,7 @@ def contrast_rows(study: Mapping[str, Any], arms: Sequence[ArmResult], prior: Pr
                 "study": study["name"],
                 "arm": arm.name,
                 "baseline": arms[0].name,
+                "setting": "; ".join(dict.fromkeys(budget(one.about) for one in (arm, arms[0]))),
                 "emm_ratio": found.ratio,
                 "ratio_low": found.low or None,
                 "ratio_high": found.high if found.high < math.inf else None,
@@ -221,8 +222,8 @@ def finding_rows(study: Mapping[str, Any], arms: Sequence[ArmResult], prior: Pri
         of_claim = [run for run in first.trail.runs if run.n == claim.at] if claim.at else first.trail.confirm
         missing = {} if claim.at else {name: text for name, text in wanted.items() if text}
         judged.append(findings.judge(claim, comparison(arms, prior, claim.at), len(of_claim), growth, missing))
-    keys = {arm.name: arm.about["key"] for arm in arms}
-    return findings.rows(study["name"], claims, judged, keys, study["as_published"])
+    known = {arm.name: (arm.about["key"], budget(arm.about)) for arm in arms}
+    return findings.rows(study["name"], claims, judged, known, study["as_published"])
 
 
 def wanting(arm: ArmResult, found: Estimate) -> str:
