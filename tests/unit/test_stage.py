@@ -3,9 +3,12 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+
+from emm.stage import Stop
 
 # Something that only the teardown of Python prints, then a stage: buffered output shows whether it was flushed.
 PROGRAM = """
@@ -98,3 +101,36 @@ def test_a_stage_without_standard_output_ends_well():
     command = ["sh", "-c", 'exec "$@" >&-', "sh", sys.executable, "-c", PROGRAM.format(body="print('done')")]
     done = subprocess.run(command, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+INTERRUPTED = """
+import sys
+{flag}
+
+def interrupt(frame, event, argument):
+    if event == "line":
+        flag.set(15, None)  # as a second signal that comes at this line
+    return interrupt if frame.f_code.co_name == "set" else None
+
+sys.settrace(interrupt)
+flag.set(15, None)
+sys.settrace(None)
+sys.exit(0 if flag.is_set() else 1)
+"""
+
+
+def test_a_signal_that_comes_while_another_is_handled_does_not_hang_a_stage():
+    """As when a scheduler's SIGTERM and that of a dying parent meet; a threading.Event would wait for itself."""
+    code = INTERRUPTED.format(flag="from emm.stage import Stop\nflag = Stop()")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_waiting_ends_when_asked_to_stop():
+    stop = Stop()
+    started = time.monotonic()
+    assert not stop.wait(0.1)
+    assert 0.1 <= time.monotonic() - started < 5
+    stop.set(15, None)
+    assert stop.is_set() and stop.wait(60)
+    assert time.monotonic() - started < 5

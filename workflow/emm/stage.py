@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TextIO
@@ -155,6 +156,30 @@ def flush() -> None:
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             stream.flush()
+
+
+class Stop:
+    """Whether this process has been asked to stop; `set` is a signal handler.
+
+    A threading.Event is none: a second signal that comes while the first one sets it waits for a lock that its own
+    thread holds, for ever.
+    """
+
+    def __init__(self) -> None:
+        self._asked = False
+
+    def set(self, *_: object) -> None:
+        self._asked = True
+
+    def is_set(self) -> bool:
+        return self._asked
+
+    def wait(self, seconds: float) -> bool:
+        """Wait until asked to stop, at most so long; whether it has been."""
+        end = time.monotonic() + seconds
+        while not self._asked and (rest := end - time.monotonic()) > 0:
+            time.sleep(min(rest, 0.05))
+        return self._asked
 
 
 def end_with_parent(number: signal.Signals) -> None:

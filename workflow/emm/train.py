@@ -4,7 +4,6 @@ import argparse
 import json
 import signal
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ from emm.files import provenance, write_csv, write_json
 from emm.keys import VERSIONS, key
 from emm.parallel import Processes, joined
 from emm.settings import Run
-from emm.stage import StageError, arguments, execution_options, program, read_settings, record_settings
+from emm.stage import StageError, Stop, arguments, execution_options, program, read_settings, record_settings
 from emm.subset import load as load_subset
 from emm.training import (
     LOG_COLUMNS,
@@ -47,9 +46,9 @@ def main() -> None:
     run = read_settings(args.settings)
     subset = load_subset(args.subset)
     device = select(args.device, args.threads)
-    stop = threading.Event()
+    stop = Stop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+        signal.signal(number, stop.set)
     try:
         with joined() as processes, _locked(args.state, processes, stop):
             started = time.monotonic()
@@ -96,7 +95,7 @@ def main() -> None:
 
 
 @contextmanager
-def _locked(folder: Path, processes: Processes, stop: threading.Event) -> Iterator[None]:
+def _locked(folder: Path, processes: Processes, stop: Stop) -> Iterator[None]:
     """The lock of a run, in the process that writes; the others wait with it, until it tells them to GO.
 
     Raises:

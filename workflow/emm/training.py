@@ -5,7 +5,6 @@ their averages and the optimizer.  The clock is images seen.
 """
 
 import math
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -27,6 +26,7 @@ from emm.preconditioning import Denoiser, denoising_loss, preconditioning, to_un
 from emm.schedules import ema_decay, learning_rate_factor
 from emm.seeds import derive
 from emm.settings import Run, Span
+from emm.stage import Stop
 from emm.subset import Subset
 from emm.unet import UNet
 
@@ -324,7 +324,7 @@ def check_compiler(device: torch.device) -> None:
         raise TrainingError(f"execution.compile = 'always': this machine cannot ({why}); use auto or never") from None
 
 
-def train(trainer: Trainer, folder: Path, state_seconds: float, stop: threading.Event) -> Iterator[int]:
+def train(trainer: Trainer, folder: Path, state_seconds: float, stop: Stop) -> Iterator[int]:
     """Train to the end of the budget, yielding the number of every step.
 
     State is saved to `folder` every `state_seconds`, and at once when `stop` is set, by the process that writes.
