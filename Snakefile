@@ -33,7 +33,7 @@ include: "workflow/rules/subset.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/sample.smk"
 include: "workflow/rules/score.smk"
-include: "workflow/rules/search.smk"
+include: "workflow/rules/emm.smk"
 include: "workflow/rules/study.smk"
 include: "workflow/rules/report.smk"
 

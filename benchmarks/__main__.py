@@ -11,8 +11,9 @@ from types import ModuleType
 
 from benchmarks import record, results
 from benchmarks.record import Row, read
-from emm.allocator import ENVIRONMENT
-from emm.stage import StageError, command
+from emmeter.command import command
+from emmeter.errors import StageError
+from emmeter.machine.process import ENVIRONMENT
 
 NAMES = (*results.TIMED, *results.WORKFLOW, *results.SIMULATED)
 ALLOCATED = "EMM_BENCHMARKS_ALLOCATOR"  # marks the process that has the allocator asked for

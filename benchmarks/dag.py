@@ -2,11 +2,11 @@
 
 How it is done: the project's tracked files are copied to a new folder.  An overlay adds STUDIES studies of ARMS arms
 each to those it has, and selects them; the arms differ in `training.weight_decay`, so that none share a training.
-Snakefile, rules, profile and package are the real ones, and so is the search: it asks for 7 runs an arm (3 that
-locate, 4 that confirm), because the scores that it reads were computed beforehand, for every size of the ladder, from
-the curve that `emm.plan` assumes, with EMM two octaves above search.start.  Only the jobs are not real: before Python
-on their PATH stands a shell script that reads the same command line and puts files of the right names in place (a
-score and its checksum by N, a line of text for everything else).
+Snakefile, rules, profile and package are the real ones, and so is the search: it asks for 7 runs an arm (3 that locate,
+4 that confirm), because the scores that it reads were computed beforehand, for every size of the ladder, from the curve
+that `emmeter.pipeline.plan` assumes, with EMM two octaves above search.start.  Only the jobs are not real: before
+Python on their PATH stands a shell script that reads the same command line and puts files of the right names in place
+(a score and its checksum by N, a line of text for everything else).
 
 What is reported: seconds of ``snakemake -n`` before anything has run and after everything has, and seconds of the
 whole execution over the number of runs (a run is a subset, a training, a sampling and a score, with its part of the
@@ -25,23 +25,25 @@ import yaml
 
 from benchmarks import project, timing
 from benchmarks.record import Row, make
-from emm import checksums
-from emm.configuration import load, read
-from emm.dag import index
-from emm.files import cores
-from emm.keys import key
-from emm.plan import Assumed
-from emm.search import RunId, replay
-from emm.stage import StageError, positive
+from emmeter.command import positive
+from emmeter.errors import StageError
+from emmeter.files import checksums
+from emmeter.files.provenance import cores
+from emmeter.measure.outcome import RunId
+from emmeter.measure.search import replay
+from emmeter.pipeline.costs import Assumed
+from emmeter.pipeline.index import index
+from emmeter.settings.configuration import load, read
+from emmeter.settings.keys import key
 
 STUDIES, ARMS, RUNS = 15, 6, 7
 PLAIN_RUNS = 50  # of the shell loop
 OCTAVES = 2.0  # of the crossing above search.start: so far that three runs locate it
 DECAY = 1e-6  # weight decay of the first arm; the others have multiples of it
 
-# Makes the outputs of `python -m emm.MODULE OPTIONS` without doing its work.
+# Makes the outputs of `python -m emmeter.stages.MODULE OPTIONS` without doing its work.
 STAGE = """#!/bin/sh
-[ "$2" = emm.warm ] && shift
+[ "$2" = emmeter.machine.warm ] && shift
 module=$2
 shift 2
 n=
@@ -49,8 +51,8 @@ while [ $# -gt 0 ]; do
     case $1 in
         --n) n=$2 ;;
         --score) cp "{scores}/$n.json" "$2"; cp "{scores}/$n.sums" "${{2%/*}}/{sums}" ;;
-        --snapshots) [ "$module" = emm.train ] && echo made > "$2" ;;
-        --emm|--curves|--contrasts|--findings|--onset) [ "$module" = emm.study ] && echo made > "$2" ;;
+        --snapshots) [ "$module" = emmeter.stages.train ] && echo made > "$2" ;;
+        --emm|--curves|--contrasts|--findings|--onset) [ "$module" = emmeter.stages.study ] && echo made > "$2" ;;
         --folder)
             for name in curves emm progress gallery; do echo made > "$2/$name.svg"; echo made > "$2/$name.png"; done ;;
         --log|--record|--output|--neighbours|--gallery|--page|--table) echo made > "$2" ;;
@@ -64,10 +66,12 @@ exit 0
 LOOP = """
 for i in $(seq {runs}); do
     mkdir -p plain/$i
-    python -m emm.subset --n {n} --output plain/$i/subset.npz
-    python -m emm.train --n {n} --snapshots plain/$i/snapshots --log plain/$i/log --record plain/$i/training.json
-    python -m emm.sample --n {n} --output plain/$i/samples.npz --record plain/$i/sampling.json
-    python -m emm.score --n {n} --score plain/$i/score.json --neighbours plain/$i/nearest --gallery plain/$i/gallery
+    python -m emmeter.stages.subset --n {n} --output plain/$i/subset.npz
+    python -m emmeter.stages.train --n {n} --snapshots plain/$i/snapshots --log plain/$i/log \\
+        --record plain/$i/training.json
+    python -m emmeter.stages.sample --n {n} --output plain/$i/samples.npz --record plain/$i/sampling.json
+    python -m emmeter.stages.score --n {n} --score plain/$i/score.json --neighbours plain/$i/nearest \\
+        --gallery plain/$i/gallery
 done
 """
 

@@ -2,9 +2,9 @@
 
 The project's tracked files are copied to a new folder and `snakemake` makes everything there.  A small script stands
 before Python on the PATH and notes wall time and module of every job.  A job's start-up is the time that its module
-takes to print its help, measured afterwards; the rest is its work.  Modules that `emm.warm` starts are started so here
-too, and as many of its jobs as there are cores wait for it to load torch.  Shares are of cores times wall time, so that
-what no job used (Snakemake's own work included) is seen too.
+takes to print its help, measured afterwards; the rest is its work.  Modules that `emmeter.machine.warm` starts are
+started so here too, and as many of its jobs as there are cores wait for it to load torch.  Shares are of cores times
+wall time, so that what no job used (Snakemake's own work included) is seen too.
 
 The plain baseline does the same runs one after the other in one process, without Snakemake and files: plain training,
 sampling of each snapshot, and `torch.cdist`.  One run is made and its time multiplied by the number of runs, which
@@ -27,16 +27,18 @@ import torch
 
 from benchmarks import plain, project
 from benchmarks.record import Row, make
-from emm import subset, warm
-from emm.configuration import load, read
-from emm.device import select
-from emm.files import cores
-from emm.settings import Run
-from emm.stage import StageError, positive
-from emm.training import budget
+from emmeter.command import positive
+from emmeter.data import datasets, feasibility, subset
+from emmeter.errors import StageError
+from emmeter.files.provenance import cores
+from emmeter.machine import warm
+from emmeter.machine.device import select
+from emmeter.settings.configuration import load, read
+from emmeter.settings.sections import Setup
+from emmeter.training.schedule import budget
 
 STARTS = 3  # of each module, for its start-up time
-PARTS = {"train": "training", "sample": "sampling", "score": "scoring", "measure": "search"}  # all others: tables
+PARTS = {"train": "training", "sample": "sampling", "score": "scoring", "emm": "search"}  # all others: tables
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -99,16 +101,16 @@ def start_up(module: str, folder: Path, starts: int = STARTS) -> float:
     taken = []
     for _ in range(starts):
         begun = time.perf_counter()
-        launcher = ["-m", "emm.warm"] if f"emm.{module}" in warm.PRELOADED else ["-m"]
-        help_only = [sys.executable, *launcher, f"emm.{module}", "--help"]
+        launcher = ["-m", "emmeter.machine.warm"] if f"emmeter.stages.{module}" in warm.PRELOADED else ["-m"]
+        help_only = [sys.executable, *launcher, f"emmeter.stages.{module}", "--help"]
         subprocess.run(help_only, cwd=folder, check=True, stdout=subprocess.DEVNULL)
         taken.append(time.perf_counter() - begun)
     return statistics.median(taken)
 
 
-def plain_seconds(run: Run, device: torch.device) -> float:
+def plain_seconds(run: Setup, device: torch.device) -> float:
     """Seconds of one run on search.start images by the plain baseline."""
-    multiple, available = subset.usable(subset.datasets.describe(run.data), run.data)
+    multiple, available = feasibility.usable(datasets.describe(run.data), run.data)
     n = min(max(run.search.start // multiple, 1) * multiple, available)
     begun = time.perf_counter()
     drawn = subset.draw(run, n, 0)

@@ -4,8 +4,8 @@ Eager float32, NCHW memory, a module for each layer, attention by two matrix pro
 `torch.optim.Adam`, a loop over the parameters for their average, `torch.cdist` for neighbours.  The mathematics is
 the project's: tests/unit/test_benchmarks.py holds both to the same outputs and the same training steps.
 
-Widths, levels and initial weights are those of a network that `emm.training.build` makes; its computations are
-written out here, so that a change of those does not move the baseline.
+Widths, levels and initial weights are those of a network that `emmeter.training.trainer.build` makes; its computations
+are written out here, so that a change of those does not move the baseline.
 """
 
 import copy
@@ -18,14 +18,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 
-from emm import unet
-from emm.preconditioning import Denoiser, denoising_loss
-from emm.sampling import noise_levels
-from emm.schedules import ema_decay, learning_rate_factor
-from emm.settings import Run
-from emm.stage import StageError
-from emm.subset import Subset
-from emm.training import budget, build
+from emmeter.data.subset import Subset
+from emmeter.diffusion import layers, unet
+from emmeter.diffusion.preconditioning import Denoiser, denoising_loss
+from emmeter.diffusion.sampling import noise_levels
+from emmeter.errors import StageError
+from emmeter.settings.sections import Setup
+from emmeter.training.schedule import budget, ema_decay, learning_rate_factor
+from emmeter.training.trainer import build
 
 LOADER_PROCESSES = {"cpu": 0, "cuda": 4}
 CDIST_BLOCK = 1000  # queries whose distances to all training images are held at once
@@ -57,7 +57,7 @@ def normalization(of: nn.GroupNorm) -> nn.GroupNorm:
 class Attention(nn.Module):
     """Self-attention over the pixels: softmax(q k^T / sqrt(C)) v."""
 
-    def __init__(self, of: unet.Attention):
+    def __init__(self, of: layers.Attention):
         super().__init__()
         self.norm, self.qkv, self.out = normalization(of.norm), convolution(of.qkv), convolution(of.out)
 
@@ -72,7 +72,7 @@ class Attention(nn.Module):
 class Block(nn.Module):
     """Residual block of DDPM++; `direction` is "", "down" or "up"."""
 
-    def __init__(self, of: unet.Block):
+    def __init__(self, of: layers.Block):
         super().__init__()
         self.norm0, self.conv0, self.shift = normalization(of.norm0), convolution(of.conv0), linear(of.shift)
         self.norm1, self.conv1, self.dropout = normalization(of.norm1), convolution(of.conv1), nn.Dropout(of.dropout)
@@ -97,7 +97,7 @@ class Block(nn.Module):
 
 
 class UNet(nn.Module):
-    """The DDPM++ network with all skip connections; its parameters have the names of `emm.unet.UNet`."""
+    """The DDPM++ network with all skip connections; its parameters have the names of `emmeter.diffusion.unet.UNet`."""
 
     def __init__(self, of: unet.UNet):
         super().__init__()
@@ -129,8 +129,8 @@ class UNet(nn.Module):
         return self.out_conv(F.silu(self.out_norm(x)))
 
 
-def denoiser(run: Run, shape: tuple[int, ...], label_count: int) -> Denoiser:
-    """The run's denoiser around a plain network, with the weights that `emm.training.build` would draw now.
+def denoiser(run: Setup, shape: tuple[int, ...], label_count: int) -> Denoiser:
+    """The run's denoiser around a plain network, with the weights that `emmeter.training.trainer.build` would draw now.
 
     Raises:
         StageError: the run asks for what the baseline does not have.
@@ -172,7 +172,7 @@ class Images(Dataset[tuple[Tensor, int]]):
 class Training:
     """Training of one run on the device: `advance` is one step."""
 
-    def __init__(self, run: Run, subset: Subset, device: torch.device):
+    def __init__(self, run: Setup, subset: Subset, device: torch.device):
         self.run, self.device, self.step = run, device, 0
         self.conditional = subset.label_count > 0
         self.budget = budget(run, len(subset.images))
@@ -222,7 +222,12 @@ class Training:
 
 @torch.no_grad()
 def sample(
-    denoise: Denoiser, run: Run, shape: tuple[int, ...], labels_in_use: Tensor | None, batch: int, device: torch.device
+    denoise: Denoiser,
+    run: Setup,
+    shape: tuple[int, ...],
+    labels_in_use: Tensor | None,
+    batch: int,
+    device: torch.device,
 ) -> Tensor:
     """(sampling.images, C, H, W) uint8 images of replicate 0, each from its own seed, by the Heun sampler."""
     levels = noise_levels(run.sampling, denoise.kind.sigma_min, denoise.kind.sigma_max).to(device)

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.runs import ROOT
-from emm.stage import StageError
+from emmeter.errors import StageError
 
 # Stands before Python on the PATH of the jobs, so that each one's module and time are noted.
 STOPWATCH = """#!/bin/sh
 begun=$(date +%s.%N)
 {python} "$@"
 status=$?
-for module in "$@"; do case $module in emm.warm) ;; emm.*) break ;; esac; done
+for module in "$@"; do case $module in emmeter.machine.warm) ;; emmeter.*) break ;; esac; done
 echo "$module $begun $(date +%s.%N)" >> {log}
 exit $status
 """
@@ -102,7 +102,8 @@ def snakemake(folder: Path, programs: Path, log: Path, arguments: Sequence[objec
 
 
 def jobs(log: Path) -> list[Job]:
-    """The jobs of a log, without `emm.slots`, which waits for a GPU and then becomes the job that it is for."""
+    """The jobs of a log, without `emmeter.machine.slots`, which waits for a GPU and then becomes the job that it is
+    for."""
     rows = [line.split() for line in log.read_text().splitlines()] if log.exists() else []
-    found = [Job(module.removeprefix("emm."), float(end) - float(begun)) for module, begun, end in rows]
+    found = [Job(module.rpartition(".")[2], float(end) - float(begun)) for module, begun, end in rows]
     return [job for job in found if job.module != "slots"]

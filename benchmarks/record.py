@@ -8,10 +8,10 @@ from importlib.metadata import version
 from typing import Any
 
 from benchmarks.timing import Ratio
-from emm.files import provenance
+from emmeter.files.provenance import provenance
 
 ANYWHERE = "Independent of hardware"  # heading of what is counted or simulated, not timed
-PACKAGES = ("snakemake",)  # beside those that `emm.files.provenance` names
+PACKAGES = ("snakemake",)  # beside those that `emmeter.files.provenance.provenance` names
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.record import ANYWHERE, Row
-from emm.files import write_text
+from emmeter.files.writing import write_text
 
 PAGE = Path(__file__).with_name("RESULTS.md")
 HEAD = """# Results

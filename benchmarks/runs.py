@@ -8,12 +8,16 @@ from typing import get_args
 import numpy as np
 import torch
 
-from emm.configuration import load, override, read
-from emm.device import select
-from emm.files import cores
-from emm.settings import Precision, Run, Settings, validate
-from emm.stage import positive
-from emm.subset import Subset
+from emmeter.command import positive
+from emmeter.data.subset import Subset
+from emmeter.files.provenance import cores
+from emmeter.machine.device import select
+from emmeter.settings.configuration import load, read
+from emmeter.settings.overrides import override
+from emmeter.settings.sections import Setup
+from emmeter.settings.studies import Settings
+from emmeter.settings.types import Precision
+from emmeter.settings.validation import validate
 
 ROOT = Path(__file__).parents[1]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
@@ -38,7 +42,7 @@ def configuration(overlay: str | None = None) -> Settings:
     return read(load([] if overlay is None else [ROOT / "config" / overlay], ROOT))
 
 
-def case(name: str) -> Run:
+def case(name: str) -> Setup:
     """The settings of a case of CASES."""
     if name == TINY:
         return configuration().base
@@ -47,19 +51,19 @@ def case(name: str) -> Run:
     return next(one for one in arms if one.name == arm).run
 
 
-def adjusted(run: Run, **overrides: object) -> Run:
+def adjusted(run: Setup, **overrides: object) -> Setup:
     """A run with some settings replaced, named as section__key."""
     dotted = {name.replace("__", "."): value for name, value in overrides.items()}
-    return validate(Run, override(run.model_dump(), dotted))
+    return validate(Setup, override(run.model_dump(), dotted))
 
 
-def shape(run: Run) -> tuple[int, int, int]:
+def shape(run: Setup) -> tuple[int, int, int]:
     """(C, H, W) of the images of a run."""
     assert run.data.resolution is not None  # of every case
     return SHAPES[run.data.source], run.data.resolution, run.data.resolution
 
 
-def random_subset(run: Run, count: int = IMAGES) -> Subset:
+def random_subset(run: Setup, count: int = IMAGES) -> Subset:
     """`count` random images of a run's shape, without labels."""
     images = np.random.default_rng(0).integers(0, 256, (count, *shape(run)), dtype=np.uint8)
     nothing = np.zeros(0, np.int64)
@@ -79,7 +83,7 @@ def options(parser: argparse.ArgumentParser, cases: Sequence[str]) -> None:
     parser.add_argument("--rounds", type=positive, default=3, help="pairs of timings")
 
 
-def chosen(args: argparse.Namespace) -> Iterator[tuple[str, Run, torch.device, int]]:
+def chosen(args: argparse.Namespace) -> Iterator[tuple[str, Setup, torch.device, int]]:
     """Name, settings, device and threads of each case that was asked for, with torch's threads set."""
     for name in args.cases:
         threads = args.threads or (1 if name == TINY else cores())

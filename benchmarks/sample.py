@@ -16,12 +16,14 @@ import torch
 from benchmarks import plain, runs, timing
 from benchmarks.record import Row, make
 from benchmarks.train import our_steps, plain_steps, trainer
-from emm.precision import cast, choose
-from emm.preconditioning import Denoiser
-from emm.sampling import draws, generate, noise_levels
-from emm.settings import Execution, Precision, Run
-from emm.stage import positive
-from emm.training import budget, build
+from emmeter.command import positive
+from emmeter.diffusion.precision import cast, choose
+from emmeter.diffusion.preconditioning import Denoiser
+from emmeter.diffusion.sampling import draws, generate, noise_levels
+from emmeter.settings.sections import Execution, Setup
+from emmeter.settings.types import Precision
+from emmeter.training.schedule import budget
+from emmeter.training.trainer import build
 
 CASES = (runs.TINY, "32x32 width 128")
 REDUCED = {"sampling__images": 4, "sampling__steps": 4}  # of the paper's network on a CPU
@@ -43,7 +45,7 @@ def measure(args: argparse.Namespace) -> Iterator[Row]:
         yield from compare(name, run, timed, args, device, threads)
 
 
-def reduced(run: Run, name: str, args: argparse.Namespace, device: torch.device) -> Run:
+def reduced(run: Setup, name: str, args: argparse.Namespace, device: torch.device) -> Setup:
     """The run with as many images and steps as are timed."""
     changes: dict[str, object] = {}
     if name != runs.TINY:
@@ -53,13 +55,13 @@ def reduced(run: Run, name: str, args: argparse.Namespace, device: torch.device)
     return runs.adjusted(run, **changes)
 
 
-def evaluations(run: Run) -> int:
+def evaluations(run: Setup) -> int:
     """Evaluations of the network for one image."""
     return 2 * run.sampling.steps - 1
 
 
 def compare(
-    name: str, run: Run, timed: Run, args: argparse.Namespace, device: torch.device, threads: int
+    name: str, run: Setup, timed: Setup, args: argparse.Namespace, device: torch.device, threads: int
 ) -> Iterator[Row]:
     """Time the samplers as `timed` asks; rates are of `run`."""
     shape, count = runs.shape(run), timed.sampling.images
@@ -102,7 +104,7 @@ def compare(
         yield share(run, {"plain": rates["plain"], "ours": rates[run.sampling.precision]}, threads, device)
 
 
-def share(run: Run, rates: dict[str, float], threads: int, device: torch.device) -> Row:
+def share(run: Setup, rates: dict[str, float], threads: int, device: torch.device) -> Row:
     """What share of training and sampling together sampling takes in one run, in percent.
 
     `rates` are images a second in sampling.

@@ -1,9 +1,9 @@
 """Scoring: nearest neighbours of 10,000 generated among 50,000 training images of 3,072 values.
 
-`emm.memorization.neighbours`, which is exact, against `torch.cdist` and `topk` in float32.  The training images are
-random; of the generated ones a quarter are copies of training images, a half near copies (noise of up to
+`emmeter.measure.criterion.neighbours`, which is exact, against `torch.cdist` and `topk` in float32.  The training
+images are random; of the generated ones a quarter are copies of training images, a half near copies (noise of up to
 NOISE grey levels), the rest random.  On a sample of rows ours must equal a reference computed in exact integers, else
-the benchmark fails.  The details say which engine served (`emm.engines`), and how far plain float32 is off.
+the benchmark fails.  The details say which engine served (`emmeter.measure.engines`), and how far plain float32 is off.
 """
 
 import argparse
@@ -15,10 +15,11 @@ from threadpoolctl import threadpool_limits
 
 from benchmarks import plain, timing
 from benchmarks.record import Row, make
-from emm.device import select
-from emm.files import cores
-from emm.memorization import Neighbours, memorized, neighbours
-from emm.stage import StageError, positive
+from emmeter.command import positive
+from emmeter.errors import StageError
+from emmeter.files.provenance import cores
+from emmeter.machine.device import select
+from emmeter.measure.criterion import Neighbours, memorized, neighbours
 
 SHAPE = (3, 32, 32)
 NOISE = 3
@@ -100,7 +101,7 @@ def check(found: Neighbours, generated: np.ndarray, train: np.ndarray) -> None:
         np.array_equal(found.indices[rows], nearest)
         and np.array_equal(found.squared[rows], np.take_along_axis(exact, nearest, 1))
     ):
-        raise StageError("emm.memorization.neighbours: does not equal the exact reference on random images")
+        raise StageError("emmeter.measure.criterion.neighbours: does not equal the exact reference on random images")
 
 
 def squared_distances(generated: np.ndarray, train: np.ndarray) -> np.ndarray:

@@ -9,15 +9,15 @@ the hint `search.start`, where the searches and the grid begin.
 **The paper's procedure** (baseline): a grid of five sizes an octave apart, one run each, all trained to the end,
 16 snapshots of each sampled in 10,000 images with 18 steps; EMM is the largest size whose ratio reaches 0.9.  As
 ratios grow along training, the best of the snapshots is the last.  ``interpolated`` reads EMM off the same runs by
-the isotonic fit of `emm.statistics` instead.
+the isotonic fit of `emmeter.measure.estimate` instead.
 
-**Ours**: `emm.search` and `emm.statistics` at the configuration's settings, intervals pooled over four arms as in the
-default study.  Options: 250, 500 or 2,000 images an evaluation; *shared*: the first locating run has been trained
-and sampled for another arm and costs nothing; *early stop*: a locating run whose half-way snapshot is surely above
-the line (lower end of the Wilson interval) stops there, and that snapshot's count is taken.  It assumes that a ratio
-never falls along training; the details count the digits' runs above the line half-way, and those of them below it at
-the end.  Half-way logits lie below the final ones by a gap with the mean and scatter of the runs near the line, and
-never above.
+**Ours**: `emmeter.measure.search` and `emmeter.measure.estimate` at the configuration's settings, intervals pooled over
+four arms as in the default study.  Options: 250, 500 or 2,000 images an evaluation; *shared*: the first locating run
+has been trained and sampled for another arm and costs nothing; *early stop*: a locating run whose half-way snapshot is
+surely above the line (lower end of the Wilson interval) stops there, and that snapshot's count is taken.  It assumes
+that a ratio never falls along training; the details count the digits' runs above the line half-way, and those of them
+below it at the end.  Half-way logits lie below the final ones by a gap with the mean and scatter of the runs near the
+line, and never above.
 
 **Scales.**  The digits (config.yaml) and the paper's network (config/paper.yaml, whose runs last 40,000 epochs, so
 that a large N costs more); both with the curve of the digits, for nothing else has been measured.
@@ -40,13 +40,17 @@ import numpy as np
 from benchmarks import runs as configured
 from benchmarks.record import Row, make
 from benchmarks.timing import Ratio
-from emm import datasets, operations, scatter, subset
-from emm.search import SATURATED, Count, RunId, Trail, ladder, logit, replay
-from emm.settings import Run, Search
-from emm.stage import StageError, positive
-from emm.statistics import Estimate, Line, estimate, fit_line, wilson
-from emm.tables import read as read_table
-from emm.training import budget
+from emmeter.command import positive
+from emmeter.data import datasets, feasibility
+from emmeter.diffusion import operations
+from emmeter.errors import StageError
+from emmeter.files.tables import read as read_table
+from emmeter.measure import scatter
+from emmeter.measure.estimate import Estimate, Line, estimate, fit_line, wilson
+from emmeter.measure.outcome import Count, RunId, logit
+from emmeter.measure.search import SATURATED, Trail, ladder, replay
+from emmeter.settings.sections import Search, Setup
+from emmeter.training.schedule import budget
 
 REFERENCE = configured.ROOT / "results" / "reference" / "laptop"
 SCALES = {"digits": None, "paper": "paper.yaml"}
@@ -78,7 +82,7 @@ class Curve:
 class Scale:
     """What the searches have in common: settings, ladder, operations of one image through the network."""
 
-    run: Run
+    run: Setup
     sizes: list[int]
     forward: int
 
@@ -205,7 +209,7 @@ def compare(name: str, curve: Curve, arms: int, seed: int) -> Iterator[Row]:
 def scale_of(name: str) -> Scale:
     """The settings of a scale, and what follows from them."""
     run = configured.adjusted(configured.configuration(SCALES[name]).base, search__epsilon=EPSILON)
-    sizes = ladder(run.search, *subset.usable(datasets.describe(run.data), run.data))
+    sizes = ladder(run.search, *feasibility.usable(datasets.describe(run.data), run.data))
     return Scale(run, sizes, operations.planned(run.network, configured.shape(run))[0])
 
 
@@ -269,7 +273,7 @@ def drawn(y: float, images: int, random: np.random.Generator) -> Count:
 
 def grid(scale: Scale, curve: Curve, arms: int, seed: int, repetitions: int) -> tuple[list[Outcome], list[Outcome]]:
     """The paper's procedure with so many runs at each size: its own reading, and the interpolated one."""
-    multiple, _ = subset.usable(datasets.describe(scale.run.data), scale.run.data)
+    multiple, _ = feasibility.usable(datasets.describe(scale.run.data), scale.run.data)
     sizes = [round(scale.run.search.start * factor / multiple) * multiple for factor in GRID]
     search = Search(rule="grid", grid=sizes, replicates=repetitions)
     runs = [RunId(n, replicate) for n in sizes for replicate in range(repetitions)]

@@ -9,8 +9,8 @@ from typing import TypeVar
 import torch
 import torch.nn.functional as F
 
-from emm.precision import choose
-from emm.settings import Precision
+from emmeter.diffusion.precision import choose
+from emmeter.settings.types import Precision
 
 PEAK_SIZE = {"cpu": 2048, "cuda": 8192}  # rows of the square matrices whose product measures the peak
 PEAK_BATCH = {"cpu": 8, "cuda": 512}  # images of 32 x 32 pixels and 256 channels whose convolution does
@@ -75,7 +75,7 @@ def peak(device: torch.device, precision: Precision) -> float:
 
     The product is that of two matrices or a convolution, whichever is faster: on a CPU they come from different
     libraries, of which MKL leaves half the width of some processors unused.  Leaves torch with the arithmetic of
-    `precision`, as `emm.precision.choose` does.
+    `precision`, as `emmeter.diffusion.precision.choose` does.
     """
     size, dtype = PEAK_SIZE[device.type], choose(precision)
     left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))

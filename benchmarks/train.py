@@ -1,8 +1,9 @@
 """Training: images a second, and the share of the processor's peak, of the paper's basic network and of the tiny one.
 
-One timing is a few whole optimizer steps (batch, loss, gradients, Adam, average, loss on the host) of `emm.training`
-or of the plain baseline.  Operations: 3 times those of the forward pass.  Peak: a large matrix product of the same
-type in the same process.  The batch is the run's own, cut where a step would take more than STEP_FLOPS operations.
+One timing is a few whole optimizer steps (batch, loss, gradients, Adam, average, loss on the host) of
+`emmeter.training.trainer` or of the plain baseline.  Operations: 3 times those of the forward pass.  Peak: a large
+matrix product of the same type in the same process.  The batch is the run's own, cut where a step would take more than
+STEP_FLOPS operations.
 """
 
 import argparse
@@ -17,11 +18,12 @@ import torch
 
 from benchmarks import plain, runs, timing
 from benchmarks.record import Row, make
-from emm import operations
-from emm.precision import choose
-from emm.settings import Precision, Run
-from emm.stage import positive
-from emm.training import Trainer, start
+from emmeter.command import positive
+from emmeter.diffusion import operations
+from emmeter.diffusion.precision import choose
+from emmeter.settings.sections import Setup
+from emmeter.settings.types import Precision
+from emmeter.training.trainer import Trainer, start
 
 STEP_FLOPS = {"cpu": 3.2e11, "cuda": 2.5e13}
 SMALLEST_BATCH = 2
@@ -58,7 +60,7 @@ def modes(args: argparse.Namespace, device: torch.device) -> list[Mode]:
     return [Mode(one) for one in chosen] + [Mode(one, True) for one in compiled]
 
 
-def batch(run: Run, flops: int, device: torch.device) -> int:
+def batch(run: Setup, flops: int, device: torch.device) -> int:
     """The run's batch size, halved until a step of `flops` operations an image is short enough."""
     size = run.training.batch_size
     while size > SMALLEST_BATCH and size * flops > STEP_FLOPS[device.type]:
@@ -67,7 +69,7 @@ def batch(run: Run, flops: int, device: torch.device) -> int:
 
 
 def compare(
-    name: str, run: Run, flops: int, modes: list[Mode], args: argparse.Namespace, device: torch.device, threads: int
+    name: str, run: Setup, flops: int, modes: list[Mode], args: argparse.Namespace, device: torch.device, threads: int
 ) -> Iterator[Row]:
     """Time plain training and each of our modes in turns; `flops` operations an image."""
     baseline = plain.Training(run, runs.random_subset(run), device)
@@ -101,7 +103,7 @@ def compare(
         yield make("train", name, "images/s", rates[mode], rates[None], ratio, details, device.type)
 
 
-def trainer(run: Run, device: torch.device, compiled: bool = False) -> Trainer:
+def trainer(run: Setup, device: torch.device, compiled: bool = False) -> Trainer:
     """The trainer of the first replicate of a run on random images."""
     with tempfile.TemporaryDirectory() as folder:
         return start(
@@ -111,7 +113,7 @@ def trainer(run: Run, device: torch.device, compiled: bool = False) -> Trainer:
 
 
 def our_steps(trainer: Trainer, steps: int) -> None:
-    """So many steps; the loss is read where `emm.training.train` reads it in every step."""
+    """So many steps; the loss is read where `emmeter.training.trainer.train` reads it in every step."""
     choose(trainer.run.training.precision)  # torch's arithmetic on a GPU is global, and others have their turns
     for _ in range(steps):
         loss = trainer.advance()

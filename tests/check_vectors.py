@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from emm.preconditioning import Denoiser, preconditioning
-from emm.settings import Diffusion, Network
-from emm.unet import UNet
+from emmeter.diffusion.preconditioning import Denoiser, preconditioning
+from emmeter.diffusion.unet import UNet
+from emmeter.settings.sections import Diffusion, Network
 
 TOLERANCE = 1e-4
 

@@ -17,8 +17,21 @@ from pathlib import Path
 
 from stages import call
 
-PRELOADED = ["stages", "torch._dynamo", "emm.subset", "emm.train", "emm.sample", "emm.score", "emm.measure"]
-PRELOADED += ["emm.study", "emm.figures", "emm.tables", "emm.findings"]
+PRELOADED = [
+    "stages",
+    "torch._dynamo",
+    "emmeter.stages.subset",
+    "emmeter.stages.train",
+    "emmeter.stages.sample",
+    "emmeter.stages.score",
+    "emmeter.stages.emm",
+]
+PRELOADED += [
+    "emmeter.stages.study",
+    "emmeter.stages.figures",
+    "emmeter.stages.summary",
+    "emmeter.stages.findings_table",
+]
 
 Sabotage = Callable[[], None]  # done to the process before its stage starts; a function of a module
 

@@ -18,16 +18,12 @@ from typing import Any
 import numpy as np
 import yaml
 
-from emm import configuration, datasets, keys, settings
+from emmeter.data import datasets
+from emmeter.files import layout
+from emmeter.settings import configuration, keys, sections
 
 ROOT = Path(__file__).parents[1]
 PARTS = ("Snakefile", "workflow", "profiles", "envs")
-MODULES = {
-    "measure": "search",
-    "tables": "summary",
-    "findings": "findings_table",
-}  # where the stage's module is not named as its rule
-
 JOINED = ("summary", "findings_table", "published")  # rules that join the tables of the selected studies
 
 # Networks this small and short memorize nothing, so their search ends below the smallest size after one run.  The
@@ -141,8 +137,7 @@ class Project:
         """What Snakemake would do, read from the shell commands that it would run."""
         output = self.snakemake(*arguments, "--dry-run", "--printshellcmds", "--quiet", "host").stdout
         jobs: dict[str, list[str]] = {}
-        for module, rest in re.findall(r"python -m (?:emm\.warm )?emm\.(?!slots |warm )(\w+) (.*)", output):
-            rule = MODULES.get(str(module), str(module))
+        for rule, rest in re.findall(r"python -m (?:emmeter\.machine\.warm )?emmeter\.stages\.(\w+) (.*)", output):
             found = (
                 re.search(r"--(?:output|record|score) results/\w+/(\w+/n\d+/r\d+)/", rest)
                 or re.search(r"--key (\w+)", rest)
@@ -161,7 +156,7 @@ class Project:
         return keys.key(stage, next(one for one in arms if one.name == arm).run)
 
     def run_file(self, stage: keys.Stage, study: str, arm: str, name: str, n: int = 10) -> Path:
-        folder = keys.run_folder(self.folder / "results", stage, self.key(stage, study, arm), n, 0)
+        folder = layout.run_folder(self.folder / "results", stage, self.key(stage, study, arm), n, 0)
         return folder / name
 
     def emm_file(self, study: str, arm: str) -> Path:
@@ -175,7 +170,7 @@ class Project:
 
 def write_images(path: Path, first: int = 0) -> None:
     """100 digits and their labels, from the `first` on, as a user's own .npz."""
-    digits = datasets.load(settings.Data(source="digits"))
+    digits = datasets.load(sections.Data(source="digits"))
     assert digits.labels is not None
     chosen = slice(first, first + 100)
     np.savez(path, images=digits.images[chosen], labels=digits.labels[chosen])

@@ -11,16 +11,21 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from emm import figures, findings, onset, scatter, study
-from emm.configuration import load, read
-from emm.dag import Dag, index
-from emm.files import write_csv
-from emm.keys import key
-from emm.measure import counts_of, trail_of
-from emm.scatter import Prior
-from emm.search import CLEAR, Status, logit
-from emm.settings import Figures, Search
-from emm.tables import EMM_COLUMNS
+from emmeter.files import tables
+from emmeter.files.tables import EMM_COLUMNS
+from emmeter.files.writing import write_csv
+from emmeter.measure import scatter
+from emmeter.measure.arms import ArmResult, counts_of, trail_of
+from emmeter.measure.outcome import logit
+from emmeter.measure.scatter import Prior
+from emmeter.measure.search import CLEAR, Status
+from emmeter.pipeline import description
+from emmeter.pipeline.index import Index, index
+from emmeter.presentation import figures, findings, style
+from emmeter.settings.configuration import load, read
+from emmeter.settings.keys import key
+from emmeter.settings.sections import Figures, Search
+from emmeter.stages import study
 
 ROOT = Path(__file__).parents[1]
 REFERENCE = ROOT / "results/reference/laptop"
@@ -32,14 +37,14 @@ def rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def configured(results: Path) -> Dag:
+def configured(results: Path) -> Index:
     """The configuration of the laptop scale; `results` is not looked into."""
     return index(read(load([ROOT / "config/laptop.yaml"], ROOT)), results, data_needed=False)
 
 
-def arms_of(dag: Dag, name: str) -> tuple[dict[str, Any], list[study.ArmResult]]:
+def arms_of(dag: Index, name: str) -> tuple[dict[str, Any], list[ArmResult]]:
     """The description of a study, and its arms as their rows in emm.csv (cost, rule) and curves.csv (runs) tell."""
-    described = json.loads(json.dumps(study.description(dag, name)))
+    described = json.loads(json.dumps(description.description(dag, name)))
     curves = rows(REFERENCE / name / "curves.csv")
     arms = []
     for about, arm, known in zip(
@@ -73,7 +78,7 @@ def _arm(about: dict[str, Any], sizes: list[int], known: dict[str, str], curves:
         "run_seconds": float(known["seconds"]),
     }
     record["status"] = _status(search, sizes, record)
-    return study.ArmResult(about["name"], about | {"search": search.model_dump()}, search, record, trail_of(record))
+    return ArmResult(about["name"], about | {"search": search.model_dump()}, search, record, trail_of(record))
 
 
 def _status(search: Search, sizes: list[int], record: dict[str, Any]) -> Status:
@@ -93,28 +98,28 @@ def _status(search: Search, sizes: list[int], record: dict[str, Any]) -> Status:
     return "crossing" if fresh else "undetermined"
 
 
-def prior_of(studies: list[list[study.ArmResult]]) -> Prior | None:
+def prior_of(studies: list[list[ArmResult]]) -> Prior | None:
     """What all arms of the scale tell of the scatter of runs."""
     return scatter.fit(
         scatter.distinct((arm.about["key"], arm.trail, counts_of(arm.record)) for arms in studies for arm in arms)
     )
 
 
-def write(folder: Path, described: dict[str, Any], arms: list[study.ArmResult], prior: Prior | None) -> None:
+def write(folder: Path, described: dict[str, Any], arms: list[ArmResult], prior: Prior | None) -> None:
     """The tables that the study stage makes of these arms, but for curves.csv."""
     write_csv(folder / "emm.csv", EMM_COLUMNS, study.emm_rows(described, arms, prior))
-    write_csv(folder / "contrasts.csv", study.CONTRAST_COLUMNS, study.contrast_rows(described, arms, prior))
-    write_csv(folder / "findings.csv", findings.COLUMNS, study.finding_rows(described, arms, prior))
+    write_csv(folder / "contrasts.csv", tables.CONTRAST_COLUMNS, study.contrast_rows(described, arms, prior))
+    write_csv(folder / "findings.csv", tables.FINDING_COLUMNS, study.finding_rows(described, arms, prior))
     if (REFERENCE / described["name"] / "onset.csv").is_file():
-        grown = [row for arm in arms for row in onset.rows(described["name"], arm.name, arm.record["runs"])]
-        write_csv(folder / "onset.csv", onset.COLUMNS, grown)
+        grown = [row for arm in arms for row in study.onset_rows(described["name"], arm.name, arm.record["runs"])]
+        write_csv(folder / "onset.csv", tables.ONSET_COLUMNS, grown)
 
 
 def draw(folder: Path, described: dict[str, Any]) -> None:
     """The figures that need no images."""
     emm, curves = rows(folder / "emm.csv"), rows(folder / "curves.csv")
     drawn = {"curves": figures.draw_curves, "emm": figures.draw_emm}
-    with figures.styled():
+    with style.styled():
         made = {name: function(described, emm, curves, Figures()) for name, function in drawn.items()}
         if (folder / "onset.svg").is_file():
             made["onset"] = figures.draw_onset(described, rows(folder / "onset.csv"), Figures())
@@ -130,7 +135,7 @@ def main() -> None:
     for described, arms in known:
         write(REFERENCE / described["name"], described, arms, prior)
         draw(REFERENCE / described["name"], described)
-    for table, columns in (("emm.csv", EMM_COLUMNS), ("findings.csv", findings.COLUMNS)):
+    for table, columns in (("emm.csv", EMM_COLUMNS), ("findings.csv", tables.FINDING_COLUMNS)):
         order = [one.name for one in dag.settings.studies if one.name in STUDIES]
         write_csv(REFERENCE / table, columns, [row for name in order for row in rows(REFERENCE / name / table)])
     found = rows(REFERENCE / "findings.csv")

@@ -10,12 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from emm.configuration import read
-from emm.dag import index
-from emm.keys import FILES, RECORDS, Stage, emm_folder, key, run_folder, stage_settings
-from emm.settings import Run, read_run
-from emm.stage import command
-from emm.study import description
+from emmeter.command import command
+from emmeter.files.layout import FILES, RECORDS, emm_folder, run_folder
+from emmeter.pipeline.description import description
+from emmeter.pipeline.index import index
+from emmeter.settings.configuration import read
+from emmeter.settings.keys import Stage, key, stage_settings
+from emmeter.settings.sections import Setup
+from emmeter.settings.validation import read_setup
 
 CONTENT: dict[str, Any] = {
     "data": {"source": "digits", "held_out": 8},
@@ -33,7 +35,6 @@ CONTENT: dict[str, Any] = {
     "search": {"rule": "grid", "grid": [20], "replicates": 1},
 }
 STAGES: tuple[Stage, ...] = ("subset", "train", "sample", "score", "emm")
-MODULES = {"emm": "measure"}  # where a stage's module is not named as the stage
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,8 @@ class Pipeline:
     state_seconds: float = 30.0
 
     @property
-    def run(self) -> Run:
-        return read_run(self.content)
+    def run(self) -> Setup:
+        return read_setup(self.content)
 
     def folder(self, stage: Stage) -> Path:
         name = key(stage, self.run)
@@ -77,8 +78,8 @@ class Pipeline:
         return json.dumps(description(index(settings, self.results), "faults"))
 
     def arguments(self, stage: str) -> list[str]:
-        """The command line of a stage, or of "study", "figures", "tables" or "findings", after ``python -m``."""
-        module = f"emm.{MODULES.get(stage, stage)}"
+        """The command line of a stage, or of "study", "figures", "summary" or "findings_table", after ``python -m``."""
+        module = f"emmeter.stages.{stage}"
         tables = {name: str(self.study / f"{name}.csv") for name in ("emm", "curves", "contrasts", "findings", "onset")}
         options: dict[str, object]
         if stage == "study":
@@ -90,9 +91,9 @@ class Pipeline:
                 module,
                 *_flat({"study": self.description(), "style": '{"dpi": 50}', "folder": self.study} | options),
             ]
-        if stage in ("tables", "findings"):
-            source = tables["emm" if stage == "tables" else "findings"]
-            table = self.results / ("emm.csv" if stage == "tables" else "findings.csv")
+        if stage in ("summary", "findings_table"):
+            source = tables["emm" if stage == "summary" else "findings"]
+            table = self.results / ("emm.csv" if stage == "summary" else "findings.csv")
             return [module, *_flat({"studies": source, "table": table, "page": table.with_suffix(".html")})]
         return [module, *_flat(self._options(stage))]  # type: ignore[arg-type]
 

@@ -33,7 +33,7 @@ def before(clean, tmp_path):
     def prepared(stage: str) -> Pipeline:
         pipeline = Pipeline(tmp_path / "results", state_seconds=0.02)
         order = (*STAGES, "study", "figures")
-        for earlier in order[: order.index("figures" if stage in ("tables", "findings") else stage)]:
+        for earlier in order[: order.index("figures" if stage in ("summary", "findings_table") else stage)]:
             folder = pipeline.study if earlier == "study" else pipeline.folder(earlier)  # type: ignore[arg-type]
             shutil.copytree(clean[0].results / folder.relative_to(pipeline.results), folder)
         return pipeline

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from emm.files import provenance
+from emmeter.files.provenance import provenance
 from stages import Pipeline
 
 TABLES = ("study", "figures", "tables", "findings")
@@ -36,8 +36,8 @@ def outcome(results: Path) -> dict[str, Any]:
 
 def made_of(pipeline: Pipeline, stage: str, present: dict[str, Any]) -> dict[str, Any]:
     """The files of one stage among `present`."""
-    if stage in ("tables", "findings"):
-        stem = "emm" if stage == "tables" else "findings"
+    if stage in ("summary", "findings_table"):
+        stem = "emm" if stage == "summary" else "findings"
         return {name: value for name, value in present.items() if name in (f"{stem}.csv", f"{stem}.html")}
     if stage in TABLES:
         drawn = {name for name in present if name.endswith((".svg", ".png"))}

@@ -10,13 +10,13 @@ import pytest
 import torch
 from outcome import assert_equal, outcome
 
-from emm import state
-from emm.dag import Scores
-from emm.keys import key
-from emm.search import RunId
-from emm.snapshots import intact
-from emm.subset import load as load_subset
-from emm.training import start
+from emmeter.data.subset import load as load_subset
+from emmeter.files.scores import Scores
+from emmeter.measure.outcome import RunId
+from emmeter.settings.keys import key
+from emmeter.training import state
+from emmeter.training.snapshots import intact
+from emmeter.training.trainer import start
 from forked import start as start_stage
 from stages import Pipeline
 

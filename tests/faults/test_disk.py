@@ -14,7 +14,7 @@ from outcome import assert_equal, assert_whole, remove
 from forked import Ended, start
 from stages import STAGES, Pipeline
 
-WRITING = (*STAGES, "study", "figures", "tables")
+WRITING = (*STAGES, "study", "figures", "summary")
 LINE = 500  # bytes that the stage's own log must be able to hold
 POINTS = 8  # amounts of room tried for each stage
 
@@ -50,7 +50,7 @@ def test_no_room_for_a_file(clean, before, faults, tmp_path, stage):
 
 
 def _files(pipeline: Pipeline, stage: str):
-    if stage == "tables":
+    if stage == "summary":
         return [pipeline.results / "emm.csv", pipeline.results / "emm.html"]
     if stage in ("study", "figures"):
         drawn = (".svg", ".png")

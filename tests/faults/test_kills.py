@@ -18,8 +18,8 @@ pytestmark = pytest.mark.slow
 
 # Kills at random moments of each stage, more than a hundred together.
 KILLS = {
-    "subset": 12, "train": 45, "sample": 20, "score": 16, "emm": 8, "study": 8, "figures": 6, "tables": 4,
-    "findings": 4,
+    "subset": 12, "train": 45, "sample": 20, "score": 16, "emm": 8, "study": 8, "figures": 6, "summary": 4,
+    "findings_table": 4,
 }  # fmt: skip
 
 STRIDES = {"train": 3, "figures": 5}  # of slow stages with many files only some writes, of both instants

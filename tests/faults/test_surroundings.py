@@ -14,8 +14,9 @@ import pytest
 import torch
 from outcome import assert_equal, assert_whole, outcome
 
-from emm import training
-from emm.verify import verify
+from emmeter.diffusion import preconditioning
+from emmeter.pipeline.verify import verify
+from emmeter.training import trainer
 from forked import start
 from stages import CONTENT, STAGES, Pipeline
 
@@ -24,18 +25,18 @@ from stages import CONTENT, STAGES, Pipeline
 
 def spoil_loss(step: int, value: float) -> None:
     """The loss of one step of this process is `value`."""
-    steps, loss = count(), training.denoising_loss
+    steps, loss = count(), preconditioning.denoising_loss
 
     def spoiled(*arguments):
         found = loss(*arguments)
         return found * value if next(steps) == step else found
 
-    training.denoising_loss = spoiled
+    preconditioning.denoising_loss = spoiled
 
 
 def spoil_weights(step: int) -> None:
     """The weights of this process hold a NaN after one step, which the loss of that step cannot show."""
-    advance = training.Trainer.advance
+    advance = trainer.Trainer.advance
 
     def spoiled(self):
         found = advance(self)
@@ -43,7 +44,7 @@ def spoil_weights(step: int) -> None:
             self.parameters.values[0] = torch.nan
         return found
 
-    training.Trainer.advance = spoiled
+    trainer.Trainer.advance = spoiled
 
 
 SPOILED = [
@@ -80,7 +81,7 @@ def obey_permissions() -> None:
         raise OSError(ctypes.get_errno(), "capset")
 
 
-@pytest.mark.parametrize("stage", [*STAGES, "study", "figures", "tables"])
+@pytest.mark.parametrize("stage", [*STAGES, "study", "figures", "summary"])
 def test_read_only_results_are_one_line(clean, before, faults, tmp_path, stage):
     with faults.one("read-only results"):
         pipeline = before(stage)

@@ -12,7 +12,9 @@ import pytest
 from outcome import outcome
 from PIL import Image
 
-from emm import configuration, dag, keys
+from emmeter.files import layout
+from emmeter.pipeline.index import index as index_of
+from emmeter.settings import configuration, keys
 from project import fresh
 from stages import CONTENT
 
@@ -63,7 +65,7 @@ def test_killed_and_started_twice(finished, faults, tmp_path):
     ours, theirs = project.folder / "results", finished.project.folder / "results"
     assert of_study(ours) == of_study(theirs)
     made = outcome(ours)
-    runs = {name for name in made if name.split("/")[0] in keys.RUN_FOLDERS.values()}
+    runs = {name for name in made if name.split("/")[0] in layout.RUN_FOLDERS.values()}
     assert {name: made[name] for name in runs} == {name: outcome(theirs)[name] for name in runs}
     assert not (ours / "state").exists() and list(ours.rglob(".*")) == []
 
@@ -88,7 +90,7 @@ def test_an_image_changed_in_place_is_noticed(faults, tmp_path):
     content = CONTENT | {"data": {"source": f"folder:{folder}"}, "studies": {"own": {"arms": {"one": {}}}}}
 
     def known() -> str:
-        index = dag.index(configuration.read(content), tmp_path / "results")
+        index = index_of(configuration.read(content), tmp_path / "results")
         return index.data_signature(keys.key("subset", index.settings.studies[0].arms[0].run))
 
     seen = {known()}

@@ -23,8 +23,8 @@ import torch
 import yaml
 from cluster import NODES, PARTITION, Cluster, Job, Unavailable, install
 
-from emm import state
-from emm.plan import START
+from emmeter.pipeline.costs import START
+from emmeter.training import state
 from processes import wait_until
 
 pytestmark = [pytest.mark.slurm, pytest.mark.xdist_group("slurm")]  # one process, one cluster
@@ -74,7 +74,7 @@ def grow(asked):
 def option(name):
     return sys.orig_argv[sys.orig_argv.index(name) + 1]
 
-if "emm.train" in sys.orig_argv:
+if "emmeter.stages.train" in sys.orig_argv:
     folder = Path(__file__).parent
     for hook, *arguments in (
         (hold, Path(option("--state"), "state.pt"), folder / "hold"),
@@ -134,14 +134,14 @@ class Training:
         return [job for job in self.project.jobs() if (job.rule, job.wildcards) == ("train", f"{self.key}_10_0")]
 
     def signal(self, number: int) -> None:
-        processes = self.project.cluster.processes("emm.train", self.key)
+        processes = self.project.cluster.processes("emmeter.stages.train", self.key)
         assert processes
         for process in processes:
             process.kill(number)
 
     def held(self) -> bool:
         """Whether it has stopped itself."""
-        processes = self.project.cluster.processes("emm.train", self.key)
+        processes = self.project.cluster.processes("emmeter.stages.train", self.key)
         return bool(processes) and all(process.stopped() for process in processes)
 
     def node(self) -> str:
@@ -363,7 +363,7 @@ def test_lost_node_restarted_controller_and_killed_snakemake(
     assert all(f"SLURM job {first[training.key]} " in training.log for training in running)
     cluster.run("scancel", first[cancelled.key])
     for training in (gone_on, waited_for):
-        for process in cluster.processes("emm.train", training.key):
+        for process in cluster.processes("emmeter.stages.train", training.key):
             process.kill(signal.SIGCONT)
 
     project.finish(snakemake)

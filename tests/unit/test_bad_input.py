@@ -26,8 +26,12 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from emm import configuration, dag, pictures
-from emm.settings import Run, SettingsError, read_run
+from emmeter.data import pictures
+from emmeter.errors import SettingsError
+from emmeter.pipeline.index import index as index_of
+from emmeter.settings import configuration
+from emmeter.settings.sections import Setup
+from emmeter.settings.validation import read_setup
 from stages import CONTENT, call
 
 CONFIG = CONTENT | {
@@ -177,13 +181,13 @@ CONFIGURATIONS = [
 @pytest.mark.parametrize(("text", "words"), CONFIGURATIONS, ids=[text for text, _ in CONFIGURATIONS])
 def test_bad_configurations(place, capfd, text, words):
     (place / "overlay.yaml").write_text(text)
-    refused(place, capfd, ["emm.cli", "check", "overlay.yaml"], words)
+    refused(place, capfd, ["emmeter.cli", "check", "overlay.yaml"], words)
 
 
 def test_several_faults_are_a_line_each(place, capfd):
     (place / "overlay.yaml").write_text("data: {mixture: cifar10, mixture_share: 0.5}")
     capfd.readouterr()
-    assert call("emm.cli", "check", "overlay.yaml") == 1
+    assert call("emmeter.cli", "check", "overlay.yaml") == 1
     shape, missing = capfd.readouterr().err.splitlines()
     arms = "error: studies.one.arms.none and 1 more: "
     assert shape.startswith(f"{arms}data.mixture = 'cifar10': its images have shape (3, 32, 32)")
@@ -191,7 +195,7 @@ def test_several_faults_are_a_line_each(place, capfd):
 
 
 def test_the_configuration_of_this_test_is_right(place, capfd):
-    assert call("emm.cli", "check") == 0
+    assert call("emmeter.cli", "check") == 0
     assert capfd.readouterr().out == "one: none, random\n"
 
 
@@ -366,7 +370,7 @@ DATA: list[tuple[str, str, Callable[[Path], object], str]] = [
 def subset(source: str, **options: object) -> list[str]:
     chosen = {"settings": json.dumps({"data": {"source": source}}), "n": 2, "replicate": 0, "output": "out/subset.npz"}
     words = [word for name, value in (chosen | options).items() for word in (f"--{name}", str(value))]
-    return ["emm.subset", *words]
+    return ["emmeter.stages.subset", *words]
 
 
 @pytest.mark.parametrize(("kind", "what", "make", "words"), DATA)
@@ -377,7 +381,7 @@ def test_bad_data(place, capfd, kind, what, make, words):
     if kind == "folder" or what in ("missing", "empty", "of pickled objects", "a pipe", "larger than memory"):
         content = {"data": {"source": f"{kind}:{path.name}", "balanced": False, "held_out": 0}} | SMALL
         (place / "overlay.yaml").write_text(json.dumps(content))
-        refused(place, capfd, ["emm.cli", "check", "overlay.yaml"], words)
+        refused(place, capfd, ["emmeter.cli", "check", "overlay.yaml"], words)
 
 
 @pytest.mark.parametrize("source", ["cifar10", "cifar100", "svhn", "mnist", "fashion_mnist"])
@@ -388,35 +392,35 @@ def test_data_sets_that_are_not_there(place, capfd, source):
 # ---- command lines
 
 SETTINGS = json.dumps({"data": {"source": "digits"}})
-TRAIN = ["emm.train", "--settings", SETTINGS, "--n", "10", "--replicate", "0", "--subset", "gone.npz"]
+TRAIN = ["emmeter.stages.train", "--settings", SETTINGS, "--n", "10", "--replicate", "0", "--subset", "gone.npz"]
 TRAIN += ["--snapshots", "o/s", "--log", "o/l", "--record", "o/r", "--state", "o/state"]
-SAMPLE = ["emm.sample", "--settings", SETTINGS, "--n", "10", "--replicate", "0", "--subset", "gone.npz"]
+SAMPLE = ["emmeter.stages.sample", "--settings", SETTINGS, "--n", "10", "--replicate", "0", "--subset", "gone.npz"]
 SAMPLE += ["--output", "o/s", "--record", "o/r"]
-MEASURE = ["emm.measure", "--settings", SETTINGS, "--results", "r", "--output", "o/e", "--gallery", "o/g"]
+MEASURE = ["emmeter.stages.emm", "--settings", SETTINGS, "--results", "r", "--output", "o/e", "--gallery", "o/g"]
 
 COMMANDS: list[tuple[list[str], int, str]] = [
-    (["emm.cli"], 2, "the following arguments are required"),
-    (["emm.cli", "measure"], 2, "invalid choice: 'measure'"),
-    (["emm.cli", "summary"], 1, "results: holds no table yet"),
-    (["emm.cli", "--results", "config.yaml", "summary"], 1, "config.yaml: holds no table yet"),
-    (["emm.cli", "summary", "gone"], 1, "results/studies/gone/emm.csv: is not there; run snakemake first"),
-    (["emm.cli", "verify"], 1, "results: holds no runs"),
-    (["emm.cli", "verify", "nowhere"], 1, "nowhere: holds no runs"),
-    (["emm.cli", "verify", "--scores", "many"], 2, "invalid int value: 'many'"),
-    (["emm.cli", "check", "nowhere.yaml"], 1, "nowhere.yaml: cannot be read (No such file or directory)"),
-    (["emm.cli", "check", "config"], 1, "config: cannot be read (Is a directory)"),
-    (["emm.cli", "plan", "--cores", "0"], 1, "--cores"),
-    (["emm.cli", "plan", "--throughput", "fast"], 2, "invalid float value: 'fast'"),
-    (["emm.cli", "schema"], 2, "the following arguments are required: output"),
-    (["emm.cli", "schema", "config"], 1, "Is a directory: 'config'"),
-    (["emm.cli", "schema", "config.yaml/schema.json"], 1, "config.yaml"),
-    (["emm.cli", "rescore", "gone.npz"], 1, "gone.npz: is not a neighbours.npz of a scored run"),
-    (["emm.cli", "rescore", "config.yaml"], 1, "config.yaml: is not a neighbours.npz of a scored run"),
+    (["emmeter.cli"], 2, "the following arguments are required"),
+    (["emmeter.cli", "measure"], 2, "invalid choice: 'measure'"),
+    (["emmeter.cli", "summary"], 1, "results: holds no table yet"),
+    (["emmeter.cli", "--results", "config.yaml", "summary"], 1, "config.yaml: holds no table yet"),
+    (["emmeter.cli", "summary", "gone"], 1, "results/studies/gone/emm.csv: is not there; run snakemake first"),
+    (["emmeter.cli", "verify"], 1, "results: holds no runs"),
+    (["emmeter.cli", "verify", "nowhere"], 1, "nowhere: holds no runs"),
+    (["emmeter.cli", "verify", "--scores", "many"], 2, "invalid int value: 'many'"),
+    (["emmeter.cli", "check", "nowhere.yaml"], 1, "nowhere.yaml: cannot be read (No such file or directory)"),
+    (["emmeter.cli", "check", "config"], 1, "config: cannot be read (Is a directory)"),
+    (["emmeter.cli", "plan", "--cores", "0"], 1, "--cores"),
+    (["emmeter.cli", "plan", "--throughput", "fast"], 2, "invalid float value: 'fast'"),
+    (["emmeter.cli", "schema"], 2, "the following arguments are required: output"),
+    (["emmeter.cli", "schema", "config"], 1, "Is a directory: 'config'"),
+    (["emmeter.cli", "schema", "config.yaml/schema.json"], 1, "config.yaml"),
+    (["emmeter.cli", "rescore", "gone.npz"], 1, "gone.npz: is not a neighbours.npz of a scored run"),
+    (["emmeter.cli", "rescore", "config.yaml"], 1, "config.yaml: is not a neighbours.npz of a scored run"),
     *(
-        (["emm.cli", "rescore", "gone.npz", "--threshold", "0.2", text], 2, f"{text!r}: must be a number between")
+        (["emmeter.cli", "rescore", "gone.npz", "--threshold", "0.2", text], 2, f"{text!r}: must be a number between")
         for text in ("x", "nan", "1/0", "3/2", "0", "1", "-0.5", "1e999", "1e99999999")
     ),
-    (["emm.subset"], 2, "the following arguments are required: --settings, --n, --replicate, --output"),
+    (["emmeter.stages.subset"], 2, "the following arguments are required: --settings, --n, --replicate, --output"),
     (subset("digits", n="ten"), 2, "argument --n: invalid int value: 'ten'"),
     (subset("digits", n=0), 1, "n = 0: must be a positive multiple of 10"),
     (subset("digits", n=15), 1, "n = 15: must be a positive multiple of 10"),
@@ -435,7 +439,7 @@ COMMANDS: list[tuple[list[str], int, str]] = [
     ([*SAMPLE, "--batch", "-5"], 2, "argument --batch: must be a whole number from 1 on, not '-5'"),
     ([*MEASURE, "--sizes", "[10"], 1, "an option is not JSON"),
     ([*MEASURE, "--sizes", "[10, 20]"], 1, "the search is not finished"),
-    (["emm.study", "--study", "{"], 2, "the following arguments are required"),
+    (["emmeter.stages.study", "--study", "{"], 2, "the following arguments are required"),
 ]
 
 
@@ -458,7 +462,8 @@ def photos(place: Path, *wrong: tuple[str, bytes]) -> str:
 
 def test_check_says_what_a_folder_holds(place, capfd):
     assert (
-        call("emm.cli", "check", photos(place, ("0/a.bak", b"x"), ("README.txt", b"text"), ("3/Thumbs.db", b"y"))) == 0
+        call("emmeter.cli", "check", photos(place, ("0/a.bak", b"x"), ("README.txt", b"text"), ("3/Thumbs.db", b"y")))
+        == 0
     )
     classes = ", ".join(f"{number} {number} (2)" for number in range(12))
     *told, sigma = capfd.readouterr().out.splitlines()
@@ -477,7 +482,7 @@ def test_check_names_every_faulty_file_and_every_other_fault(place, capfd):
         ("2/b.png", encoded(image(size=(6, 7)), "PNG")),
     ]
     overlay = photos(place, *wrong)
-    assert call("emm.cli", "check", overlay) == 1
+    assert call("emmeter.cli", "check", overlay) == 1
     lines = capfd.readouterr().err.splitlines()
     told = "studies.one.arms.none and 1 more: "  # of the first image, what is known of all is asked
     assert [line.removeprefix("error: ").replace(told, "") for line in lines] == [
@@ -489,7 +494,7 @@ def test_check_names_every_faulty_file_and_every_other_fault(place, capfd):
     ]
     image().save(place / "photos/0/0.png")
     (place / "overlay.yaml").write_text((place / overlay).read_text().replace("[2]", "[2, 99]"))
-    assert call("emm.cli", "check", overlay) == 1
+    assert call("emmeter.cli", "check", overlay) == 1
     lines = capfd.readouterr().err.splitlines()
     assert len(lines) == 3 and "search.grid = [2, 99]: must be at most 26" in lines[0]
 
@@ -498,7 +503,7 @@ def test_a_folder_is_looked_at_once_for_all_arms(place, monkeypatch):
     looked = []
     heads = pictures.heads
     monkeypatch.setattr(pictures, "heads", lambda paths: looked.append(len(paths)) or heads(paths))
-    assert call("emm.cli", "check", photos(place)) == 0
+    assert call("emmeter.cli", "check", photos(place)) == 0
     assert looked == [24]
 
 
@@ -511,13 +516,13 @@ def test_a_stage_names_every_faulty_file(place, capfd):
 
 
 def test_nobody_is_told_to_delete_a_file_of_their_own(place, capfd):
-    assert call("emm.cli", "rescore", "config.yaml") == 1
+    assert call("emmeter.cli", "rescore", "config.yaml") == 1
     assert "delete" not in capfd.readouterr().err
 
 
 REAL = [
-    ["emm.cli", "check", "overlay.yaml"],
-    ["emm.subset", *subset("npz:gone.npz")[1:]],
+    ["emmeter.cli", "check", "overlay.yaml"],
+    ["emmeter.stages.subset", *subset("npz:gone.npz")[1:]],
     TRAIN,
 ]
 
@@ -525,7 +530,9 @@ REAL = [
 def test_who_has_read_enough_ends_a_command_without_a_word(place):
     read, write = os.pipe()
     os.close(read)  # as `emm check | head -0`
-    done = subprocess.run([sys.executable, "-m", "emm.cli", "check"], stdout=write, stderr=subprocess.PIPE, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "emmeter.cli", "check"], stdout=write, stderr=subprocess.PIPE, text=True
+    )
     os.close(write)
     assert (done.returncode, done.stderr) == (141, "")
 
@@ -607,7 +614,7 @@ def assert_valid_or_refused(config: Any) -> None:
     """Valid, and then its searches can start; or refused in lines that each name a key, and by no other error."""
     try:
         settings = configuration.read(config)
-        index = dag.index(settings, Path("nowhere"))
+        index = index_of(settings, Path("nowhere"))
     except SettingsError as error:
         lines = str(error).splitlines()
         assert lines and all(": " in line for line in lines)
@@ -628,7 +635,7 @@ ODD: list[Any] = [
 
 @pytest.mark.parametrize("value", ODD, ids=[repr(value)[:30] for value in ODD])
 def test_odd_values_of_every_key_are_valid_or_refused_line_by_line(value):
-    run = read_run({key: CONFIG[key] for key in Run.model_fields if key in CONFIG}).model_dump()
+    run = read_setup({key: CONFIG[key] for key in Setup.model_fields if key in CONFIG}).model_dump()
     whole = copy.deepcopy(CONFIG | run)
     for path in nodes(whole)[1:]:
         config = copy.deepcopy(whole)

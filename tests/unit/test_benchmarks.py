@@ -15,15 +15,16 @@ import torch
 
 from benchmarks import dag, end_to_end, plain, project, record, results, runs, sample, score, search, timing, train
 from benchmarks.__main__ import NAMES, parser
-from emm.configuration import load, read
-from emm.keys import key
-from emm.memorization import Neighbours, neighbours
-from emm.preconditioning import to_unit
-from emm.sampling import draws, generate, noise_levels
-from emm.seeds import derive
-from emm.stage import StageError
-from emm.statistics import fit_line
-from emm.training import batches, build, start
+from emmeter.diffusion.preconditioning import to_unit
+from emmeter.diffusion.sampling import draws, generate, noise_levels
+from emmeter.errors import StageError
+from emmeter.measure.criterion import Neighbours, neighbours
+from emmeter.measure.estimate import fit_line
+from emmeter.settings.configuration import load, read
+from emmeter.settings.keys import key
+from emmeter.training.batches import batches
+from emmeter.training.seeds import derive
+from emmeter.training.trainer import build, start
 
 CPU = torch.device("cpu")
 
@@ -109,7 +110,7 @@ def test_plain_training_steps_equal_ours(tmp_path, weight_decay):
     before = {name: parameter.clone() for name, parameter in baseline.denoiser.network.named_parameters()}
     for step in range(3):
         loss = ours.advance()
-        # A step's images and random numbers are those that `emm.training` draws.
+        # A step's images and random numbers are those that `emmeter.training.trainer` draws.
         index = next(batches(ours.n, run.training.batch_size, ours.seed, step))
         torch.manual_seed(derive(ours.seed, "step", step))
         draw = torch.randn(len(index))
@@ -308,11 +309,13 @@ def test_other_output_is_no_row(line):
 
 def test_jobs_are_timed_by_module(tmp_path):
     project.stopwatch(tmp_path / "programs", tmp_path / "log", sys.executable)
-    done = subprocess.run([tmp_path / "programs" / "python", "-m", "emm.seeds"])
+    done = subprocess.run([tmp_path / "programs" / "python", "-m", "emmeter.training.seeds"])
     assert done.returncode == 0
-    assert subprocess.run([tmp_path / "programs" / "python", "-m", "emm.nothing"], stderr=subprocess.DEVNULL).returncode
+    assert subprocess.run(
+        [tmp_path / "programs" / "python", "-m", "emmeter.nothing"], stderr=subprocess.DEVNULL
+    ).returncode
     with (tmp_path / "log").open("a") as log:
-        log.write("emm.slots 1.0 2.0\n")  # has become another job, which has a line of its own
+        log.write("emmeter.machine.slots 1.0 2.0\n")  # has become another job, which has a line of its own
     jobs = project.jobs(tmp_path / "log")
     assert [job.module for job in jobs] == ["seeds", "nothing"] and all(0 < job.seconds < 60 for job in jobs)
 

@@ -12,10 +12,15 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 from snakemake.utils import update_config
 
-from emm import datasets, subset
-from emm.configuration import FILES, load, override, read, respelled
-from emm.settings import Run, Settings, SettingsError, Span, lookup, read_run
-from emm.signature import is_own
+from emmeter.data import datasets, feasibility
+from emmeter.errors import SettingsError
+from emmeter.settings.configuration import FILES, load, read
+from emmeter.settings.overrides import override
+from emmeter.settings.sections import Setup
+from emmeter.settings.sources import is_own, respelled
+from emmeter.settings.studies import Settings
+from emmeter.settings.types import Span
+from emmeter.settings.validation import lookup, read_setup
 
 ROOT = Path(__file__).parents[2]
 
@@ -35,7 +40,7 @@ def value_of(base: dict[str, Any], **overrides: Any) -> Any:
     """The one overridden setting, resolved and validated; its dots are written as two underscores."""
     ((name, value),) = overrides.items()
     dotted = name.replace("__", ".")
-    return lookup(read_run(override(base, {dotted: value})), dotted)
+    return lookup(read_setup(override(base, {dotted: value})), dotted)
 
 
 # Relative values
@@ -78,7 +83,7 @@ RELATIVE: list[tuple[dict[str, Any], str, str, Any]] = [
 @pytest.mark.parametrize(("base", "key", "text", "expected"), RELATIVE, ids=[f"{k} {t}" for _, k, t, _ in RELATIVE])
 def test_relative_values_compute_with_the_base(base, key, text, expected):
     before = copy.deepcopy(base)
-    found = lookup(read_run(override(base, {key: text})), key)
+    found = lookup(read_setup(override(base, {key: text})), key)
     assert found == expected
     assert type(found) is type(expected)
     assert base == before
@@ -487,7 +492,7 @@ def test_a_place_has_one_spelling(here, text, expected):
 
 
 def test_every_spelling_has_the_key_of_the_plain_one(here):
-    def runs(source: str) -> list[Run]:
+    def runs(source: str) -> list[Setup]:
         base = {"data": {"source": source, "mixture": f"{source}/b.npz"}}
         settings = read(base | study(arms={"a": {}, "b": {"data.mixture": f"{source}//b.npz"}}))
         return [settings.base, *(arm.run for arm in settings.studies[0].arms)]
@@ -546,7 +551,7 @@ def test_every_selected_arm_fits_its_data(catalogue):
         (one.name, arm.name): lines
         for one in chosen
         for arm in one.arms
-        if (lines := subset.faults(arm.run, datasets.describe(arm.run.data)))
+        if (lines := feasibility.faults(arm.run, datasets.describe(arm.run.data)))
     }
     assert found == {}
 

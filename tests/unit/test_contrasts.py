@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import t as student
 
-from emm.contrasts import (
+from emmeter.measure.contrasts import (
     AtSize,
     Blocks,
     Confirmed,
@@ -22,11 +22,12 @@ from emm.contrasts import (
     confirmed,
     mover,
 )
-from emm.scatter import Prior, RunVariance, distinct, fit, moderated
-from emm.scatter import own as own_scatter
-from emm.search import Count, RunId, Trail, ladder, logit, replay
-from emm.settings import Search
-from emm.statistics import Estimate, Line, estimate, fit_line
+from emmeter.measure.estimate import Estimate, Line, estimate, fit_line
+from emmeter.measure.outcome import Count, RunId, logit
+from emmeter.measure.scatter import Prior, RunVariance, distinct, fit, moderated
+from emmeter.measure.scatter import own as own_scatter
+from emmeter.measure.search import Trail, ladder, replay
+from emmeter.settings.sections import Search
 
 SEARCH = Search()
 UNIT = RunVariance(1.0, 1e9, False)  # a scatter that is known

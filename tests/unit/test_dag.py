@@ -6,12 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from emm import scatter
-from emm.configuration import read
-from emm.dag import Dag, index
-from emm.files import write_json
-from emm.keys import key
-from emm.search import RunId, replay
+from emmeter.files.writing import write_json
+from emmeter.measure import scatter
+from emmeter.measure.outcome import RunId
+from emmeter.measure.search import replay
+from emmeter.pipeline.index import Index, index
+from emmeter.settings.configuration import read
+from emmeter.settings.keys import key
 
 CONTENT = {
     "data": {"source": "digits", "resolution": 8, "balanced": False, "held_out": 0},
@@ -26,11 +27,11 @@ CONTENT = {
 
 
 @pytest.fixture
-def dag(tmp_path: Path) -> Dag:
+def dag(tmp_path: Path) -> Index:
     return index(read(CONTENT), tmp_path / "results")
 
 
-def score(dag: Dag, path: Path) -> None:
+def score(dag: Index, path: Path) -> None:
     """Write the score of a run whose EMM is about 30, slope 3 and scatter 0.5 logit."""
     run = RunId(int(path.parts[-3][1:]), int(path.parts[-2][1:]))
     noise = np.random.default_rng([run.n, run.replicate, int(path.parts[-4], 16)]).normal(0, 0.5)
@@ -38,7 +39,7 @@ def score(dag: Dag, path: Path) -> None:
     write_json(path, {"snapshots": [{"memorized": round(250 * ratio), "images": 250}]})
 
 
-def finish(dag: Dag, *studies: str) -> None:
+def finish(dag: Index, *studies: str) -> None:
     while paths := dag.pending(studies):
         for path in set(paths):
             score(dag, path)

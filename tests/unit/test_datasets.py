@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from emm import datasets
-from emm.datasets import DataError
-from emm.settings import Data, SettingsError
+from emmeter.data import datasets, feasibility, inventory, named, pictures
+from emmeter.errors import DataError, SettingsError
+from emmeter.settings.sections import Data
 
 VECTORS = Path(__file__).parents[1] / "vectors"
 
@@ -46,7 +46,7 @@ def refused(data: Data, *words: object) -> None:
 
 
 def selected(data: Data) -> list[str]:
-    return datasets.selection_faults(data, datasets.describe(data))
+    return feasibility.selection_faults(data, datasets.describe(data))
 
 
 # -- digits
@@ -80,7 +80,7 @@ def test_digits_are_found_when_scikit_learn_moves_its_file(monkeypatch):
         return np.round(expected.images.reshape(-1, 64) * (16 / 255)), expected.labels
 
     with monkeypatch.context() as patched:
-        patched.setattr("emm.datasets.gzip.open", moved)
+        patched.setattr("emmeter.data.named.gzip.open", moved)
         patched.setattr("sklearn.datasets.load_digits", load_digits)
         assert np.array_equal(datasets.load(Data(source="digits")).images, expected.images)
 
@@ -91,13 +91,14 @@ def test_digits_without_scikit_learn(monkeypatch):
 
 
 def test_damaged_digits(monkeypatch):
-    monkeypatch.setattr("emm.datasets.gzip.open", lambda *_: io.StringIO("1,2\n3,x\n"))
+    monkeypatch.setattr("emmeter.data.named.gzip.open", lambda *_: io.StringIO("1,2\n3,x\n"))
     refused(Data(source="digits"), "digits.csv.gz: damaged", "install scikit-learn again")
 
 
 def test_describing_and_reading_digits_imports_nothing_slow():
     code = (
-        "import sys; from emm import datasets; from emm.settings import Data; d = Data(source='digits'); "
+        "import sys; from emmeter.data import datasets; from emmeter.settings.sections import Data; "
+        "d = Data(source='digits'); "
         "datasets.describe(d); datasets.load(d); "
         "sys.exit(bool({'torch', 'torchvision', 'sklearn', 'scipy', 'pandas'} & set(sys.modules)))"
     )
@@ -195,9 +196,9 @@ FILES = {
 def test_missing_named_set(tmp_path, source):
     data = Data(source=source, root=str(tmp_path))
     refused(data, tmp_path / FILES[source], "not found", "set data.download: true, or put there")
-    assert datasets.absent(data) is not None
-    assert datasets.absent(data.model_copy(update={"download": True})) is None
-    assert datasets.absent(Data(source="digits")) is None
+    assert named.absent(data) is not None
+    assert named.absent(data.model_copy(update={"download": True})) is None
+    assert named.absent(Data(source="digits")) is None
 
 
 def idx(path: Path, array: np.ndarray) -> None:
@@ -217,8 +218,8 @@ def fashion(tmp_path) -> Data:
 
 
 def test_torchvision_set_is_read(fashion, monkeypatch):
-    named = datasets._Named((1, 28, 28), (3,) * 10, "FashionMNIST", FILES["fashion_mnist"])
-    monkeypatch.setitem(datasets._NAMED, "fashion_mnist", named)
+    small = named.Named((1, 28, 28), (3,) * 10, "FashionMNIST", FILES["fashion_mnist"])
+    monkeypatch.setitem(named.NAMED, "fashion_mnist", small)
     loaded = datasets.load(fashion)
     assert np.array_equal(loaded.images[:, 0], pixels(30, 28, 28))
     assert loaded.labels.tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9] * 3
@@ -244,7 +245,7 @@ def test_failing_download(tmp_path, monkeypatch):
     def unreachable(_root: Path, _named: object, download: bool):
         raise RuntimeError("no route to host.\nsecond line" if download else "not found")
 
-    monkeypatch.setattr(datasets, "_open_torchvision", unreachable)
+    monkeypatch.setattr(named, "_open_torchvision", unreachable)
     refused(Data(source="mnist", root=str(tmp_path), download=True), "download failed (no route to host)", "put there")
 
 
@@ -548,7 +549,7 @@ def test_no_image_is_dropped_for_its_suffix(tmp_path):
     source = f"folder:{tmp_path}"
     assert datasets.describe(Data(source=source)).class_counts == (11, 11)
     assert datasets.load(Data(source=source)).images.shape == (22, 1, 8, 8)
-    assert datasets.portrait(datasets.inventory(source)) == [
+    assert inventory.portrait(inventory.inventory(source)) == [
         f"{source}: 22 images 8x8x1 in 2 classes: 0 one (11), 1 two (11)",
         f"{source}: used 6 files that are images by their first bytes (one/d.JPG.bak, one/f, one/i.txt and 3 more)",
         f"{source}: ignored 3 files that are no images (README.txt, one/Thumbs.db, two/Thumbs.db)",
@@ -558,7 +559,7 @@ def test_no_image_is_dropped_for_its_suffix(tmp_path):
 def test_portrait_of_many_classes(tmp_path):
     for number in range(30):
         write(tmp_path / f"class {number}" / "x.png", pixels(4, 4, 3))
-    (line,) = datasets.portrait(datasets.inventory(f"folder:{tmp_path}"))
+    (line,) = inventory.portrait(inventory.inventory(f"folder:{tmp_path}"))
     assert "30 images 4x4x3 in 30 classes: 0 class 0 (1), 1 class 1 (1), 2 class 2 (1)," in line
     assert line.endswith("9 class 9 (1), ..., 29 class 29 (1)")
 
@@ -566,19 +567,19 @@ def test_portrait_of_many_classes(tmp_path):
 def test_portrait_of_odd_names_and_sizes(tmp_path):
     write(tmp_path / "a\nb" / "x.png", pixels(4, 8, 3))
     write(tmp_path / os.fsdecode(b"\xff") / "x.png", pixels(6, 6))
-    (line,) = datasets.portrait(datasets.inventory(f"folder:{tmp_path}"))
+    (line,) = inventory.portrait(inventory.inventory(f"folder:{tmp_path}"))
     assert line.endswith(r": 2 images of 2 sizes from 8x4x3 to 6x6x1 in 2 classes: 0 a\nb (1), 1 \udcff (1)")
     assert line.isprintable()
 
 
 def test_portrait_of_npz(tmp_path):
     source = npz(tmp_path / "a.npz", images=pixels(5, 4, 4, 3), y=np.zeros(5), label=np.zeros(5)).source
-    assert datasets.portrait(datasets.inventory(source)) == [
+    assert inventory.portrait(inventory.inventory(source)) == [
         f"{source}: 5 images 4x4x3",
         f"{source}: ignored 2 arrays (y, label)",
     ]
     source = npz(tmp_path / "b.npz", images=pixels(3, 4, 4), labels=np.array([1, 1, 0], ">i8")).source
-    assert datasets.portrait(datasets.inventory(source)) == [f"{source}: 3 images 4x4x1 in 2 classes: 0 (1), 1 (2)"]
+    assert inventory.portrait(inventory.inventory(source)) == [f"{source}: 3 images 4x4x1 in 2 classes: 0 (1), 1 (2)"]
 
 
 FAULTY = {
@@ -599,7 +600,7 @@ def test_all_faulty_images_are_named_at_once_whichever_is_first(tmp_path, first)
         make(tmp_path / f"{index + 10 * (first > 0)}{name}")
     for index in range(5):
         write(tmp_path / f"{index + (not first) * 20:02}.png", pixels(6, 6, 3, seed=index))
-    lines = datasets.image_faults(folder(tmp_path), {})
+    lines = inventory.image_faults(folder(tmp_path), {})
     assert len(lines) == 6 and all(line.startswith(f"data.source = 'folder:{tmp_path}': {tmp_path}/") for line in lines)
     with pytest.raises(DataError) as failure:
         datasets.load(folder(tmp_path))
@@ -616,7 +617,7 @@ def test_damage_behind_the_head_is_named_with_all_other_faults(tmp_path):
         if index in (1, 3):
             path.write_bytes(path.read_bytes()[:2000])
     write(tmp_path / "2.png", pixels(32, 32))
-    assert len(datasets.image_faults(folder(tmp_path), {})) == 1
+    assert len(inventory.image_faults(folder(tmp_path), {})) == 1
     with pytest.raises(DataError) as failure:
         datasets.load(folder(tmp_path))
     lines = str(failure.value).splitlines()
@@ -631,7 +632,7 @@ def test_of_very_many_faulty_images_the_first_are_named(tmp_path):
     for index in range(50):
         write(tmp_path / f"{index}.png", pixels(6, 6, 1 if index % 2 else 3).squeeze())
     write(tmp_path / "x.png", pixels(6, 6))
-    lines = datasets.image_faults(folder(tmp_path), {})
+    lines = inventory.image_faults(folder(tmp_path), {})
     assert len(lines) == 21 and "/0.png: has shape (C, H, W) = (3, 6, 6), but others have (1, 6, 6)" in lines[0]
     assert lines[-1].endswith(": and 5 more")
 
@@ -640,10 +641,10 @@ def test_a_folder_is_looked_at_once_and_unused_classes_may_be_faulty(tmp_path, m
     for name in ("a", "b", "c"):
         write(tmp_path / name / "1.png", pixels(8, 8))
     (tmp_path / "b" / "1.png").write_bytes(b"not an image")
-    looked: dict[str, datasets.Inventory] = {}
-    assert len(datasets.image_faults(folder(tmp_path), looked)) == 1
-    monkeypatch.setattr(datasets.pictures, "heads", None)
-    assert datasets.image_faults(folder(tmp_path).model_copy(update={"classes": [2, 0]}), looked) == []
+    looked: dict[str, inventory.Inventory] = {}
+    assert len(inventory.image_faults(folder(tmp_path), looked)) == 1
+    monkeypatch.setattr(pictures, "heads", None)
+    assert inventory.image_faults(folder(tmp_path).model_copy(update={"classes": [2, 0]}), looked) == []
     assert datasets.load(folder(tmp_path).model_copy(update={"classes": [2, 0]})).labels.tolist() == [1, 0]
 
 
@@ -665,10 +666,13 @@ def test_both_sources_of_a_mixture_are_looked_at(tmp_path):
     data = folder(tmp_path / "one").model_copy(
         update={"mixture": f"folder:{tmp_path / 'two'}", "mixture_share": 0.5, "held_out": 0}
     )
-    looked: dict[str, datasets.Inventory] = {}
-    assert [line.partition(" = ")[0] for line in datasets.image_faults(data, looked)] == ["data.source", "data.mixture"]
+    looked: dict[str, inventory.Inventory] = {}
+    assert [line.partition(" = ")[0] for line in inventory.image_faults(data, looked)] == [
+        "data.source",
+        "data.mixture",
+    ]
     assert [held.unnamed for held in looked.values()] == [["b"], ["b"]]
-    assert datasets.image_faults(data.model_copy(update={"mixture": "folder:gone"}), looked)[1].startswith(
+    assert inventory.image_faults(data.model_copy(update={"mixture": "folder:gone"}), looked)[1].startswith(
         "data.mixture = 'folder:gone': gone: cannot be read as a folder"
     )
 
@@ -687,7 +691,7 @@ def test_pictures_of_any_size_are_made_square_then_downscaled(tmp_path, fit):
         write(tmp_path / f"{index}.png", pixels(*shape, seed=index))
     data = fitted(tmp_path, fit=fit, resolution=8)
     facts, loaded = datasets.describe(data), datasets.load(data)
-    assert selected(data) == [] and datasets.image_faults(data, {}) == []
+    assert selected(data) == [] and inventory.image_faults(data, {}) == []
     assert loaded.images.shape == (4, *facts.shape) == (4, 3, 8, 8)
     for index, ((height, width, _), found) in enumerate(zip(shapes, loaded.images, strict=True)):
         image = Image.fromarray(pixels(*shapes[index], seed=index))
@@ -713,7 +717,7 @@ def test_turned_pictures_are_made_square_as_they_are_shown(tmp_path):
 def test_sizes_that_differ_need_a_resolution(tmp_path):
     for index, shape in enumerate([(12, 20, 3), (33, 15, 3), (10, 10, 3)]):
         write(tmp_path / f"{index}.png", pixels(*shape))
-    (line,) = datasets.image_faults(fitted(tmp_path, fit="crop"), {})
+    (line,) = inventory.image_faults(fitted(tmp_path, fit="crop"), {})
     assert line.endswith("holds squares of 10 to 15 pixels a side; set data.resolution")
     refused(fitted(tmp_path, fit="pad"), "holds squares of 10 to 33 pixels a side; set data.resolution")
     (tmp_path / "1.png").unlink()
@@ -726,14 +730,14 @@ def test_pictures_that_are_too_small_are_named(tmp_path, order):
     for index, shape in enumerate([(12, 20, 3), (33, 7, 3), (10, 10, 3), (4, 4, 3)][::order]):
         write(tmp_path / f"{index}.png", pixels(*shape))
     data = fitted(tmp_path, fit="crop", resolution=8)
-    lines = datasets.image_faults(data, {})
+    lines = inventory.image_faults(data, {})
     assert selected(data) == [] and len(lines) == 2
     assert any("has 7 x 33 pixels, too few for data.resolution = 8" in line for line in lines)
     assert any("has 4 x 4 pixels, too few" in line for line in lines)
     with pytest.raises(DataError) as failure:
         datasets.load(data)
     assert len(str(failure.value).splitlines()) == 2
-    assert len(datasets.image_faults(data.model_copy(update={"fit": "pad"}), {})) == 1
+    assert len(inventory.image_faults(data.model_copy(update={"fit": "pad"}), {})) == 1
 
 
 @pytest.mark.parametrize("stored", [(4, 6, 9), (4, 6, 9, 3), (4, 3, 6, 9), (4, 6, 9, 1), (4, 1, 9, 6), (4, 9, 6, 3)])

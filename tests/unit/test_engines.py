@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from emm import engines
-from emm.engines import FAISS, FAISS_GPU, FLOATS, PIXELS, PRODUCTS, SLACK, Engine, EngineError
+from emmeter.measure import engines
+from emmeter.measure.engines import FAISS, FAISS_GPU, FLOATS, PIXELS, PRODUCTS, SLACK, Engine, EngineError
 
 EVERYWHERE = [PIXELS, FLOATS, FAISS]
 LESSER = ["AVX2", "SSE41"]  # what oneDNN may use: none has the instructions for sums of four products

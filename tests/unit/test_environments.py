@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from emm.configuration import json_schema
+from emmeter.settings.configuration import json_schema
 
 ROOT = Path(__file__).parents[2]
 
@@ -42,20 +42,23 @@ STARTED = {"report": {"snakemake"}}  # by a stage as a program of its own
 
 
 def imported(module: str, seen: set[str]) -> set[str]:
-    """Top-level modules that a module of emm imports, anywhere in it or in those of emm that it imports."""
+    """Top-level modules that a module of the package imports, anywhere in it or in those that it imports."""
     found: set[str] = set()
-    if module in seen:
+    path = ROOT / "workflow" / module.replace(".", "/")
+    file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    if module in seen or not file.is_file():  # the latter: a name of a module, not a module
         return found
     seen.add(module)
-    for node in ast.walk(ast.parse((ROOT / "workflow/emm" / f"{module}.py").read_text())):
+    for node in ast.walk(ast.parse(file.read_text())):
         names = []
         if isinstance(node, ast.Import):
             names = [name.name for name in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
-            names = [f"emm.{name.name}" for name in node.names] if node.module == "emm" else [node.module]
-        for top, _, rest in (name.partition(".") for name in names):
-            found |= imported(rest, seen) if top == "emm" and rest else {top}
-    return found - sys.stdlib_module_names - {"emm"}
+            names = [node.module, *(f"{node.module}.{name.name}" for name in node.names)]
+        for name in names:
+            top = name.partition(".")[0]
+            found |= imported(name, seen) if top == "emmeter" else {top}
+    return found - sys.stdlib_module_names - {"emmeter"}
 
 
 STAGES = {
@@ -63,7 +66,7 @@ STAGES = {
     for path in (ROOT / "workflow/rules").glob("*.smk")
     for rule in re.split(r"\n(?=rule|checkpoint)", path.read_text())
     for environment in re.findall(r"envs/(\w+)\.yaml", rule)
-    for module in re.findall(r"\bemm\.(\w+) --", rule)
+    for module in re.findall(r"\bemmeter\.stages\.(\w+) --", rule)
 }
 
 
@@ -76,7 +79,9 @@ def test_conda_environments_have_what_their_stages_import(module, name):
     environment = yaml.safe_load((ROOT / "envs" / f"{name}.yaml").read_text())
     packages = next(entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict))
     has = {package.split("==")[0].removesuffix("-cpu").removesuffix("-gpu") for package in packages}
-    needs = {DISTRIBUTIONS.get(name, name) for name in imported(module, set())} | STARTED.get(module, set())
+    needs = {DISTRIBUTIONS.get(name, name) for name in imported(f"emmeter.stages.{module}", set())} | STARTED.get(
+        module, set()
+    )
     assert needs - has == set()
 
 
@@ -85,7 +90,7 @@ def test_every_direct_dependency_is_pinned():
     optional = project["project"]["optional-dependencies"].values()
     direct = [*project["project"]["dependencies"], *project["dependency-groups"]["dev"], *itertools.chain(*optional)]
     for requirement in direct:
-        if requirement.startswith("emm["):  # the project itself, with its optional dependencies
+        if requirement.startswith("emmeter["):  # the project itself, with its optional dependencies
             continue
         assert re.match(r"[A-Za-z0-9_-]+", requirement)[0] in pinned(), requirement
 

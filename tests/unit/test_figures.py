@@ -9,9 +9,9 @@ from pathlib import Path
 import matplotlib
 import pytest
 
-from emm import figures
-from emm.settings import Figures
-from emm.tables import read
+from emmeter.files.tables import read
+from emmeter.presentation import figures, style
+from emmeter.settings.sections import Figures
 
 STUDY = Path(__file__).parents[2] / "results/reference/laptop/conditioning"
 
@@ -59,10 +59,10 @@ def test_every_epsilon_has_its_line_and_its_arms_cross_it(epsilon):
 
 
 def test_long_names_are_broken_into_lines():
-    lines = figures.wrapped("a-name-of-an-arm-" * 4, figures.NAME).split("\n")
-    assert max(map(len, lines)) <= figures.NAME and "".join(lines) == "a-name-of-an-arm-" * 4
-    assert figures.wrapped("x1.5", figures.NAME) == "x1.5"
-    assert figures.wrapped("", figures.NAME) == ""
+    lines = style.wrapped("a-name-of-an-arm-" * 4, style.NAME).split("\n")
+    assert max(map(len, lines)) <= style.NAME and "".join(lines) == "a-name-of-an-arm-" * 4
+    assert style.wrapped("x1.5", style.NAME) == "x1.5"
+    assert style.wrapped("", style.NAME) == ""
 
 
 @pytest.mark.parametrize(("arms", "outside"), [(2, False), (9, True)])
@@ -111,7 +111,10 @@ def drawing(tmp_path_factory):
         study = json.dumps({"title": "Étiquettes ≥ 3"})
         options = ["--study", study, "--style", "{}", "--onset", str(place / "onset.csv"), "--folder", str(output)]
         subprocess.run(
-            [sys.executable, "-m", "emm.figures", *options], cwd=folder, env=os.environ | variables, check=True
+            [sys.executable, "-m", "emmeter.stages.onset_figure", *options],
+            cwd=folder,
+            env=os.environ | variables,
+            check=True,
         )
         return {path.name: path.read_bytes() for path in output.iterdir()}
 
@@ -145,7 +148,7 @@ def test_settings_in_the_working_folder_do_not_reach_the_figures(drawing, tmp_pa
 
 def test_settings_of_this_process_do_not_reach_the_figures():
     with matplotlib.rc_context({"font.size": 30}):
-        with figures.styled():
+        with style.styled():
             assert matplotlib.rcParams["font.size"] == 9
             assert matplotlib.rcParams["lines.linewidth"] == matplotlib.rcParamsDefault["lines.linewidth"]
         assert matplotlib.rcParams["font.size"] == 30

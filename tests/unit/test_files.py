@@ -8,8 +8,9 @@ import time
 import numpy as np
 import pytest
 
-from emm import files
-from emm.files import provenance, remove_abandoned, replacing, write_csv, write_json, write_npz, write_text
+from emmeter.files import provenance
+from emmeter.files.npz import write_npz
+from emmeter.files.writing import remove_abandoned, replacing, write_csv, write_json, write_text
 
 
 def names(folder) -> list[str]:
@@ -155,10 +156,10 @@ def test_csv_has_columns_in_order_and_empty_cells(tmp_path):
 
 
 def test_provenance_says_what_made_a_result():
-    found = provenance("abc", time.monotonic() - 2)
+    found = provenance.provenance("abc", time.monotonic() - 2)
     assert found["key"] == "abc"
     assert 2 <= found["seconds"] < 60
-    assert found["versions"]["emm"]
+    assert found["versions"]["emmeter"]
     assert found["versions"]["torch"]
     assert "cores" in found["hardware"]
     json.dumps(found, allow_nan=False)
@@ -171,8 +172,8 @@ def test_provenance_says_what_made_a_result():
 def project_folder(tmp_path):
     """A project in a folder of its own, which is in no repository yet."""
     root = tmp_path / "outer" / "project é $x"
-    (root / files.OWN_FILE).parent.mkdir(parents=True)
-    (root / files.OWN_FILE).write_text("# the module\n")
+    (root / provenance.OWN_FILE).parent.mkdir(parents=True)
+    (root / provenance.OWN_FILE).write_text("# the module\n")
     return root
 
 
@@ -203,34 +204,34 @@ def committed(folder, what="."):
 
 def test_a_project_in_its_own_repository_names_its_commit(project_folder):
     commit = committed(project_folder)
-    named = files.commit_of(project_folder)
+    named = provenance.commit_of(project_folder)
     assert named and len(named) == 12 and commit.startswith(named)
-    (project_folder / files.OWN_FILE).write_text("# changed\n")
-    assert files.commit_of(project_folder) == f"{named}+"
+    (project_folder / provenance.OWN_FILE).write_text("# changed\n")
+    assert provenance.commit_of(project_folder) == f"{named}+"
 
 
 def test_a_project_in_another_repository_has_no_commit(project_folder):
     committed(project_folder.parent)
-    assert files.commit_of(project_folder) is None
+    assert provenance.commit_of(project_folder) is None
     git(project_folder.parent, "rm", "-r", "--cached", "--quiet", ".")
-    assert files.commit_of(project_folder) is None
+    assert provenance.commit_of(project_folder) is None
     (project_folder / ".git").mkdir()  # damaged: git goes on to the folder above
-    assert files.commit_of(project_folder) is None
+    assert provenance.commit_of(project_folder) is None
     (project_folder / ".git").rmdir()
     (project_folder / ".git").write_text("gitdir: nowhere\n")
-    assert files.commit_of(project_folder) is None
+    assert provenance.commit_of(project_folder) is None
 
 
 def test_a_project_unpacked_over_another_repository_has_no_commit(project_folder):
     (project_folder / "theirs.txt").write_text("theirs\n")
     committed(project_folder, "theirs.txt")
-    assert files.commit_of(project_folder) is None
+    assert provenance.commit_of(project_folder) is None
 
 
 def test_a_project_in_no_repository_or_without_commits_has_none(project_folder):
-    assert files.commit_of(project_folder) is None
+    assert provenance.commit_of(project_folder) is None
     git(project_folder, "init", "--quiet")
-    assert files.commit_of(project_folder) is None
+    assert provenance.commit_of(project_folder) is None
 
 
 def test_variables_of_git_name_no_other_repository(project_folder, tmp_path, monkeypatch):
@@ -242,22 +243,22 @@ def test_variables_of_git_name_no_other_repository(project_folder, tmp_path, mon
     monkeypatch.setenv("GIT_DIR", str(other / ".git"))  # as in one of its hooks
     monkeypatch.setenv("GIT_WORK_TREE", str(project_folder))
     monkeypatch.setenv("GIT_INDEX_FILE", str(other / ".git" / "index"))
-    assert files.commit_of(project_folder) == commit[:12]
+    assert provenance.commit_of(project_folder) == commit[:12]
     (tmp_path / "bare").mkdir()
     monkeypatch.setenv("GIT_DIR", str(other / ".git"))
-    assert files.commit_of(tmp_path / "bare") is None
+    assert provenance.commit_of(tmp_path / "bare") is None
 
 
 def test_worktrees_and_submodules_of_the_project_are_its_own(project_folder, tmp_path):
     commit = committed(project_folder)
     git(project_folder, "worktree", "add", "--quiet", str(tmp_path / "tree"))
-    assert files.commit_of(tmp_path / "tree") == commit[:12]
+    assert provenance.commit_of(tmp_path / "tree") == commit[:12]
     host = tmp_path / "host"
     host.mkdir()
     (host / "theirs.txt").write_text("theirs\n")
     committed(host)
     git(host, "submodule", "--quiet", "add", str(project_folder), "emm")
-    assert files.commit_of(host / "emm") == commit[:12]
+    assert provenance.commit_of(host / "emm") == commit[:12]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="gives a file to another user")
@@ -265,13 +266,13 @@ def test_a_repository_of_another_user_is_still_the_project_s(project_folder):
     commit = committed(project_folder)
     for path in (project_folder, *project_folder.rglob("*")):
         os.chown(path, 12345, 12345)
-    assert files.commit_of(project_folder) == commit[:12]
+    assert provenance.commit_of(project_folder) == commit[:12]
 
 
 def test_without_git_there_is_no_commit(project_folder, monkeypatch, tmp_path):
     committed(project_folder)
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert files.commit_of(project_folder) is None
+    assert provenance.commit_of(project_folder) is None
 
 
 # Text that no encoding holds

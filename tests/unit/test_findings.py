@@ -17,26 +17,14 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from scipy.stats import norm
 
-from emm.contrasts import Contrast
-from emm.files import write_csv
-from emm.findings import (
-    COLUMNS,
-    MARKS,
-    POWER,
-    Judgement,
-    cells,
-    judge,
-    lines,
-    page,
-    remedy,
-    rows,
-    sentence,
-    tally,
-    worded,
-)
-from emm.onset import Growth
-from emm.settings import Finding
-from emm.tables import read
+from emmeter.files.tables import FINDING_COLUMNS, read
+from emmeter.files.writing import write_csv
+from emmeter.measure.claims import POWER, Judgement, judge, worded
+from emmeter.measure.contrasts import Contrast
+from emmeter.measure.onset import Growth
+from emmeter.presentation.findings import MARKS, cells, lines, page, remedy, sentence, tally
+from emmeter.settings.studies import Finding
+from emmeter.stages.study import claim_rows
 
 INF = math.inf
 
@@ -339,15 +327,15 @@ JUDGED = [
 
 
 def written(folder: Path, name: str = "findings.csv", judged: list[Judgement] = JUDGED) -> Path:
-    write_csv(folder / name, COLUMNS, rows("made_up", CLAIMS, judged, KEYS, True))
+    write_csv(folder / name, FINDING_COLUMNS, claim_rows("made_up", CLAIMS, judged, KEYS, True))
     return folder / name
 
 
 def test_rows_leave_missing_bounds_empty():
-    first, second, third = rows("made_up", CLAIMS, JUDGED, KEYS, True)
+    first, second, third = claim_rows("made_up", CLAIMS, JUDGED, KEYS, True)
     assert (first["setting"], third["setting"]) == ("digits, 100 images; digits, 200 images", "digits, 100 images")
     assert (first["arm_keys"], third["arm_keys"]) == ("0a0a0a0a0a 0b0b0b0b0b", "0a0a0a0a0a")
-    assert tuple(first) == COLUMNS
+    assert tuple(first) == FINDING_COLUMNS
     assert (first["study"], first["finding"], first["source"], first["arms"]) == ("made_up", "wider", "Figure 1", "a b")
     assert (first["effect"], first["effect_low"], first["effect_high"], first["paired"]) == (2.0, 1.5, 2.5, True)
     assert second["effect"] is second["effect_low"] is second["effect_high"] is None
@@ -356,7 +344,7 @@ def test_rows_leave_missing_bounds_empty():
 
 def test_every_claim_needs_its_judgement():
     with pytest.raises(ValueError, match="shorter"):
-        rows("made_up", CLAIMS, JUDGED[:2], KEYS, True)
+        claim_rows("made_up", CLAIMS, JUDGED[:2], KEYS, True)
 
 
 def test_cells_and_lines_tell_verdict_effect_and_further_runs(tmp_path):
@@ -398,7 +386,7 @@ def test_page_colours_verdicts_and_escapes_everything_else(tmp_path):
 
 
 def join(folder: Path, *tables: Path) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "emm.findings", "--studies", *tables]
+    command = [sys.executable, "-m", "emmeter.stages.findings_table", "--studies", *tables]
     command += ["--table", folder / "all.csv", "--page", folder / "all.html"]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
@@ -409,7 +397,7 @@ def test_main_joins_studies_and_refuses_other_columns(tmp_path):
     assert read(tmp_path / "all.csv") == read(one) + read(two)
     assert (tmp_path / "all.html").read_text() == page(read(one) + read(two))
     with open(tmp_path / "old.csv", "w", newline="") as file:
-        csv.writer(file).writerows([COLUMNS[:-1], ["x"] * (len(COLUMNS) - 1)])
+        csv.writer(file).writerows([FINDING_COLUMNS[:-1], ["x"] * (len(FINDING_COLUMNS) - 1)])
     (tmp_path / "new").mkdir()
     refused = join(tmp_path / "new", one, tmp_path / "old.csv")
     assert refused.returncode == 1
@@ -418,6 +406,6 @@ def test_main_joins_studies_and_refuses_other_columns(tmp_path):
 
 
 def test_a_study_without_findings_joins_as_nothing(tmp_path):
-    write_csv(tmp_path / "none.csv", COLUMNS, [])
+    write_csv(tmp_path / "none.csv", FINDING_COLUMNS, [])
     assert join(tmp_path, tmp_path / "none.csv").returncode == 0
     assert read(tmp_path / "all.csv") == []

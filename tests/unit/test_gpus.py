@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
-from emm.gpus import claim, device, devices, missing
-from emm.settings import Execution, SettingsError, validate
+from emmeter.errors import SettingsError
+from emmeter.machine.gpus import claim, device, devices, missing
+from emmeter.settings.sections import Execution
+from emmeter.settings.validation import validate
 
 MIG = "MIG-GPU-5c89852c-d268-c3f3-1b07-005d5ae1dc3f/7/0"
 
@@ -87,7 +89,7 @@ def test_claim():
     assert claim((), execution()) == []
     assert claim((), execution(device="cpu")) == ["env", "CUDA_VISIBLE_DEVICES="]
     words = claim(("0", MIG), execution(jobs_per_gpu=3), 2)
-    assert words[:3] == ["python", "-m", "emm.slots"]
+    assert words[:3] == ["python", "-m", "emmeter.machine.slots"]
     assert words[3:] == ["--devices", f"0,{MIG}", "--jobs-per-gpu", "3", "--count", "2", "--"]
     with pytest.raises(SettingsError, match=r"^training\.gpus = 3: must be at most 2"):
         claim(("0", "1"), execution(), 3)

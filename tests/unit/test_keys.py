@@ -6,14 +6,16 @@ from typing import Any
 
 import pytest
 
-from emm.keys import VERSIONS, ema_decay, emm_folder, key, run_folder, stage_settings
-from emm.settings import Run, read_run
+from emmeter.files.layout import emm_folder, run_folder
+from emmeter.settings.keys import VERSIONS, ema_decay, key, stage_settings
+from emmeter.settings.sections import Setup
+from emmeter.settings.validation import read_setup
 
 STAGES = list(VERSIONS)
 
 
 def keys(content: dict[str, Any]) -> dict[str, str]:
-    run = read_run(content)
+    run = read_setup(content)
     return {stage: key(stage, run) for stage in STAGES}
 
 
@@ -136,7 +138,7 @@ def setting(dotted: str, value: Any) -> dict[str, Any]:
 
 def test_table_names_every_setting():
     """A new setting must say here which keys it changes."""
-    defaults = Run().model_dump()
+    defaults = Setup().model_dump()
     leaves = {f"{s}.{name}" for s, values in defaults.items() if isinstance(values, dict) for name in values} | {"seed"}
     assert set(LEAVES) == leaves
 
@@ -192,7 +194,7 @@ def test_settings_that_mean_the_same_share_keys(one, two):
 
 def test_sampled_decay_decides_from_sampling_on():
     both = {"training": {"ema_decays": [0.9, 0.5]}}
-    assert ema_decay(read_run(both)) == 0.9
+    assert ema_decay(read_setup(both)) == 0.9
     assert changed(both, merged(both, {"sampling": {"ema_decay": 0.9}})) == []
     assert changed(both, merged(both, {"sampling": {"ema_decay": 0.5}})) == ["sample", "score", "emm"]
 
@@ -209,20 +211,20 @@ def test_raising_a_version_changes_the_keys_from_there_on(stage, monkeypatch):
 @pytest.mark.parametrize("stage", STAGES)
 def test_stages_read_back_the_settings_that_they_are_given(stage, content):
     """Through JSON, as on the command line: a stage sees the same values and would compute the same key."""
-    run = read_run(content)
-    back = read_run(json.loads(json.dumps(stage_settings(stage, run))))
+    run = read_setup(content)
+    back = read_setup(json.loads(json.dumps(stage_settings(stage, run))))
     assert key(stage, back) == key(stage, run)
     assert back.data == run.data
     assert back.seed == run.seed
 
 
 def test_stages_get_nothing_that_they_must_not_use():
-    assert set(stage_settings("subset", Run())) == {"seed", "data"}
-    assert set(stage_settings("train", Run())) == {"seed", "data", "network", "diffusion", "training"}
-    assert set(stage_settings("sample", Run())) == {"seed", "data", "network", "diffusion", "training", "sampling"}
-    optimum = read_run({"diffusion": {"denoiser": "optimum"}})
+    assert set(stage_settings("subset", Setup())) == {"seed", "data"}
+    assert set(stage_settings("train", Setup())) == {"seed", "data", "network", "diffusion", "training"}
+    assert set(stage_settings("sample", Setup())) == {"seed", "data", "network", "diffusion", "training", "sampling"}
+    optimum = read_setup({"diffusion": {"denoiser": "optimum"}})
     assert set(stage_settings("score", optimum)) == {"seed", "data", "diffusion", "sampling", "scoring"}
-    assert "snapshot" not in stage_settings("score", Run())["scoring"]
+    assert "snapshot" not in stage_settings("score", Setup())["scoring"]
 
 
 def test_folders():

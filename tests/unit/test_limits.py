@@ -5,18 +5,18 @@ from pathlib import Path
 
 import pytest
 
-from emm import plan
-from emm.configuration import read
-from emm.dag import index
-from emm.keys import key
-from emm.limits import Limits
+from emmeter.pipeline import costs
+from emmeter.pipeline.index import index
+from emmeter.pipeline.limits import Limits
+from emmeter.settings.configuration import read
+from emmeter.settings.keys import key
 
 FORWARD = 10**9  # operations of one image through the network
 
 
 @pytest.fixture(autouse=True)
 def _one_network(monkeypatch):
-    monkeypatch.setattr(plan.Costs, "network", lambda *_: (FORWARD, 10**6))
+    monkeypatch.setattr(costs.Costs, "network", lambda *_: (FORWARD, 10**6))
 
 
 def limits(duration="40000 images", **execution):
@@ -32,7 +32,7 @@ def limits(duration="40000 images", **execution):
 
 def test_a_training_is_given_half_as_much_again():
     found, run = limits(throughput=50.0)
-    seconds = plan.START + 3 * FORWARD * 40000 / 50e9
+    seconds = costs.START + 3 * FORWARD * 40000 / 50e9
     assert found.minutes("train", key("train", run), 100, 1) == math.ceil(1.5 * seconds / 60) == 61
 
 
@@ -44,7 +44,7 @@ def test_training_time_follows_the_size_where_it_is_given_in_epochs():
 
 def test_sampling_is_counted_by_its_evaluations():
     found, run = limits(throughput=1.0)
-    seconds = plan.START + plan.PER_RUN + FORWARD * (2 * 10 - 1) * 1000 * 2 / 1e9
+    seconds = costs.START + costs.PER_RUN + FORWARD * (2 * 10 - 1) * 1000 * 2 / 1e9
     assert found.minutes("sample", key("sample", run), 100, 1) == math.ceil(1.5 * seconds / 60)
 
 
@@ -60,7 +60,7 @@ def test_a_short_run_has_time_to_start():
 
 @pytest.mark.parametrize(("throughput", "known"), [(None, True), (50.0, False)])
 def test_without_a_throughput_nothing_is_counted(monkeypatch, throughput, known):
-    monkeypatch.setattr(plan.Costs, "of", lambda *_: pytest.fail("counted"))
+    monkeypatch.setattr(costs.Costs, "of", lambda *_: pytest.fail("counted"))
     found, run = limits(throughput=throughput)
     assert [found.minutes("train", key("train", run), 100, attempt, known) for attempt in (1, 2)] == [60, 120]
 

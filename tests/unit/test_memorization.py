@@ -10,16 +10,18 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from emm import cli, engines
-from emm import score as score_stage
-from emm.engines import SLACK
-from emm.files import write_json, write_npz
-from emm.memorization import Neighbours, mean_distance, memorized, mirrored_neighbours, neighbours
-from emm.score import GALLERY, gallery, rows
-from emm.settings import read_run
-from emm.stage import command
-from emm.statistics import wilson
-from emm.subset import Subset, duplicate_groups, save
+from emmeter import cli
+from emmeter.command import command
+from emmeter.data.subset import Subset, duplicate_groups, save
+from emmeter.files.npz import write_npz
+from emmeter.files.writing import write_json
+from emmeter.measure import engines
+from emmeter.measure.criterion import Neighbours, mean_distance, memorized, mirrored_neighbours, neighbours
+from emmeter.measure.engines import SLACK
+from emmeter.measure.estimate import wilson
+from emmeter.settings.validation import read_setup
+from emmeter.stages import score as score_stage
+from emmeter.stages.score import GALLERY, gallery, rows
 
 VECTORS = Path(__file__).parents[1] / "vectors"
 
@@ -437,7 +439,7 @@ def test_gallery_of_copies_of_few_training_images_starts_with_different_ones():
 
 
 def test_all_and_none_memorized():
-    run = read_run({})
+    run = read_setup({})
     (all_of,) = rows([pairs(*[(0, 9)] * 20)], run, 16)
     assert (all_of["memorized"], all_of["ratio"]) == (20, 1.0)
     assert all_of["ratio_high"] == pytest.approx(1, abs=1e-12)

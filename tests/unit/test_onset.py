@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from scipy.stats import linregress
 from scipy.stats import t as student
 
-from emm.onset import COLUMNS, LEVEL, Growth, growth, onset, rows
+from emmeter.files.tables import ONSET_COLUMNS
+from emmeter.measure.onset import LEVEL, Growth, growth, onset
+from emmeter.stages.study import onset_rows
 
 
 def snapshots(*points: tuple[int, float]) -> list[dict[str, float]]:
@@ -62,8 +64,8 @@ def test_rows_hold_one_run_each():
         {"n": 50, "replicate": 0, "snapshots": snapshots((1000, 0.0), (4000, 1.0))},
         {"n": 100, "replicate": 3, "snapshots": snapshots((1000, 0.0))},
     ]
-    first, second = rows("made_up", "arm", runs)
-    assert tuple(first) == tuple(second) == COLUMNS
+    first, second = onset_rows("made_up", "arm", runs)
+    assert tuple(first) == tuple(second) == ONSET_COLUMNS
     assert (first["study"], first["arm"], first["n"], first["replicate"], first["level"]) == (
         "made_up", "arm", 50, 0, LEVEL,
     )  # fmt: skip

@@ -8,10 +8,10 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from emm import operations
-from emm.precision import cast
-from emm.settings import Network
-from emm.unet import UNet
+from emmeter.diffusion import operations
+from emmeter.diffusion.precision import cast
+from emmeter.diffusion.unet import UNet
+from emmeter.settings.sections import Network
 
 
 @pytest.mark.parametrize(
@@ -75,9 +75,9 @@ def test_parameters_of_a_planned_network():
 def test_counting_a_built_network_does_not_load_the_compiler():
     program = """
 import sys
-from emm import operations
-from emm.settings import Network
-from emm.unet import UNet
+from emmeter.diffusion import operations
+from emmeter.settings.sections import Network
+from emmeter.diffusion.unet import UNet
 assert operations.forward(UNet(Network(channels=8, multipliers=[1]), 8, 1), (1, 8, 8)) > 0
 sys.exit("loaded" if "torch._dynamo" in sys.modules else 0)
 """

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from emm.memorization import memorized, neighbours
-from emm.optimum import OptimalDenoiser
-from emm.preconditioning import to_unit
-from emm.sampling import draws, generate, heun, noise_levels
-from emm.settings import Sampling
+from emmeter.diffusion.optimum import OptimalDenoiser
+from emmeter.diffusion.preconditioning import to_unit
+from emmeter.diffusion.sampling import draws, generate, heun, noise_levels
+from emmeter.measure.criterion import memorized, neighbours
+from emmeter.settings.sections import Sampling
 
 VECTORS = Path(__file__).parents[1] / "vectors"
 

@@ -8,11 +8,11 @@ import pytest
 import yaml
 from PIL import Image
 
-from emm import dag
-from emm.configuration import load, read
-from emm.dag import Dag
-from emm.search import ends
-from emm.settings import SettingsError
+from emmeter.errors import SettingsError
+from emmeter.measure.search import ends
+from emmeter.pipeline import index
+from emmeter.pipeline.index import Index
+from emmeter.settings.configuration import load, read
 
 ROOT = Path(__file__).parents[2]
 TEMPLATE = ROOT / "config" / "own_images.yaml"
@@ -28,12 +28,12 @@ def write(folder: Path, count: int, side: int, channels: int, classes: int) -> N
         Image.fromarray(pixels).save(place / f"{i}.png")
 
 
-def indexed(folder: Path, images: str = "folder:images") -> Dag:
+def indexed(folder: Path, images: str = "folder:images") -> Index:
     """The template with its line `source` edited, met with the images in `folder`, which is the working folder."""
     text = TEMPLATE.read_text()
     assert text.count("source: folder:images ") == 1
     (folder / "own.yaml").write_text(text.replace("source: folder:images ", f"source: {images} "))
-    return dag.index(read(load([folder / "own.yaml"], ROOT)), folder / "results")
+    return index.index(read(load([folder / "own.yaml"], ROOT)), folder / "results")
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_larger_networks_and_true_labels_work_with_it(tmp_path, monkeypatch):
     text["data"] |= {"resolution": None, "balanced": True}
     text["studies"]["conditioning"]["without"] = []
     (tmp_path / "own.yaml").write_text(yaml.safe_dump(text))
-    found = dag.index(read(load([tmp_path / "own.yaml"], ROOT)), tmp_path / "results")
+    found = index.index(read(load([tmp_path / "own.yaml"], ROOT)), tmp_path / "results")
     runs = [arm.run for arm in found.study("conditioning").arms]
     assert [run.data.labels for run in runs] == ["none", "true", "random-10", "unique"]
     assert {run.network.attention[0] for run in runs if run.network.attention} == {16}
@@ -86,7 +86,7 @@ def test_a_sigma_data_of_other_images_is_told(tmp_path, monkeypatch):
     (tmp_path / "own.yaml").write_text(
         "data: {source: folder:images}\nsearch: {n_max: 60}\nrun: [optimum]\ndiffusion: {sigma_data: 0.75}\n"
     )
-    (line,) = dag.index(read(load([tmp_path / "own.yaml"], ROOT)), tmp_path / "results").notices(["optimum"])[:1]
+    (line,) = index.index(read(load([tmp_path / "own.yaml"], ROOT)), tmp_path / "results").notices(["optimum"])[:1]
     assert re.search(r": diffusion\.sigma_data = 0\.75 is not theirs, which is 0\.5[789] \(null measures it\)$", line)
 
 
@@ -94,7 +94,7 @@ def test_a_measured_sigma_data_needs_images_that_are_here(tmp_path, monkeypatch)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SettingsError, match=r"diffusion\.sigma_data = None: cannot be measured before the images are"):
         indexed(tmp_path, "cifar10")
-    found = dag.index(read(load([tmp_path / "own.yaml"], ROOT)), tmp_path / "results", data_needed=False)  # to plan
+    found = index.index(read(load([tmp_path / "own.yaml"], ROOT)), tmp_path / "results", data_needed=False)  # to plan
     assert found.settings.base.diffusion.sigma_data == 0.5
 
 
@@ -111,6 +111,6 @@ def test_an_unknown_home_is_one_line(tmp_path, monkeypatch, data):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "own.yaml").write_text(yaml.safe_dump({"data": data, "run": ["optimum"]}))
     with pytest.raises(SettingsError) as error:
-        dag.index(read(load([tmp_path / "own.yaml"], ROOT)), tmp_path / "results")
+        index.index(read(load([tmp_path / "own.yaml"], ROOT)), tmp_path / "results")
     (line,) = str(error.value).splitlines()
     assert "the home folder ~no-one is not known on this machine" in line

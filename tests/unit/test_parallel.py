@@ -13,10 +13,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from emm import state
-from emm.parallel import ALONE, Processes, joined
-from emm.settings import SettingsError, read_run
-from emm.subset import draw, save
+from emmeter.data.subset import draw, save
+from emmeter.errors import SettingsError
+from emmeter.settings.validation import read_setup
+from emmeter.training import state
+from emmeter.training.parallel import ALONE, Processes, joined
 
 N = 24
 
@@ -48,9 +49,9 @@ class Training:
         self.snapshots, self.record = folder / "snapshots.safetensors", folder / "training.json"
         folder.mkdir(exist_ok=True)
         text = settings(**training)
-        save(folder / "subset.npz", draw(read_run(json.loads(text)), N, 0))
+        save(folder / "subset.npz", draw(read_setup(json.loads(text)), N, 0))
         launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "-m", "--"]
-        self.command = [sys.executable, *(launcher if processes > 1 else ["-m"]), "emm.train"]
+        self.command = [sys.executable, *(launcher if processes > 1 else ["-m"]), "emmeter.stages.train"]
         self.command += ["--settings", text, "--n", str(N), "--replicate", "0", "--device", "cpu"]
         self.command += ["--state-seconds", str(state_seconds), "--state", str(self.state), "--log-seconds", "0.2"]
         for name in ("subset.npz", "snapshots.safetensors", "training.csv", "training.json"):
@@ -164,4 +165,4 @@ def test_alone_nothing_is_exchanged():
 
 def test_devices_must_divide_the_batch():
     with pytest.raises(SettingsError, match=r"gpus = 3: must divide batch_size = 10"):
-        read_run(json.loads(settings(gpus=3)))
+        read_setup(json.loads(settings(gpus=3)))

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from emm import pictures
-from emm.pictures import DataError
+from emmeter.data import pictures
+from emmeter.errors import DataError
 
 SIDES = [(6, 6), (5, 8), (8, 5)]  # (H, W)
 

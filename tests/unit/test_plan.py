@@ -17,34 +17,26 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from emm import checksums, cli, datasets, files, keys, operations, sampling
-from emm import plan as module
-from emm.configuration import load, read
-from emm.dag import Dag, index
-from emm.plan import (
-    OFF,
-    PER_RUN,
-    PER_WORKFLOW,
-    Assumed,
-    Cost,
-    Costs,
-    Planned,
-    Speed,
-    amount,
-    calibrate,
-    duration,
-    expected_emm,
-    jobs_at_once,
-    measure,
-    plan,
-    show,
-    span,
-    text,
-)
-from emm.search import Count, RunId, ladder, logit, replay
-from emm.settings import Run, Settings, SettingsError, read_run
-from emm.training import Trainer
-from emm.unet import UNet
+from emmeter import cli
+from emmeter.data import datasets
+from emmeter.diffusion import operations, sampling
+from emmeter.diffusion.unet import UNet
+from emmeter.errors import SettingsError
+from emmeter.files import checksums, layout, writing
+from emmeter.measure.outcome import Count, RunId, logit
+from emmeter.measure.search import ladder, replay
+from emmeter.pipeline import calibration
+from emmeter.pipeline import plan as module
+from emmeter.pipeline.calibration import calibrate, jobs_at_once, rates
+from emmeter.pipeline.costs import OFF, PER_RUN, Assumed, Cost, Costs, Speed, expected_emm
+from emmeter.pipeline.index import Index, index
+from emmeter.pipeline.plan import PER_WORKFLOW, Planned, amount, duration, plan, show, span, text
+from emmeter.settings import keys
+from emmeter.settings.configuration import load, read
+from emmeter.settings.sections import Setup
+from emmeter.settings.studies import Settings
+from emmeter.settings.validation import read_setup
+from emmeter.training.trainer import Trainer
 
 ROOT = Path(__file__).parents[2]
 FIT = yaml.safe_load((ROOT / "config.yaml").read_text()).get("fit")
@@ -134,7 +126,7 @@ def test_a_search_waits_for_its_locating_runs_and_one_that_confirms(confirm):
 # Costs
 
 
-def dag_of(run: dict[str, Any]) -> tuple[Dag, Run]:
+def dag_of(run: dict[str, Any]) -> tuple[Index, Setup]:
     settings = configuration({"one": {"plain": {}}}, **run)
     return index(settings, Path("results")), settings.studies[0].arms[0].run
 
@@ -183,7 +175,7 @@ def test_a_network_is_counted_once(monkeypatch):
 @pytest.mark.parametrize("epsilon", [0.1, 0.5])
 @pytest.mark.parametrize("slope", [1.5, 2.5])
 def test_assumed_curve_falls_through_the_level_half_an_octave_above_the_start(epsilon, slope):
-    run = read_run({"search": {"start": 1000, "epsilon": epsilon, "slope": slope}, "sampling": {"images": 10**6}})
+    run = read_setup({"search": {"start": 1000, "epsilon": epsilon, "slope": slope}, "sampling": {"images": 10**6}})
     curve = Assumed(run)
     assert OFF == 0.5
     assert curve.emm == pytest.approx(1000 * math.sqrt(2))
@@ -194,14 +186,14 @@ def test_assumed_curve_falls_through_the_level_half_an_octave_above_the_start(ep
 
 
 def test_assumed_optimum_memorizes_everything():
-    curve = Assumed(read_run({"diffusion": {"denoiser": "optimum"}, "sampling": {"images": 20}}))
+    curve = Assumed(read_setup({"diffusion": {"denoiser": "optimum"}, "sampling": {"images": 20}}))
     assert curve[RunId(50_000, 0)] == Count(20, 20)
 
 
 @pytest.mark.parametrize("start", [100, 1000, 50_000])
 @pytest.mark.parametrize("parallel", [1, 3])
 def test_assumed_searches_end(start, parallel):
-    run = read_run({"search": {"start": start, "parallel": parallel}})
+    run = read_setup({"search": {"start": start, "parallel": parallel}})
     trail = replay(run.search, ladder(run.search, 1, 50_000), Assumed(run))
     assert trail.finished
     assert trail.status == ("crossing" if start < 50_000 else "above")
@@ -309,11 +301,11 @@ def test_bytes_are_told_in_two_digits(size, expected):
 # What is done already
 
 
-def write_score(folder: Path, run: Run, one: RunId, count: Count) -> None:
+def write_score(folder: Path, run: Setup, one: RunId, count: Count) -> None:
     """A score as its stage leaves it, as far as the search reads it."""
-    path = keys.run_folder(folder, "score", keys.key("score", run), one.n, one.replicate) / "score.json"
+    path = layout.run_folder(folder, "score", keys.key("score", run), one.n, one.replicate) / "score.json"
     snapshots = [{"memorized": count.memorized, "images": count.images}]
-    files.write_json(path, {"snapshots": snapshots})
+    writing.write_json(path, {"snapshots": snapshots})
     checksums.record(path)
 
 
@@ -366,7 +358,7 @@ def test_a_damaged_score_is_not_done(tmp_path):
     first = replay(run.search, dag.sizes[keys.key("emm", run)], Assumed(run)).runs[0]
     write_score(tmp_path, run, first, Assumed(run)[first])
     assert len(plan(settings, dag)[0].done) == 1
-    path = keys.run_folder(tmp_path, "score", keys.key("score", run), first.n, first.replicate) / "score.json"
+    path = layout.run_folder(tmp_path, "score", keys.key("score", run), first.n, first.replicate) / "score.json"
     path.write_text(path.read_text() + " ")
     assert len(plan(settings, dag)[0].done) == 0
 
@@ -378,8 +370,8 @@ def test_a_score_of_another_threshold_is_not_done_but_its_samples_are(tmp_path):
     for one in replay(run.search, dag.sizes[keys.key("emm", run)], Assumed(run)).runs:
         write_score(tmp_path, run, one, Assumed(run)[one])
         for stage in ("train", "sample"):
-            folder = keys.run_folder(tmp_path, stage, keys.key(stage, run), one.n, one.replicate)
-            files.write_json(folder / keys.RECORDS[stage], {})
+            folder = layout.run_folder(tmp_path, stage, keys.key(stage, run), one.n, one.replicate)
+            writing.write_json(folder / layout.RECORDS[stage], {})
     first, second = plan(settings, dag)
     assert not first.new and len(second.new) == len(first.done)
     assert {(cost.images, cost.train_flops, cost.sample_flops) for cost in second.new.values()} == {(0, 0, 0)}
@@ -399,7 +391,7 @@ def test_a_score_of_another_threshold_is_not_done_but_its_samples_are(tmp_path):
 )
 def test_the_expected_emm_follows_what_is_known(known, low, high):
     counts = {RunId(n, 0): Count(memorized, 40) for n, memorized in known.items()}
-    run = read_run(BASE | {"search": BASE["search"] | {"start": 40}})
+    run = read_setup(BASE | {"search": BASE["search"] | {"start": 40}})
     assert low <= expected_emm(run, counts) <= high
 
 
@@ -434,7 +426,7 @@ def test_a_calibration_on_gpus_runs_as_many_jobs_as_they_have_slots(monkeypatch)
     show(chosen, index(chosen, Path("results")), 2)
     (_, device, threads, jobs, claim), (*_, fewer, _) = asked
     assert (device, threads, jobs, fewer) == ("cuda", 1, 6, 2)
-    assert claim[:3] == [sys.executable, "-m", "emm.slots"]
+    assert claim[:3] == [sys.executable, "-m", "emmeter.machine.slots"]
     assert " ".join(claim[3:]) == "--devices 4,6 --jobs-per-gpu 3 --count 1 --"
 
 
@@ -442,8 +434,8 @@ def test_a_claim_stands_before_the_calibrating_command(monkeypatch, tmp_path):
     rates = '{"train": 4e9, "sample": 6e9, "start": 2.5}'
     monkeypatch.setattr(sys, "executable", fake_python(tmp_path, f"echo '{rates}'"))
     claim = ["/bin/sh", "-c", f'echo "$2" "$3" >> {tmp_path}/calls; exec "$@"', "sh"]
-    assert calibrate(Run(), "cuda", 1, 2, claim) == Speed(4e9, 6e9, 2.5, 2)
-    assert (tmp_path / "calls").read_text() == "-m emm.plan\n" * 2
+    assert calibrate(Setup(), "cuda", 1, 2, claim) == Speed(4e9, 6e9, 2.5, 2)
+    assert (tmp_path / "calls").read_text() == "-m emmeter.pipeline.plan\n" * 2
 
 
 def test_the_command_plans_files_and_the_stage_json(monkeypatch, capsys, tmp_path):
@@ -490,7 +482,7 @@ def test_scales_are_found():
 def short(monkeypatch):
     """A calibration of a fifth of a second, which leaves torch's threads as they were."""
     threads = torch.get_num_threads()
-    monkeypatch.setattr(module, "CALIBRATION", 0.2)
+    monkeypatch.setattr(calibration, "CALIBRATION", 0.2)
     yield
     torch.set_num_threads(threads)
 
@@ -507,17 +499,17 @@ def short(monkeypatch):
 @pytest.mark.usefixtures("short")
 def test_measure_gives_rates(data):
     began = time.time()
-    rates = measure(read_run(BASE | {"data": data}), "cpu", 1, began)
-    assert set(rates) == {"start", "train", "sample"}
-    assert 0 <= rates["start"] <= time.time() - began
-    assert rates["train"] > 0 and rates["sample"] > 0
+    measured = rates(read_setup(BASE | {"data": data}), "cpu", 1, began)
+    assert set(measured) == {"start", "train", "sample"}
+    assert 0 <= measured["start"] <= time.time() - began
+    assert measured["train"] > 0 and measured["sample"] > 0
 
 
 def test_measure_divides_the_operations_of_its_work_by_its_time(monkeypatch):
     """On a clock where a training step takes two seconds and sampling four: 3 x 32 and 3 x 40 forward passes."""
     clock = [0.0]
-    monkeypatch.setattr(module, "CALIBRATION", 100.0)
-    monkeypatch.setattr(module, "time", SimpleNamespace(time=time.time, perf_counter=lambda: clock[0]))
+    monkeypatch.setattr(calibration, "CALIBRATION", 100.0)
+    monkeypatch.setattr(calibration, "time", SimpleNamespace(time=time.time, perf_counter=lambda: clock[0]))
     monkeypatch.setattr(operations, "forward", lambda *_: 10**6)
     step, sample = Trainer.advance, sampling.generate
 
@@ -534,16 +526,16 @@ def test_measure_divides_the_operations_of_its_work_by_its_time(monkeypatch):
 
     monkeypatch.setattr(Trainer, "advance", advance)
     monkeypatch.setattr(sampling, "generate", generate)
-    rates = measure(read_run(BASE), "cpu", 1, time.time())
-    assert (rates["train"], rates["sample"]) == pytest.approx((96e6 / 2, 120e6 / 4))
+    measured = rates(read_setup(BASE), "cpu", 1, time.time())
+    assert (measured["train"], measured["sample"]) == pytest.approx((96e6 / 2, 120e6 / 4))
 
 
 @pytest.mark.usefixtures("short")
 def test_a_step_that_takes_too_long_has_fewer_images(monkeypatch):
     """As of the paper's network on a CPU, where a step of 512 images takes minutes, and more memory than there is."""
     clock, step, batches = [0.0], Trainer.advance, []
-    monkeypatch.setattr(module, "CALIBRATION", 10.0)
-    monkeypatch.setattr(module, "time", SimpleNamespace(time=time.time, perf_counter=lambda: clock[0]))
+    monkeypatch.setattr(calibration, "CALIBRATION", 10.0)
+    monkeypatch.setattr(calibration, "time", SimpleNamespace(time=time.time, perf_counter=lambda: clock[0]))
     monkeypatch.setattr(operations, "forward", lambda *_: 10**6)
 
     def advance(trainer):
@@ -558,8 +550,8 @@ def test_a_step_that_takes_too_long_has_fewer_images(monkeypatch):
     monkeypatch.setattr(Trainer, "advance", advance)
     monkeypatch.setattr(sampling, "generate", generate)
     content = BASE | {"training": BASE["training"] | {"batch_size": 512}}
-    rates = measure(read_run(content), "cpu", 1, time.time())
-    assert (rates["train"], rates["sample"]) == pytest.approx((6e6, 4e6))
+    measured = rates(read_setup(content), "cpu", 1, time.time())
+    assert (measured["train"], measured["sample"]) == pytest.approx((6e6, 4e6))
     assert max(batches) <= 5
 
 
@@ -575,8 +567,8 @@ def test_named_data_are_not_read(monkeypatch, source, more):
         more = more | {"mixture": "digits"}
     side = more.get("resolution", 8 if source == "digits" else 28 if "mnist" in source else 32)
     network = {"channels": 8, "multipliers": [1], "blocks": 1, "attention": [side]}
-    run = read_run(BASE | {"data": {"source": source, "root": "/nowhere", **more}, "network": network})
-    assert measure(run, "cpu", 1, time.time())["train"] > 0
+    run = read_setup(BASE | {"data": {"source": source, "root": "/nowhere", **more}, "network": network})
+    assert rates(run, "cpu", 1, time.time())["train"] > 0
 
 
 @pytest.mark.parametrize("source", ["folder:nowhere", "npz:nowhere.npz"])
@@ -601,16 +593,16 @@ def test_the_paper_s_scale_is_planned_without_its_data(monkeypatch, tmp_path):
     monkeypatch.setattr(module, "calibrate", lambda run, *_: asked.append(run) or SPEED)
     settings = read(load([ROOT / "config/paper.yaml"], ROOT))
     assert "538 runs" in show(settings, index(settings, tmp_path, data_needed=False))
-    assert module.made_up(asked[0]).images.shape[1:] == (3, 32, 32)
+    assert calibration.made_up(asked[0]).images.shape[1:] == (3, 32, 32)
 
 
 def test_a_base_that_does_not_fit_is_not_what_is_calibrated(tmp_path):
     arms = {"plain": {"data.source": "digits", "data.labels": "true"}}
     settings = configuration({"one": {"arm": arms["plain"]}}, data={"source": "folder:nowhere"})
-    run = module.calibrated(settings)
+    run = calibration.calibrated(settings)
     assert run is not None and (run.data.source, run.data.labels) == ("digits", "none")
     optimum = configuration({"one": {"arm": {"diffusion.denoiser": "optimum"}}}, diffusion={"denoiser": "optimum"})
-    assert module.calibrated(optimum) is None
+    assert calibration.calibrated(optimum) is None
     assert "GFLOP/s" not in show(optimum, index(optimum, tmp_path))
 
 
@@ -624,19 +616,19 @@ def fake_python(folder: Path, body: str) -> str:
 def test_calibrate_averages_its_processes(monkeypatch, tmp_path):
     rates = '{"train": 4e9, "sample": 6e9, "start": 2.5}'
     monkeypatch.setattr(sys, "executable", fake_python(tmp_path, f"echo x >> {tmp_path}/calls; echo '{rates}'"))
-    assert calibrate(Run(), "cpu", 1, 3) == Speed(4e9, 6e9, 2.5, 3)
+    assert calibrate(Setup(), "cpu", 1, 3) == Speed(4e9, 6e9, 2.5, 3)
     assert (tmp_path / "calls").read_text() == "x\n" * 3
 
 
 def test_a_failed_calibration_says_what_to_do(monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "executable", fake_python(tmp_path, "exit 1"))
     with pytest.raises(SettingsError, match="--throughput"):
-        calibrate(Run(), "cpu", 1, 2)
+        calibrate(Setup(), "cpu", 1, 2)
 
 
 @pytest.mark.usefixtures("short")
 def test_the_calibrating_process_prints_its_rates(monkeypatch, capsys):
-    options = ["plan", "--calibrate", read_run(BASE).model_dump_json(), "--device", "cpu", "--threads", "1"]
+    options = ["plan", "--calibrate", read_setup(BASE).model_dump_json(), "--device", "cpu", "--threads", "1"]
     monkeypatch.setattr(sys, "argv", options)
     module.main()
     assert set(json.loads(capsys.readouterr().out)) == {"start", "train", "sample"}

@@ -5,19 +5,20 @@ from typing import Any
 import pytest
 import torch
 
-from emm.optimizer import FlatParameters
-from emm.precision import cast, choose
-from emm.preconditioning import denoising_loss
-from emm.sampling import draws, heun, noise_levels
-from emm.settings import Run, read_run
-from emm.subset import Subset, draw
-from emm.training import build, start
-from emm.unet import UNet
+from emmeter.data.subset import Subset, draw
+from emmeter.diffusion.precision import cast, choose
+from emmeter.diffusion.preconditioning import denoising_loss
+from emmeter.diffusion.sampling import draws, heun, noise_levels
+from emmeter.diffusion.unet import UNet
+from emmeter.settings.sections import Setup
+from emmeter.settings.validation import read_setup
+from emmeter.training.optimizer import FlatParameters
+from emmeter.training.trainer import build, start
 
 CPU = torch.device("cpu")
 
 
-def run_of(precision: str, **changes: dict[str, Any]) -> Run:
+def run_of(precision: str, **changes: dict[str, Any]) -> Setup:
     content: dict[str, Any] = {
         "data": {"source": "digits", "held_out": 6, "balanced": False, "resolution": 8},
         "network": {"channels": 16, "multipliers": [1, 2], "blocks": 1, "attention": [4]},
@@ -28,7 +29,7 @@ def run_of(precision: str, **changes: dict[str, Any]) -> Run:
     content["training"]["precision"] = content["sampling"]["precision"] = precision
     for section, values in changes.items():
         content[section] = content[section] | values
-    return read_run(content)
+    return read_setup(content)
 
 
 @pytest.fixture(scope="module")

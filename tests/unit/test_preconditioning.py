@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from emm.preconditioning import EDM, VE, VP, Denoiser, denoising_loss, preconditioning, to_pixels, to_unit
-from emm.settings import Diffusion, Network
-from emm.unet import UNet
+from emmeter.diffusion.preconditioning import EDM, VE, VP, Denoiser, denoising_loss, preconditioning, to_pixels, to_unit
+from emmeter.diffusion.unet import UNet
+from emmeter.settings.sections import Diffusion, Network
 
 VECTORS = Path(__file__).parents[1] / "vectors"
 KINDS = ["vp", "ve", "edm"]

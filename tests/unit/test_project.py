@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from emm import configuration, project
+from emmeter import project
+from emmeter.settings import configuration
 
 ROOT = Path(__file__).parents[2]
 THEIRS = "import os, sys\nprint('theirs', *sys.argv[1:])\n"
@@ -22,10 +23,10 @@ def _alone(monkeypatch):
 def checkout(tmp_path):
     """Another project, with a package of this name."""
     root = tmp_path / "another $x é"
-    (root / "workflow/emm").mkdir(parents=True)
+    (root / "workflow/emmeter").mkdir(parents=True)
     (root / "Snakefile").write_text("")
-    (root / "workflow/emm/__init__.py").write_text("")
-    (root / "workflow/emm/cli.py").write_text(THEIRS)
+    (root / "workflow/emmeter/__init__.py").write_text("")
+    (root / "workflow/emmeter/cli.py").write_text(THEIRS)
     return root
 
 
@@ -43,24 +44,26 @@ def test_our_own_root():
 
 
 def test_the_command_runs_the_package_of_the_project_that_it_is_called_in(checkout):
-    done = run(checkout, "emm.cli", "check", "an overlay.yaml")
+    done = run(checkout, "emmeter.cli", "check", "an overlay.yaml")
     assert (done.returncode, done.stdout, done.stderr) == (0, "theirs check an overlay.yaml\n", "")
 
 
 def test_a_folder_that_is_no_project_changes_nothing(tmp_path):
     (tmp_path / "Snakefile").write_text("")
     assert project.others(tmp_path) is None
-    (tmp_path / "emm").mkdir()
-    (tmp_path / "emm/__init__.py").write_text("raise RuntimeError")
+    (tmp_path / "emmeter").mkdir()
+    (tmp_path / "emmeter/__init__.py").write_text("raise RuntimeError")
     assert project.others(tmp_path) is None
 
 
-@pytest.mark.parametrize("module", ["emm.cli", "emm.subset", "emm.plan"])
+@pytest.mark.parametrize("module", ["emmeter.cli", "emmeter.stages.subset", "emmeter.pipeline.plan"])
 def test_a_package_that_was_not_asked_for_is_told_in_one_line(checkout, tmp_path, module):
-    options = ["check"] if module == "emm.cli" else []
+    options = ["check"] if module == "emmeter.cli" else []
     done = run(tmp_path, module, *options, **{project.VARIABLE: str(checkout)})
     assert (done.returncode, done.stdout) == (1, "")
-    expected = f"{ROOT / 'workflow/emm'}: is the package of another project; this one's is {checkout / 'workflow/emm'}"
+    expected = (
+        f"{ROOT / 'workflow/emmeter'}: is the package of another project; this one's is {checkout / 'workflow/emmeter'}"
+    )
     assert done.stderr == f"error: {expected}\n"
 
 
@@ -70,11 +73,11 @@ def test_a_link_to_our_own_project_is_our_own(tmp_path):
 
 
 def test_jobs_find_the_package_before_all_others(tmp_path, monkeypatch):
-    for folder in (tmp_path / "path" / "emm", tmp_path / "here" / "emm"):
+    for folder in (tmp_path / "path" / "emmeter", tmp_path / "here" / "emmeter"):
         folder.mkdir(parents=True)
         (folder / "__init__.py").write_text("raise RuntimeError('foreign')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "path"))
-    code = "import emm.project; print(emm.project.ROOT)"
+    code = "import emmeter.project; print(emmeter.project.ROOT)"
     environment = os.environ | project.child_environment()
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path / "here", env=environment, capture_output=True, text=True

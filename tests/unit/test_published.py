@@ -10,10 +10,14 @@ from typing import Any
 import pytest
 import yaml
 
-from emm.configuration import load, override, read
-from emm.published import COLUMNS, NUMBERS, PAPER, TOLERANCE, compare, identities, identity
-from emm.settings import Run, Settings, read_run
-from emm.tables import read as read_table
+from emmeter.files.tables import PUBLISHED_COLUMNS
+from emmeter.files.tables import read as read_table
+from emmeter.settings.configuration import load, read
+from emmeter.settings.overrides import override
+from emmeter.settings.sections import Setup
+from emmeter.settings.studies import Settings
+from emmeter.settings.validation import read_setup
+from emmeter.stages.published import NUMBERS, PAPER, TOLERANCE, compare, identities, identity
 
 ROOT = Path(__file__).parents[2]
 TABLE = read_table(NUMBERS)
@@ -22,7 +26,7 @@ TABLE = read_table(NUMBERS)
 @pytest.fixture(scope="module")
 def paper() -> dict[str, Any]:
     files = load([ROOT / PAPER], ROOT)
-    return {name: files[name] for name in Run.model_fields if name in files}
+    return {name: files[name] for name in Setup.model_fields if name in files}
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +36,7 @@ def studies() -> Settings:
 
 def of(paper: dict[str, Any], **overrides: Any) -> dict[str, Any]:
     """Identity at the paper's scale, with overrides written section__key."""
-    return identity(read_run(override(paper, {name.replace("__", "."): value for name, value in overrides.items()})))
+    return identity(read_setup(override(paper, {name.replace("__", "."): value for name, value in overrides.items()})))
 
 
 def curve(arm: str, n: int, replicate: int, images_seen: int, ratio: float) -> dict[str, str]:
@@ -56,14 +60,14 @@ def test_published_rows_are_ratios_at_sizes():
 @pytest.mark.parametrize("text", sorted({row["setting"] for row in TABLE if row["setting"]}))
 def test_settings_resolve_at_the_papers_scale(paper, text):
     overrides = yaml.safe_load(text)
-    run = read_run(override(paper, overrides))
-    assert (run == read_run(paper)) == (not overrides)
+    run = read_setup(override(paper, overrides))
+    assert (run == read_setup(paper)) == (not overrides)
     assert json.loads(json.dumps(identity(run))) == identity(run)  # it reaches the command line as JSON
 
 
 def test_the_basic_set_up_is_the_papers(paper):
     """Section 2 and appendix A of the paper; numbers of the digits must not shine through the overlay."""
-    run = read_run(paper)
+    run = read_setup(paper)
     assert (run.data.source, run.data.resolution, run.data.labels) == ("cifar10", 32, "none")
     assert (run.network.channels, run.network.multipliers, run.network.blocks) == (128, [2, 2, 2], 2)
     assert (run.network.attention, run.network.dropout, run.network.skips) == ([16], 0.13, None)
@@ -78,7 +82,7 @@ def test_studies_of_the_paper_hold_the_settings_of_its_numbers(paper, studies):
     missing = {
         row["setting"]
         for row in TABLE
-        if row["setting"] and identity(read_run(override(paper, yaml.safe_load(row["setting"])))) not in ours
+        if row["setting"] and identity(read_setup(override(paper, yaml.safe_load(row["setting"])))) not in ours
     }
     assert missing == set()
 
@@ -138,7 +142,7 @@ def test_what_matters_to_the_ratio(paper, overrides):
 
 def test_different_published_settings_are_different_identities(paper):
     texts = {row["setting"] for row in TABLE if row["setting"]}
-    found = {json.dumps(identity(read_run(override(paper, yaml.safe_load(text)))), sort_keys=True) for text in texts}
+    found = {json.dumps(identity(read_setup(override(paper, yaml.safe_load(text)))), sort_keys=True) for text in texts}
     assert len(found) == len(texts)
 
 
@@ -155,7 +159,7 @@ def test_runs_stand_beside_the_published_number(paper):
         curve("other", 1000, 2, 30, 0.0),
     ]  # fmt: skip
     found = compare({"mine": {"other": of(paper, network__channels=64), "vp": of(paper)}}, paper, {"mine": curves})
-    assert all(tuple(row) == COLUMNS for row in found)
+    assert all(tuple(row) == PUBLISHED_COLUMNS for row in found)
     assert [(row["n"], row["figure"]) for row in found] == [
         ("1000", "Figures 2a, 5a"), ("2000", "Figures 2a, 5a"),
         ("1000", "Figure 2a"), ("2000", "Figure 2a"), ("1000", "Figure 5a"), ("2000", "Figure 5a"),
@@ -216,8 +220,8 @@ def test_main_writes_the_table(paper, tmp_path):
     folder.mkdir(parents=True)
     (folder / "curves.csv").write_text("arm,n,replicate,images_seen,ratio\nvp,4000,0,30,0.18\nvp,4000,1,30,0.2\n")
     options = ["--arms", json.dumps({"mine": {"vp": of(paper)}}), "--results", tmp_path, "--table", tmp_path / "t.csv"]
-    subprocess.run([sys.executable, "-m", "emm.published", *options], check=True, cwd=ROOT)
+    subprocess.run([sys.executable, "-m", "emmeter.stages.published", *options], check=True, cwd=ROOT)
     table = read_table(tmp_path / "t.csv")
-    assert tuple(table[0]) == COLUMNS
+    assert tuple(table[0]) == PUBLISHED_COLUMNS
     assert [row["paper_percent"] for row in table] == ["17.2", "17.1", "17.2"]
     assert all(math.isclose(float(row["ours_percent"]), 19) for row in table)

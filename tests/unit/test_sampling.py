@@ -12,16 +12,18 @@ import torch
 from scipy.stats import chisquare
 from torch import Tensor
 
-from emm import sample as sample_stage
-from emm import snapshots
-from emm.files import write_npz
-from emm.keys import key
-from emm.preconditioning import EDM, VE, VP, Denoiser
-from emm.sampling import SEEDS_PER_REPLICATE, draws, generate, heun, noise_levels
-from emm.settings import Run, Sampling, read_run
-from emm.stage import command
-from emm.subset import Subset, save
-from emm.training import FlatParameters, Trainer, build
+from emmeter.command import command
+from emmeter.data.subset import Subset, save
+from emmeter.diffusion.preconditioning import EDM, VE, VP, Denoiser
+from emmeter.diffusion.sampling import SEEDS_PER_REPLICATE, draws, generate, heun, noise_levels
+from emmeter.files.npz import write_npz
+from emmeter.settings.keys import key
+from emmeter.settings.sections import Sampling, Setup
+from emmeter.settings.validation import read_setup
+from emmeter.stages import sample as sample_stage
+from emmeter.training import snapshots
+from emmeter.training.optimizer import FlatParameters
+from emmeter.training.trainer import Trainer, build
 
 CPU = torch.device("cpu")
 N = 12
@@ -53,7 +55,7 @@ def subset_of(labels: int = 0) -> Subset:
     )
 
 
-def scrambled(run: Run, labels: int = 0, seed: int = 0) -> Denoiser:
+def scrambled(run: Setup, labels: int = 0, seed: int = 0) -> Denoiser:
     """A denoiser whose weights are far from their near-zero initialization."""
     denoiser = build(run, (1, 8, 8), labels).eval().requires_grad_(False)
     generator = torch.Generator().manual_seed(seed)
@@ -188,7 +190,7 @@ def test_latents_are_standard_normal():
 
 @pytest.mark.parametrize("labels", [0, 3])
 def test_batch_size_does_not_change_images(labels):
-    denoiser = scrambled(read_run(settings()), labels)
+    denoiser = scrambled(read_setup(settings()), labels)
     drawn = draws(10, (1, 8, 8), torch.arange(labels) if labels else None, 0)
     levels = noise_levels(Sampling(steps=6))
     whole = generate(denoiser, drawn, levels, 100, CPU)
@@ -201,7 +203,7 @@ def test_batch_size_does_not_change_images(labels):
 
 
 def test_labels_reach_the_network():
-    denoiser = scrambled(read_run(settings()), 3)
+    denoiser = scrambled(read_setup(settings()), 3)
     drawn = draws(8, (1, 8, 8), torch.arange(3), 0)
     assert drawn.labels is not None
     changed = type(drawn)(drawn.latents, (drawn.labels + 1) % 3, drawn.seeds)
@@ -217,7 +219,7 @@ class Place:
 
     def __init__(self, folder: Path, labels: int = 0, **changes: dict[str, Any]):
         self.folder, self.content, self.labels = folder, settings(**changes), labels
-        self.run = read_run(self.content)
+        self.run = read_setup(self.content)
         self.subset, self.snapshots = folder / "subset.npz", folder / "snapshots.safetensors"
         self.output, self.record = folder / "out" / "samples.npz", folder / "out" / "sampling.json"
         save(self.subset, subset_of(labels))
@@ -396,7 +398,7 @@ def test_snapshots_of_other_settings_are_one_line(tmp_path, monkeypatch, capsys,
 
 def test_flat_parameters_do_not_change_what_a_denoiser_computes():
     """Sampling builds plain modules, training flat ones: the same weights give the same image."""
-    denoiser = scrambled(read_run(settings()))
+    denoiser = scrambled(read_setup(settings()))
     drawn, levels = draws(2, (1, 8, 8), None, 0), noise_levels(Sampling(steps=3))
     before = generate(denoiser, drawn, levels, 2, CPU)
     FlatParameters(denoiser.network)

@@ -9,11 +9,12 @@ from hypothesis import strategies as st
 from scipy import stats
 from scipy.optimize import minimize_scalar
 
-from emm import scatter
-from emm.scatter import CANDIDATES, Own, Prior, RunVariance, distinct, fit, moderated, own
-from emm.search import Count, RunId, Trail, ladder, logit, replay
-from emm.settings import Search
-from emm.statistics import estimate, fit_line
+from emmeter.measure import scatter
+from emmeter.measure.estimate import estimate, fit_line
+from emmeter.measure.outcome import Count, RunId, logit
+from emmeter.measure.scatter import CANDIDATES, Own, Prior, RunVariance, distinct, fit, moderated, own
+from emmeter.measure.search import Trail, ladder, replay
+from emmeter.settings.sections import Search
 
 RUNS = tuple(RunId(n, r) for r, n in enumerate((900, 1100, 1000, 1000), 1))
 COUNTS = dict(zip(RUNS, (Count(480, 500), Count(400, 500), Count(455, 500), Count(430, 500)), strict=True))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from emm.schedules import ema_decay, learning_rate_factor
+from emmeter.training.schedule import ema_decay, learning_rate_factor
 
 VECTORS = Path(__file__).parents[1] / "vectors"
 

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from emm.search import Count, RunId, Trail, ladder, logit, replay
-from emm.settings import Search
+from emmeter.measure.outcome import Count, RunId, logit
+from emmeter.measure.search import Trail, ladder, replay
+from emmeter.settings.sections import Search
 
 STATUSES = {"crossing", "above", "below", "undetermined"}
 
@@ -315,5 +316,5 @@ def test_grid_asks_for_everything_at_once():
 
 def test_import_is_light():
     """The workflow imports the module at every start: neither numpy nor scipy nor pydantic may come with it."""
-    code = "import sys, emm.search; assert not {'numpy', 'scipy', 'pydantic'} & set(sys.modules)"
+    code = "import sys, emmeter.measure.search; assert not {'numpy', 'scipy', 'pydantic'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -8,8 +8,12 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from emm.configuration import json_schema, load, ordered, read
-from emm.settings import RULES, Run, Settings, SettingsError, Span, lookup, read_run
+from emmeter.errors import SettingsError
+from emmeter.settings.configuration import RULES, json_schema, load, ordered, read
+from emmeter.settings.sections import Setup
+from emmeter.settings.studies import Settings
+from emmeter.settings.types import Span
+from emmeter.settings.validation import lookup, read_setup
 
 ROOT = Path(__file__).parents[2]
 
@@ -297,22 +301,22 @@ def test_numbers_may_come_as_text():
         """
     )
     assert content["training"]["learning_rate"] == "4e-3"  # YAML 1.1 indeed
-    run = read_run(content)
+    run = read_setup(content)
     assert (run.seed, run.network.channels, run.network.dropout) == (7, 16, 0.1)
     assert (run.training.learning_rate, run.training.batch_size) == (4e-3, 1000)
     assert run.training.snapshots == [1 / 3, 2 / 3, 1.0]
     assert run.scoring.threshold == 1 / 3
     assert run.sampling.sigma_max == 80
-    assert run == read_run(json.loads(json.dumps(run.model_dump())))
+    assert run == read_setup(json.loads(json.dumps(run.model_dump())))
 
 
 def test_nulls_and_flags_may_come_as_text():
     """As --config gives them."""
     given = {"data": {"resolution": "null"}, "network": {"embedding": "null", "skips": ["1", "0", *["1"] * 7]}}
-    run = read_run(given)
+    run = read_setup(given)
     assert (run.data.resolution, run.network.embedding) == (None, None)
     assert run.network.skips == [1, 0, *[1] * 7]
-    assert read_run({"network": {"skips": "null"}}).network.skips is None
+    assert read_setup({"network": {"skips": "null"}}).network.skips is None
     studies = {"one": {"arms": {"plain": "null", "all": {"network.skips": "null"}}}}
     plain, every = read(config(studies=studies, network={"skips": "null"})).studies[0].arms
     assert plain.run == every.run
@@ -321,14 +325,14 @@ def test_nulls_and_flags_may_come_as_text():
 
 def test_booleans_may_come_as_text():
     """As --config gives them; other words are refused."""
-    run = read_run({"data": {"balanced": "false"}, "training": {"decoupled": "True"}})
+    run = read_setup({"data": {"balanced": "false"}, "training": {"decoupled": "True"}})
     assert (run.data.balanced, run.training.decoupled) == (False, True)
 
 
 def test_sections_without_lines_have_their_defaults():
     """YAML reads a section whose lines are all commented out as null."""
     settings = read(with_arm({"network.blocks": 3}, network=None, execution=None))
-    assert settings.base.network == Run().network
+    assert settings.base.network == Setup().network
     assert settings.studies[0].arms[0].run.network.blocks == 3
 
 
@@ -343,11 +347,11 @@ def test_order_of_a_configuration_is_that_of_its_file():
 
 
 def test_labels_true_may_be_yaml_boolean():
-    assert read_run({"data": {"labels": True}}).data.labels == "true"
+    assert read_setup({"data": {"labels": True}}).data.labels == "true"
 
 
 def test_defaults_are_the_papers():
-    run = Run()
+    run = Setup()
     assert (run.network.channels, run.network.multipliers, run.network.blocks) == (128, [2, 2, 2], 2)
     assert (run.network.dropout, run.diffusion.preconditioning) == (0.13, "vp")
     assert (run.training.duration, run.training.batch_size, run.training.learning_rate) == ("40000 epochs", 512, 2e-4)
@@ -416,7 +420,7 @@ def test_studies_may_not_be_called_like_rules(name):
 
 
 def test_lookup():
-    run = read_run({"network": {"channels": 16}})
+    run = read_setup({"network": {"channels": 16}})
     assert lookup(run, "network.channels") == 16
     assert lookup(run, "seed") == 0
     for name, hint in [("network.chanel", "'channels'"), ("netwrk.channels", "'network'")]:
@@ -427,7 +431,7 @@ def test_lookup():
 def test_schema_knows_every_key():
     schema = json_schema()
     assert schema["additionalProperties"] is False
-    assert set(schema["properties"]) == {*Run.model_fields, "execution", "figures", "studies", "fit", "run"}
+    assert set(schema["properties"]) == {*Setup.model_fields, "execution", "figures", "studies", "fit", "run"}
     json.dumps(schema)
 
 

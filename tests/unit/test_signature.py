@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from emm import datasets, signature
-from emm.datasets import DataError
-from emm.settings import Data
+from emmeter.data import signature
+from emmeter.errors import DataError
+from emmeter.settings import sources
+from emmeter.settings.sections import Data
 
 
 def write(path: Path, value: int, side: int = 4) -> None:
@@ -41,7 +42,7 @@ def cache(tmp_path: Path) -> Path:
 
 
 def of(folder: Path, cache: Path) -> str:
-    return signature.own(f"folder:{folder}", cache).signature
+    return signature.sign(f"folder:{folder}", cache).signature
 
 
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -171,7 +172,7 @@ def test_an_npz_file_is_followed_by_its_arrays(tmp_path, cache):
     first, second = tmp_path / "first.npz", tmp_path / "second.npz"
 
     def of_npz(path: Path) -> str:
-        return signature.own(f"npz:{path}", cache).signature
+        return signature.sign(f"npz:{path}", cache).signature
 
     np.savez(first, images=images)
     np.savez_compressed(second, images=images, notes=np.zeros(3))
@@ -191,7 +192,7 @@ def test_an_npz_file_is_followed_by_its_arrays(tmp_path, cache):
 def test_a_file_that_is_no_npz_is_named(tmp_path, cache):
     (tmp_path / "text.npz").write_text("images")
     with pytest.raises(DataError, match=r"text\.npz: damaged, or not an \.npz file"):
-        signature.own(f"npz:{tmp_path / 'text.npz'}", cache)
+        signature.sign(f"npz:{tmp_path / 'text.npz'}", cache)
 
 
 # A home that is not known
@@ -200,13 +201,13 @@ def test_a_file_that_is_no_npz_is_named(tmp_path, cache):
 @pytest.mark.parametrize("text", ["~nobody-of-that-name/photos", "~nobody-of-that-name"])
 def test_an_unknown_home_is_one_line(text):
     with pytest.raises(DataError, match=r"^~nobody-of-that-name.*: the home folder ~nobody-of-that-name is not known"):
-        signature.place(f"folder:{text}")
+        sources.own_path(f"folder:{text}")
 
 
 def test_a_home(monkeypatch):
     monkeypatch.setenv("HOME", "/home/someone")
-    assert signature.place("folder:~/photos") == Path("/home/someone/photos")
-    assert signature.place("npz:a~b.npz") == Path("a~b.npz")
+    assert sources.own_path("folder:~/photos") == Path("/home/someone/photos")
+    assert sources.own_path("npz:a~b.npz") == Path("a~b.npz")
 
 
 # A look at the pixels
@@ -218,7 +219,7 @@ def test_a_look_is_remembered_with_the_content(photos, cache, monkeypatch):
     values = np.repeat([0.0, 10.0, 20.0, 30.0], 16)
     assert found.sigma_data == float(f"{values.std() / 127.5:.2g}")
     assert found.copies is None
-    monkeypatch.setattr(datasets, "load", None)
+    monkeypatch.setattr(signature.datasets, "load", None)
     assert signature.look(data, "one", cache) == found
     assert signature.look(data.model_copy(update={"classes": [1]}), "one", cache) == found  # of all images
     with pytest.raises(TypeError):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from emm import slots
+from emmeter.machine import slots
 
 # Says which devices it sees, and ends when its input does.
 HOLD = "import os, sys; print(os.environ['CUDA_VISIBLE_DEVICES'], flush=True); sys.stdin.read()"
@@ -26,7 +26,7 @@ class Job:
         self.errors = folder.parent / f"errors-{time.monotonic_ns()}"
         with open(self.errors, "w") as errors:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "emm.slots", *map(str, options), "--", sys.executable, "-c", HOLD],
+                [sys.executable, "-m", "emmeter.machine.slots", *map(str, options), "--", sys.executable, "-c", HOLD],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True,
             )  # fmt: skip
 
@@ -189,7 +189,7 @@ def test_never_too_many_at_once(tmp_path):
     options = ["--folder", tmp_path / "locks", "--devices", "0,1,2", "--jobs-per-gpu", 2]
     jobs = [
         subprocess.Popen(
-            [sys.executable, "-m", "emm.slots", *map(str, options), "--count", str(count), "--",
+            [sys.executable, "-m", "emmeter.machine.slots", *map(str, options), "--count", str(count), "--",
              sys.executable, "-c", code, log],
             stderr=subprocess.DEVNULL,
         )
@@ -212,7 +212,16 @@ def test_never_too_many_at_once(tmp_path):
 def environment(tmp_path: Path, **extra: str) -> dict[str, str]:
     code = "import os; print(*(f'{k}={v}' for k, v in os.environ.items() if k.startswith('CUDA_')), sep='\\n')"
     kept = {name: value for name, value in os.environ.items() if not name.startswith("CUDA_")}
-    command = [sys.executable, "-m", "emm.slots", "--folder", str(tmp_path / "locks"), "--devices", "2,5", "--"]
+    command = [
+        sys.executable,
+        "-m",
+        "emmeter.machine.slots",
+        "--folder",
+        str(tmp_path / "locks"),
+        "--devices",
+        "2,5",
+        "--",
+    ]
     done = subprocess.run([*command, sys.executable, "-c", code], env=kept | extra, capture_output=True, text=True)
     return dict(line.split("=") for line in done.stdout.splitlines())
 
@@ -226,7 +235,16 @@ def test_numbers_are_those_of_nvidia_smi_unless_the_user_chose_devices(tmp_path)
 
 def test_options_and_exit_status_are_the_commands_own(tmp_path):
     code = "import sys; print(sys.argv[1:]); sys.exit(7)"
-    command = [sys.executable, "-m", "emm.slots", "--folder", str(tmp_path / "locks"), "--devices", "0", "--"]
+    command = [
+        sys.executable,
+        "-m",
+        "emmeter.machine.slots",
+        "--folder",
+        str(tmp_path / "locks"),
+        "--devices",
+        "0",
+        "--",
+    ]
     words = ["--devices", "9", "--", "a b", "-x"]
     done = subprocess.run([*command, sys.executable, "-c", code, *words], capture_output=True, text=True)
     assert done.stdout.strip() == repr(words)
@@ -234,16 +252,18 @@ def test_options_and_exit_status_are_the_commands_own(tmp_path):
 
 
 def test_starting_costs_next_to_nothing():
-    code = "import sys, emm.slots; print(*sys.modules)"
+    code = "import sys, emmeter.machine.slots; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert not {"torch", "numpy", "pydantic", "yaml", "emm.settings", "subprocess"} & set(loaded)
+    assert not {"torch", "numpy", "pydantic", "yaml", "emmeter.settings.sections", "subprocess"} & set(loaded)
 
 
 # What is refused: one line, and nothing started
 
 
 def refused(*arguments: object) -> str:
-    done = subprocess.run([sys.executable, "-m", "emm.slots", *map(str, arguments)], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "emmeter.machine.slots", *map(str, arguments)], capture_output=True, text=True
+    )
     assert done.returncode == 1
     assert done.stdout == ""
     line = done.stderr.splitlines()[-1]

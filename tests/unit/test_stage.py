@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from emm.stage import Stop
+from emmeter.machine.process import Stop
 
 # Something that only the teardown of Python prints, then a stage: buffered output shows whether it was flushed.
 PROGRAM = """
 import atexit
-from emm.stage import StageError, program
+from emmeter.command import StageError, program
 
 atexit.register(print, "taken apart")
 
@@ -121,7 +121,7 @@ sys.exit(0 if flag.is_set() else 1)
 
 def test_a_signal_that_comes_while_another_is_handled_does_not_hang_a_stage():
     """As when a scheduler's SIGTERM and that of a dying parent meet; a threading.Event would wait for itself."""
-    code = INTERRUPTED.format(flag="from emm.stage import Stop\nflag = Stop()")
+    code = INTERRUPTED.format(flag="from emmeter.machine.process import Stop\nflag = Stop()")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
 

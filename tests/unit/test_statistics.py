@@ -8,10 +8,7 @@ import pytest
 from scipy.stats import binom, binomtest, linregress
 from scipy.stats import t as student
 
-from emm.scatter import MOST_COUNTING, RunVariance, distinct, fit, moderated, own
-from emm.search import Count, RunId, Trail, ladder, logit, replay
-from emm.settings import Search
-from emm.statistics import (
+from emmeter.measure.estimate import (
     Line,
     centred_isotonic,
     crossing,
@@ -22,6 +19,10 @@ from emm.statistics import (
     shift,
     wilson,
 )
+from emmeter.measure.outcome import Count, RunId, logit
+from emmeter.measure.scatter import MOST_COUNTING, RunVariance, distinct, fit, moderated, own
+from emmeter.measure.search import Trail, ladder, replay
+from emmeter.settings.sections import Search
 
 SEARCH = Search()
 SIZES = ladder(SEARCH, 1, 50_000)

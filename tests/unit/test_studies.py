@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from emm import subset
-from emm.configuration import load, read
-from emm.dag import index
-from emm.keys import key
-from emm.memorization import mirrored_neighbours, neighbours
-from emm.optimum import OptimalDenoiser
-from emm.preconditioning import to_unit
-from emm.sampling import draws, generate, noise_levels
-from emm.settings import Arm
-from emm.training import Trainer, build
+from emmeter.data import subset
+from emmeter.diffusion.optimum import OptimalDenoiser
+from emmeter.diffusion.preconditioning import to_unit
+from emmeter.diffusion.sampling import draws, generate, noise_levels
+from emmeter.measure.criterion import mirrored_neighbours, neighbours
+from emmeter.pipeline.index import index
+from emmeter.settings.configuration import load, read
+from emmeter.settings.keys import key
+from emmeter.settings.studies import Arm
+from emmeter.training.trainer import Trainer, build
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = read(load(folder=ROOT))

@@ -12,25 +12,19 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from emm import figures, findings, onset
-from emm.measure import trail_of
-from emm.scatter import Prior
-from emm.search import Count, RunId, ladder, replay
-from emm.settings import Figures, Search
-from emm.stage import StageError
-from emm.statistics import wilson
-from emm.study import (
-    CONTRAST_COLUMNS,
-    CURVE_COLUMNS,
-    ArmResult,
-    comparison,
-    emm_rows,
-    epochs,
-    prior_of,
-    read_arms,
-    wanting,
-)
-from emm.tables import EMM_COLUMNS, answer, read, read_all
+from emmeter.errors import StageError
+from emmeter.files import tables
+from emmeter.files.tables import CONTRAST_COLUMNS, CURVE_COLUMNS, EMM_COLUMNS, read, read_all
+from emmeter.measure import onset
+from emmeter.measure.arms import ArmResult, comparison, epochs, prior_of, trail_of, wanting
+from emmeter.measure.estimate import wilson
+from emmeter.measure.outcome import Count, RunId
+from emmeter.measure.scatter import Prior
+from emmeter.measure.search import ladder, replay
+from emmeter.presentation import figures
+from emmeter.presentation.tables import answer
+from emmeter.settings.sections import Figures, Search
+from emmeter.stages.study import emm_rows, read_arms
 
 SEARCH = Search(n_min=10, n_max=640, start=40)
 SIZES = ladder(SEARCH, 10, 640)
@@ -123,7 +117,15 @@ def study(tmp_path_factory) -> Path:
     }  # fmt: skip
     (folder / "study.json").write_text(json.dumps(description))
     outputs = [f"--{name}={folder / name}.csv" for name in ("emm", "curves", "contrasts", "findings", "onset")]
-    command = [sys.executable, "-m", "emm.study", "--study", json.dumps(description), "--records", *map(str, paths)]
+    command = [
+        sys.executable,
+        "-m",
+        "emmeter.stages.study",
+        "--study",
+        json.dumps(description),
+        "--records",
+        *map(str, paths),
+    ]
     subprocess.run([*command, *outputs, f"--page={folder}/emm.html"], check=True)
     return folder
 
@@ -133,8 +135,8 @@ def test_tables_are_read_by_pandas_without_arguments(study):
     assert tuple(emm.columns) == EMM_COLUMNS
     assert tuple(curves.columns) == CURVE_COLUMNS
     assert tuple(ratios.columns) == CONTRAST_COLUMNS
-    assert tuple(pd.read_csv(study / "findings.csv").columns) == findings.COLUMNS
-    assert tuple(pd.read_csv(study / "onset.csv").columns) == onset.COLUMNS
+    assert tuple(pd.read_csv(study / "findings.csv").columns) == tables.FINDING_COLUMNS
+    assert tuple(pd.read_csv(study / "onset.csv").columns) == tables.ONSET_COLUMNS
     assert list(emm["arm"]) == list(ARMS)  # order of the configuration
     assert len(curves) == 2 * emm["runs"].sum()
     assert emm["emm"].dtype == float
@@ -287,7 +289,7 @@ def test_figures_draw_every_kind_of_arm_and_repeat_their_bytes(study, tmp_path):
     gallery = {f"{kind}_{of}": images for kind in ("best", "worst") for of in ("generated", "train")}
     np.savez(tmp_path / "gallery.npz", **gallery)
     command = [
-        sys.executable, "-m", "emm.figures", "--study", (study / "study.json").read_text(),
+        sys.executable, "-m", "emmeter.stages.figures", "--study", (study / "study.json").read_text(),
         "--style", Figures(dpi=60).model_dump_json(),
         "--emm", str(study / "emm.csv"), "--curves", str(study / "curves.csv"),
         "--galleries", *[str(tmp_path / "gallery.npz")] * len(ARMS), "--folder",
@@ -334,7 +336,7 @@ def test_mosaic_puts_pairs_above_each_other():
 def test_summary_table_joins_studies(study, tmp_path):
     def join(*tables: Path) -> subprocess.CompletedProcess:
         outputs = ["--table", tmp_path / "all.csv", "--page", tmp_path / "all.html"]
-        command = [sys.executable, "-m", "emm.tables", "--studies", *tables, *outputs]
+        command = [sys.executable, "-m", "emmeter.stages.summary", "--studies", *tables, *outputs]
         return subprocess.run(command, capture_output=True, text=True, check=False)
 
     (tmp_path / "old.csv").write_text("study,arm\na,b\n")

@@ -12,24 +12,26 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from emm import datasets, stage, subset
-from emm.datasets import DataError, Facts
-from emm.settings import Data, Run, SettingsError
-from emm.signature import Copies
+from emmeter import command
+from emmeter.data import datasets, feasibility, ordering, subset
+from emmeter.data.images import Copies, Facts
+from emmeter.errors import DataError, SettingsError
+from emmeter.settings.sections import Data, Setup
+from emmeter.stages import subset as subset_stage
 from stages import call
 
 SMALL = {"n_min": 2, "n_max": 10, "start": 2}  # a search of sizes that few images have
 DIGITS = {"data": {"source": "digits"}, "search": {"n_min": 20, "n_max": 1740, "start": 160}}
 
 
-def digits(**overrides) -> Run:
+def digits(**overrides) -> Setup:
     """A run on digits; `overrides` are whole sections, added to those of DIGITS."""
     merged = {name: DIGITS.get(name, {}) | overrides.get(name, {}) for name in {*DIGITS, *overrides}}
-    return Run.model_validate({"network": {"attention": [4]}} | merged)
+    return Setup.model_validate({"network": {"attention": [4]}} | merged)
 
 
-def faults(run: Run) -> list[str]:
-    return subset.faults(run, datasets.describe(run.data))
+def faults(run: Setup) -> list[str]:
+    return feasibility.faults(run, datasets.describe(run.data))
 
 
 LABELS = st.lists(st.integers(0, 4), min_size=5, max_size=60).map(
@@ -44,9 +46,9 @@ SEEDS = st.integers(0, 2**31 - 1)
 @given(LABELS, SEEDS, st.integers(0, 1000), st.booleans(), st.sampled_from(["random", "first"]))
 def test_order_is_a_permutation_balanced_as_far_as_the_smallest_class(labels, seed, replicate, balanced, draw):
     data = Data(source="digits", balanced=balanced, draw=draw)
-    ranked = subset.order(len(labels), labels, data, seed, replicate)
+    ranked = ordering.order(len(labels), labels, data, seed, replicate)
     assert ranked.dtype == np.int64 and np.array_equal(np.sort(ranked), np.arange(len(labels)))
-    assert np.array_equal(ranked, subset.order(len(labels), labels, data, seed, replicate))
+    assert np.array_equal(ranked, ordering.order(len(labels), labels, data, seed, replicate))
     if balanced:
         smallest = np.bincount(labels).min()
         assert labels[ranked[: 5 * smallest]].tolist() == list(range(5)) * smallest
@@ -60,8 +62,8 @@ def test_order_is_what_it_was():
     """The draw is part of every result: these numbers must never change."""
     labels = np.arange(12) % 3
     data = Data(source="digits")
-    assert subset.order(12, labels, data, 0, 0).tolist() == [9, 10, 5, 0, 1, 2, 3, 4, 8, 6, 7, 11]
-    assert subset.order(12, None, data, 0, 0).tolist() == [2, 0, 1, 11, 4, 5, 6, 7, 8, 10, 3, 9]
+    assert ordering.order(12, labels, data, 0, 0).tolist() == [9, 10, 5, 0, 1, 2, 3, 4, 8, 6, 7, 11]
+    assert ordering.order(12, None, data, 0, 0).tolist() == [2, 0, 1, 11, 4, 5, 6, 7, 8, 10, 3, 9]
     random = Data(source="digits", labels="random-5")
     assert subset.conditioning_labels(random, 0, 0, np.arange(12), None, 12).tolist() == [
         4,
@@ -81,7 +83,7 @@ def test_order_is_what_it_was():
 
 def test_orders_differ_between_replicates_and_seeds():
     data = Data(source="digits")
-    drawn = {tuple(subset.order(50, None, data, seed, r)) for seed in (0, 1, 2) for r in (0, 1, 2)}
+    drawn = {tuple(ordering.order(50, None, data, seed, r)) for seed in (0, 1, 2) for r in (0, 1, 2)}
     assert len(drawn) == 9
 
 
@@ -89,8 +91,8 @@ def test_first_is_file_order_in_every_replicate():
     data = Data(source="digits", draw="first")
     labels = np.array([1, 0, 0, 1, 1, 0])
     for replicate in (0, 5):
-        assert subset.order(6, labels, data, 0, replicate).tolist() == [1, 0, 2, 3, 5, 4]
-        assert subset.order(6, None, data, 0, replicate).tolist() == [0, 1, 2, 3, 4, 5]
+        assert ordering.order(6, labels, data, 0, replicate).tolist() == [1, 0, 2, 3, 5, 4]
+        assert ordering.order(6, None, data, 0, replicate).tolist() == [0, 1, 2, 3, 4, 5]
 
 
 def test_a_class_is_drawn_alike_whatever_other_classes_are_used():
@@ -105,7 +107,7 @@ def test_order_draws_uniformly(balanced):
     """Each image of a class is first in its class about equally often (chi-squared, 11 and 3 degrees of freedom)."""
     labels = np.arange(12) % 3
     data = Data(source="digits", balanced=balanced)
-    first = np.array([subset.order(12, labels, data, 7, r)[0] for r in range(1200)])
+    first = np.array([ordering.order(12, labels, data, 7, r)[0] for r in range(1200)])
     counts = np.bincount(first, minlength=12)[:: 3 if balanced else 1]
     expected = 1200 / len(counts)
     assert ((counts - expected) ** 2 / expected).sum() < 31.3  # p = 0.001 for 11 degrees of freedom
@@ -155,7 +157,7 @@ def test_held_out_positions(available, rest, count, data):
 
 def test_unlabelled_and_unbalanced_subsets(tmp_path):
     np.savez(tmp_path / "a.npz", images=np.arange(7 * 16, dtype=np.uint8).reshape(7, 4, 4))
-    drawn = subset.draw(Run.model_validate({"data": {"source": f"npz:{tmp_path}/a.npz"}}), 5, 0)
+    drawn = subset.draw(Setup.model_validate({"data": {"source": f"npz:{tmp_path}/a.npz"}}), 5, 0)
     assert drawn.images.shape == (5, 1, 4, 4) and drawn.held_out.shape == (2, 1, 4, 4)
     assert sorted([*drawn.indices, *(int(image[0, 0, 0]) // 16 for image in drawn.held_out)]) == list(range(7))
     assert drawn.label_count == 0 and not drawn.labels.any()
@@ -248,7 +250,7 @@ def facts(counts=(5, 7), side=8, images=None) -> Facts:
     ],
 )
 def test_usable(known, balanced, expected):
-    assert subset.usable(known, Data(source="digits", balanced=balanced)) == expected
+    assert feasibility.usable(known, Data(source="digits", balanced=balanced)) == expected
 
 
 def test_no_fault():
@@ -353,13 +355,13 @@ def test_damaged_subsets(tmp_path):
 
 def test_stage_writes_the_drawn_subset(tmp_path):
     path = tmp_path / "new" / "subset.npz"
-    command = [sys.executable, "-X", "importtime", "-m", "emm.subset", "--settings", json.dumps(DIGITS)]
+    command = [sys.executable, "-X", "importtime", "-m", "emmeter.stages.subset", "--settings", json.dumps(DIGITS)]
     command += ["--n", "100", "--replicate", "3", "--output", str(path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0 and done.stdout == ""
     imported = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines()}
     assert "numpy" in imported and not imported & {"torch", "torchvision", "sklearn", "scipy", "pandas", "matplotlib"}
-    assert equal(subset.load(path), subset.draw(Run.model_validate(DIGITS), 100, 3))
+    assert equal(subset.load(path), subset.draw(Setup.model_validate(DIGITS), 100, 3))
     assert sorted(p.name for p in path.parent.iterdir()) == [
         "SHA256SUMS", "settings.yaml", "subset.json", "subset.npz",
     ]  # fmt: skip
@@ -385,10 +387,20 @@ def test_stage_writes_the_drawn_subset(tmp_path):
 )
 def test_stage_refuses_in_one_line_and_writes_nothing(tmp_path, monkeypatch, capfd, text, n, words):
     monkeypatch.chdir(tmp_path)
-    command = ["emm.subset", "--settings", text, "--n", n, "--replicate", "0", "--output", "out/subset.npz"]
-    monkeypatch.setattr(sys, "argv", command)
+    arguments = [
+        "emmeter.stages.subset",
+        "--settings",
+        text,
+        "--n",
+        n,
+        "--replicate",
+        "0",
+        "--output",
+        "out/subset.npz",
+    ]
+    monkeypatch.setattr(sys, "argv", arguments)
     with pytest.raises(SystemExit) as stop:
-        stage.command(subset.main)
+        command.command(subset_stage.main)
     assert stop.value.code == 1
     out, err = capfd.readouterr()
     assert out == "" and err.startswith("error: ") and err.count("\n") == 1 and words in err
@@ -397,7 +409,17 @@ def test_stage_refuses_in_one_line_and_writes_nothing(tmp_path, monkeypatch, cap
 
 def test_stage_exit_status_and_unwritable_output(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    command = [sys.executable, "-m", "emm.subset", "--settings", json.dumps(DIGITS), "--n", "10", "--replicate", "0"]
+    command = [
+        sys.executable,
+        "-m",
+        "emmeter.stages.subset",
+        "--settings",
+        json.dumps(DIGITS),
+        "--n",
+        "10",
+        "--replicate",
+        "0",
+    ]
     done = subprocess.run(
         [*command, "--output", str(tmp_path / "file" / "s.npz")], capture_output=True, text=True, check=False
     )
@@ -415,8 +437,8 @@ def written(folder, name: str, count: int, side: int = 4, labels=None) -> str:
     return f"npz:{folder / name}"
 
 
-def mixture_of(first: str, second: str | None, share: float | str, **data) -> Run:
-    return Run.model_validate({"data": {"source": first, "mixture": second, "mixture_share": share, **data}})
+def mixture_of(first: str, second: str | None, share: float | str, **data) -> Setup:
+    return Setup.model_validate({"data": {"source": first, "mixture": second, "mixture_share": share, **data}})
 
 
 DIGIT_MIXTURE = {"classes": [3], "mixture": "digits", "mixture_classes": [8, 1]}  # 183 threes; 174 and 182 others
@@ -429,7 +451,7 @@ def test_every_start_of_a_mixture_has_the_share(first, second, over, under, seed
     share = min(Fraction(over, under), Fraction(1))
     random = np.random.default_rng(seed)
     one, other = random.permutation(first), random.permutation(second)
-    ranked = subset.mixed(one, other, share)
+    ranked = ordering.mixed(one, other, share)
     assert ranked.dtype == np.int64
     for n in range(len(ranked) + 1):
         assert (ranked[:n] >= first).sum() == math.floor(n * share)
@@ -443,12 +465,12 @@ def test_every_start_of_a_mixture_has_the_share(first, second, over, under, seed
 @given(st.integers(0, 100), st.integers(1, 100), HUNDREDTHS)
 def test_available_sizes_of_a_mixture_can_all_be_drawn(first, second, share):
     """And the share is kept beyond them at most until one more image of either source."""
-    ranked = subset.mixed(np.arange(first), np.arange(second), share)
+    ranked = ordering.mixed(np.arange(first), np.arange(second), share)
     data = Data(source="digits", mixture="digits", mixture_share=float(share))
     known = (
         replace(facts(None, images=first), second=facts(None, images=second)) if share else facts(None, images=first)
     )
-    multiple, available = subset.usable(known, data)
+    multiple, available = feasibility.usable(known, data)
     assert multiple == 1
     assert available <= len(ranked)
     if share:
@@ -479,7 +501,7 @@ def test_available_sizes_of_a_mixture_can_all_be_drawn(first, second, share):
 )
 def test_shares_are_the_numbers_that_were_written(share, n, expected):
     data = Data.model_validate({"source": "digits", "mixture": "digits", "mixture_share": share})
-    ranked = subset.mixed(np.arange(3000), np.arange(3000), subset.mixture_share(data))
+    ranked = ordering.mixed(np.arange(3000), np.arange(3000), ordering.mixture_share(data))
     assert len(ranked) >= 3000
     assert (ranked[:n] >= 3000).sum() == expected
 
@@ -488,7 +510,7 @@ def test_shares_are_the_numbers_that_were_written(share, n, expected):
 def test_shares_of_many_digits_do_not_overflow(share):
     """Their numerator times a large set's size is beyond int64."""
     data = Data.model_validate({"source": "digits", "mixture": "digits", "mixture_share": share})
-    chosen = subset.mixed(np.arange(50_000), np.arange(50_000), subset.mixture_share(data)) >= 50_000
+    chosen = ordering.mixed(np.arange(50_000), np.arange(50_000), ordering.mixture_share(data)) >= 50_000
     assert len(chosen) >= 50_000
     steps = np.arange(len(chosen) + 1)
     assert np.abs(np.concatenate([[0], np.cumsum(chosen)]) - steps * data.mixture_share).max() <= 1.001
@@ -537,8 +559,8 @@ def test_no_share_is_no_mixture(tmp_path):
         assert at_zero.data.mixture_share == 0
         assert equal(subset.draw(without, 60, 1), subset.draw(at_zero, 60, 1))
         known = datasets.describe(at_zero.data)
-        assert subset.usable(known, at_zero.data) == (2, 354)
-        assert subset.faults(at_zero, known) == subset.faults(without, datasets.describe(without.data))
+        assert feasibility.usable(known, at_zero.data) == (2, 354)
+        assert feasibility.faults(at_zero, known) == feasibility.faults(without, datasets.describe(without.data))
 
 
 def test_the_whole_share_is_the_second_source_alone():
@@ -593,14 +615,14 @@ def test_sizes_of_a_mixture_end_where_a_source_is_exhausted(tmp_path, share, ava
     first = written(tmp_path, "a.npz", 30, labels=[0, 1, 2] * 10)
     run = mixture_of(first, written(tmp_path, "b.npz", 10), share)
     known = datasets.describe(run.data)
-    assert subset.usable(known, run.data) == (1, available)
+    assert feasibility.usable(known, run.data) == (1, available)
     for n in (1, available):
         drawn = subset.draw(run, n, 0)
         assert len(drawn.images) == n == len(set(drawn.indices.tolist()))
     with pytest.raises(SettingsError, match=f"n = {available + 1}: must be at most {available}, the largest subset"):
         subset.draw(run, available + 1, 0)
-    searched = Run.model_validate(run.model_dump() | {"search": {"rule": "grid", "grid": [7, available + 1]}})
-    (line,) = (line for line in subset.faults(searched, known) if line.startswith("search."))
+    searched = Setup.model_validate(run.model_dump() | {"search": {"rule": "grid", "grid": [7, available + 1]}})
+    (line,) = (line for line in feasibility.faults(searched, known) if line.startswith("search."))
     assert line.startswith(f"search.grid = [7, {available + 1}]: must be at most {available}")
 
 
@@ -657,23 +679,23 @@ def test_a_second_source_that_is_missing_is_named(tmp_path):
 
 
 def test_what_is_left_to_the_data_is_decided():
-    run = Run.model_validate({"network": {"attention": None}, "search": {"n_max": None, "n_min": 2, "start": 30}})
-    fitted = subset.fitted(run, facts((7, 9), side=16))
+    run = Setup.model_validate({"network": {"attention": None}, "search": {"n_max": None, "n_min": 2, "start": 30}})
+    fitted = feasibility.fitted(run, facts((7, 9), side=16))
     assert fitted.network.attention == [8]
     assert (fitted.search.n_max, fitted.search.start) == (14, 14)  # balanced
     free = run.model_copy(update={"data": run.data.model_copy(update={"balanced": False})})
-    assert subset.fitted(free, facts((7, 9))).search.n_max == 16
-    one_level = Run.model_validate({"network": {"attention": None, "multipliers": [1]}})
-    assert subset.fitted(one_level, facts()).network.attention == []
-    given = Run()
-    assert subset.fitted(given, facts()) == given
+    assert feasibility.fitted(free, facts((7, 9))).search.n_max == 16
+    one_level = Setup.model_validate({"network": {"attention": None, "multipliers": [1]}})
+    assert feasibility.fitted(one_level, facts()).network.attention == []
+    given = Setup()
+    assert feasibility.fitted(given, facts()) == given
 
 
 @pytest.mark.parametrize(("side", "levels"), [(8, 2), (32, 3), (16, 3), (28, 2), (64, 4), (9, 1)])
 def test_the_attention_that_is_chosen_is_one_of_the_network(side, levels):
-    run = Run.model_validate({"network": {"attention": None, "multipliers": [1] * levels}, "search": SMALL})
+    run = Setup.model_validate({"network": {"attention": None, "multipliers": [1] * levels}, "search": SMALL})
     known = facts(side=side)
-    assert subset.faults(subset.fitted(run, known), known) == []
+    assert feasibility.faults(feasibility.fitted(run, known), known) == []
 
 
 # -- bounds that class balance moves
@@ -692,7 +714,7 @@ def test_the_attention_that_is_chosen_is_one_of_the_network(side, levels):
 )
 def test_bounds_that_class_balance_moves_are_told(search, balanced, told):
     run = digits(search=search, data={"balanced": balanced})
-    lines = subset.rounded(run, datasets.describe(run.data))
+    lines = feasibility.rounded(run, datasets.describe(run.data))
     assert len(lines) == bool(told)
     assert not told or (lines[0].startswith(told) and "multiples of the 10 classes" in lines[0])
 
@@ -709,10 +731,10 @@ def too_equal(copies: Copies | None, search: dict[str, object], **data: object) 
     count = 40 if copies is None else len(copies.same)
     labels = None if copies is None else copies.labels
     counts = None if labels is None else tuple(np.bincount(labels).tolist())
-    run = Run.model_validate({"data": {"source": "npz:a.npz"} | data, "search": SMALL | search})
+    run = Setup.model_validate({"data": {"source": "npz:a.npz"} | data, "search": SMALL | search})
     used = counts if counts is None or run.data.classes is None else tuple(counts[c] for c in run.data.classes)
     known = Facts(sum(used) if used else count, (1, 8, 8), used, (1, 8, 8), counts)
-    return subset.too_equal(run, known, [copies])
+    return feasibility.too_equal(run, known, [copies])
 
 
 def test_different_images_are_no_fault():
@@ -733,9 +755,9 @@ def test_a_class_of_one_image_is_told_where_it_is_used_alone():
     assert too_equal(copies, {}, classes=[0]) == []
     (line,) = too_equal(copies, {}, classes=[1])
     assert "its 10 images are all the same" in line
-    (notice,) = subset.of_one_image(Data(source="npz:a.npz"), copies)
+    (notice,) = feasibility.of_one_image(Data(source="npz:a.npz"), copies)
     assert notice == "npz:a.npz: class 1 holds copies of one image only"
-    assert subset.of_one_image(Data(source="npz:a.npz", classes=[0]), copies) == []
+    assert feasibility.of_one_image(Data(source="npz:a.npz", classes=[0]), copies) == []
 
 
 @pytest.mark.parametrize("search", [{}, {"rule": "grid", "grid": [2, 4]}])
@@ -756,12 +778,12 @@ def test_what_is_told_is_what_is_drawn(tmp_path, monkeypatch):
     images = np.zeros((12, 8, 8), np.uint8)
     images[9:] = np.arange(1, 4)[:, None, None]
     np.savez("a.npz", images=images)
-    run = Run.model_validate(
+    run = Setup.model_validate(
         {"data": {"source": "npz:a.npz"}, "search": SMALL | {"rule": "grid", "grid": [2], "replicates": 20}}
     )
     copies = alike([0] * 9 + [9, 10, 11])
     drawn = [not subset.draw(run, 2, replicate).groups.any() for replicate in range(20)]
-    (line,) = subset.too_equal(run, datasets.describe(run.data), [copies])
+    (line,) = feasibility.too_equal(run, datasets.describe(run.data), [copies])
     assert f"replicate {drawn.index(True)} would" in line
 
 
@@ -769,11 +791,11 @@ def test_a_mixture_is_looked_at_as_a_whole(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     np.savez("a.npz", images=np.zeros((12, 8, 8), np.uint8))
     mixed = {"source": "npz:a.npz", "mixture": "digits", "mixture_share": 0.5}
-    run = Run.model_validate({"data": mixed, "search": SMALL})
+    run = Setup.model_validate({"data": mixed, "search": SMALL})
     known = datasets.describe(run.data)
-    assert subset.too_equal(run, known, [alike([0] * 12), None]) == []  # every second image is a digit
+    assert feasibility.too_equal(run, known, [alike([0] * 12), None]) == []  # every second image is a digit
     less = run.model_copy(update={"data": run.data.model_copy(update={"mixture_share": 0.1})})
-    (line,) = subset.too_equal(less, datasets.describe(less.data), [alike([0] * 12), None])
+    (line,) = feasibility.too_equal(less, datasets.describe(less.data), [alike([0] * 12), None])
     assert "search.n_min from " in line
 
 
@@ -785,7 +807,7 @@ def test_a_subset_without_two_different_images_stops_before_its_training(tmp_pat
     np.savez("a.npz", images=images)
     options = {"settings": json.dumps({"data": {"source": "npz:a.npz", "resolution": 1}}), "n": 4, "replicate": 0}
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-    assert call("emm.subset", *words, "--output", "out/subset.npz") == 1
+    assert call("emmeter.stages.subset", *words, "--output", "out/subset.npz") == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(
         "error: data.source = 'npz:a.npz': the 4 images of replicate 0 are all the same at 1x1 pixels"

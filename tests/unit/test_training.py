@@ -25,16 +25,21 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
 
-from emm import checksums, snapshots, state, training
-from emm import train as train_stage
-from emm.optimizer import FlatParameters, Optimizer
-from emm.preconditioning import denoising_loss, to_unit
-from emm.schedules import ema_decay, learning_rate_factor
-from emm.seeds import derive
-from emm.settings import Run, Training, read_run
-from emm.stage import command
-from emm.subset import Subset, save
-from emm.training import LOG_COLUMNS, Interrupted, Trainer, TrainingError, batches, budget, build, start, train
+from emmeter.command import command
+from emmeter.data.subset import Subset, save
+from emmeter.diffusion.preconditioning import denoising_loss, to_unit
+from emmeter.files import checksums
+from emmeter.files.tables import LOG_COLUMNS
+from emmeter.settings.sections import Setup, Training
+from emmeter.settings.validation import read_setup
+from emmeter.stages import train as train_stage
+from emmeter.training import snapshots, state
+from emmeter.training import trainer as trainer_module
+from emmeter.training.batches import batches
+from emmeter.training.optimizer import FlatParameters, Optimizer
+from emmeter.training.schedule import budget, ema_decay, learning_rate_factor
+from emmeter.training.seeds import derive
+from emmeter.training.trainer import Interrupted, Trainer, TrainingError, build, start, train
 
 CPU = torch.device("cpu")
 N = 24
@@ -61,8 +66,8 @@ def settings(**changes: dict[str, Any]) -> dict[str, Any]:
     return content
 
 
-def run_of(**changes: dict[str, Any]) -> Run:
-    return read_run(settings(**changes))
+def run_of(**changes: dict[str, Any]) -> Setup:
+    return read_setup(settings(**changes))
 
 
 def subset_of(n: int = N, labels: int = 0, held_out: int = 6) -> Subset:
@@ -228,7 +233,7 @@ def test_decoupled_decay_of_sgd_shrinks_weights_beside_the_gradient():
 # Averages
 
 
-def recorded(run: Run, n: int = N) -> tuple[Trainer, list[torch.Tensor]]:
+def recorded(run: Setup, n: int = N) -> tuple[Trainer, list[torch.Tensor]]:
     """A finished trainer, and its weights at the start and after every step."""
     torch.manual_seed(0)
     trainer = Trainer(run, n, 5, build(run, (1, 8, 8), 0).train(), subset_of(n), CPU)
@@ -285,7 +290,7 @@ def test_budget_in_epochs_images_and_shares():
 
 
 def test_papers_budget():
-    found = budget(Run(), 1000)
+    found = budget(Setup(), 1000)
     assert (found.steps, found.images) == (78_125, 40_000_000)
     assert (found.lr_ramp, found.ema_ramp) == (200_000.0, 200_000.0)
 
@@ -304,7 +309,7 @@ def test_budget_has_as_many_snapshots_for_every_n():
 # Runs in this process
 
 
-def finish(run: Run, subset: Subset, folder: Path, stops: tuple[int, ...] = ()) -> Trainer:
+def finish(run: Setup, subset: Subset, folder: Path, stops: tuple[int, ...] = ()) -> Trainer:
     """Train to the end as many processes would: each step of `stops` ends one of them."""
     folder.mkdir(parents=True, exist_ok=True)
     left = set(stops)
@@ -358,7 +363,7 @@ def test_a_run_repeats_its_bits(tmp_path):
 def test_seed_size_and_replicate_change_the_run(tmp_path):
     subset = subset_of()
     runs = [
-        start(read_run(settings() | {"seed": seed}), subset, n, replicate, CPU, tmp_path)
+        start(read_setup(settings() | {"seed": seed}), subset, n, replicate, CPU, tmp_path)
         for seed, n, replicate in [(0, 24, 0), (1, 24, 0), (0, 24, 1), (0, 23, 0)]
     ]
     firsts = [float(trainer.parameters.values.sum()) for trainer in runs]
@@ -411,7 +416,7 @@ def test_a_compiled_network_is_one_graph_with_the_same_gradients(name, tmp_path,
         return original(function, fullgraph=True, backend=backend, **options)
 
     monkeypatch.setattr(torch, "compile", compiled)
-    monkeypatch.setattr(training, "check_compiler", lambda device: None)
+    monkeypatch.setattr(trainer_module, "check_compiler", lambda device: None)
     trainers = [
         start(run, subset_of(n, labels), n, 0, CPU, tmp_path / f"{n}{when}", compiled=when)
         for n in (N, 2 * N) for when in ("never", "always")
@@ -440,7 +445,7 @@ def test_long_trainings_go_on_without_a_compiler(tmp_path, monkeypatch):
 
     tried, original = [], torch.compile
     monkeypatch.setattr(torch, "compile", lambda function, **options: original(function, backend=broken, **options))
-    monkeypatch.setattr(training, "LONG", 1)
+    monkeypatch.setattr(trainer_module, "LONG", 1)
     eager, fallen = (
         start(run_of(), subset_of(), N, 0, CPU, tmp_path / when, compiled=when) for when in ("never", "auto")
     )
@@ -682,7 +687,7 @@ class Place:
         return [*options, "--state-seconds", str(self.state_seconds)]
 
     def process(self) -> subprocess.Popen[str]:
-        command_line = [sys.executable, "-m", "emm.train", *self.arguments()]
+        command_line = [sys.executable, "-m", "emmeter.stages.train", *self.arguments()]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         return subprocess.Popen(
             command_line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
@@ -755,7 +760,7 @@ def test_outputs_of_a_run(undisturbed):
     assert description["shares"] == [0.3, 0.5, 1.0]
     assert description["ema_decays"] == [0.9, 0.5]
     assert description["images_seen"] == [360, 600, 1200]
-    network = build(read_run(json.loads(place.settings)), (1, 8, 8), 0).network
+    network = build(read_setup(json.loads(place.settings)), (1, 8, 8), 0).network
     assert sorted(names) == sorted(f"{s}/{d}/{n}" for s in range(3) for d in range(2) for n in network.state_dict())
     record = json.loads(place.record.read_text())
     assert record["images_trained"] == 1200
@@ -966,7 +971,7 @@ def test_wrong_settings_are_one_line(tmp_path, program, capsys):
 # Flips
 
 
-def shown(monkeypatch, run: Run, subset: Subset, folder: Path, steps: int) -> tuple[torch.Tensor, torch.Tensor]:
+def shown(monkeypatch, run: Setup, subset: Subset, folder: Path, steps: int) -> tuple[torch.Tensor, torch.Tensor]:
     """The images that `steps` steps train on, as uint8, and those of the subset that the batches name."""
     seen = []
 
@@ -974,7 +979,7 @@ def shown(monkeypatch, run: Run, subset: Subset, folder: Path, steps: int) -> tu
         seen.append(((images + 1) * 127.5).round().to(torch.uint8))
         return denoising_loss(denoiser, kind, images, draw, noise, labels)
 
-    monkeypatch.setattr("emm.training.denoising_loss", loss)
+    monkeypatch.setattr("emmeter.training.trainer.denoising_loss", loss)
     trainer = start(run, subset, len(subset.images), 0, CPU, folder)
     for _ in range(steps):
         trainer.advance()

@@ -13,9 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from emm import unet
-from emm.settings import Network
-from emm.unet import Attention, LabelEmbedding, Resample, UNet, convolution, normalization
+from emmeter.diffusion import layers
+from emmeter.diffusion.layers import Attention, LabelEmbedding, Resample, convolution, normalization
+from emmeter.diffusion.unet import UNet
+from emmeter.settings.sections import Network
 
 TESTS = Path(__file__).parents[1]
 PROGRAM = TESTS / "check_vectors.py"
@@ -166,7 +167,7 @@ def test_attention_equals_softmax_over_pixels(height, width):
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("limit", [0, 10**9], ids=["convolution", "matrix product"])
 def test_pointwise_layers_are_convolutions_both_ways(monkeypatch, limit, layout):
-    monkeypatch.setattr(unet, "SMALL_PRODUCT", limit)
+    monkeypatch.setattr(layers, "SMALL_PRODUCT", limit)
     torch.manual_seed(0)
     layer = convolution(6, 10, kernel=1)
     torch.nn.init.normal_(layer.bias)

@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import yaml
 
-from emm import checksums, cli, engines
-from emm.files import write_npz
-from emm.keys import FILES, RECORDS
-from emm.stage import SETTINGS, StageError
-from emm.verify import places, verify
+from emmeter import cli
+from emmeter.errors import StageError
+from emmeter.files import checksums
+from emmeter.files.layout import FILES, RECORDS, SETTINGS
+from emmeter.files.npz import write_npz
+from emmeter.measure import engines
+from emmeter.pipeline.verify import places, verify
 from stages import CONTENT, Pipeline
 
 DATA = {"data": {"source": "npz:own.npz", "held_out": 8, "balanced": False}}

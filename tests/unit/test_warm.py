@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from emm import warm
+from emmeter.machine import warm
 from processes import lives, parent, wait_until
 from stages import Pipeline
 
@@ -40,7 +40,7 @@ def main():
         sys.stdout.flush()
         time.sleep(60)
 """
-WARM = "import sys; from emm import warm; warm.PRELOADED += ('probe',); sys.argv[0] = 'warm'; warm.main()"
+WARM = "import sys; from emmeter.machine import warm; warm.PRELOADED += ('probe',); sys.argv[0] = 'warm'; warm.main()"
 
 
 @dataclass
@@ -55,7 +55,7 @@ class Workflow:
         return f"{self.process.pid}-{self.folder.name}"
 
     def start(self, *arguments: str, code: str = "", **environment: str) -> "subprocess.Popen[str]":
-        program = ["-c", code] if code else ["-m", "emm.warm"]
+        program = ["-c", code] if code else ["-m", "emmeter.machine.warm"]
         paths = os.pathsep.join([str(self.folder), *sys.path])
         given = {**os.environ, "PYTHONPATH": paths, warm.VARIABLE: self.name, **environment}
         return subprocess.Popen(
@@ -149,7 +149,7 @@ def test_a_copy_holds_the_gpus_of_the_process_that_asks(workflow):
     """So that they are not given to others before the copy has ended, whoever dies first."""
     locks = workflow.folder / "locks"
     claim = ["--devices", "0,1", "--count", "2", "--folder", str(locks), "--", sys.executable, "-c", WARM]
-    started = workflow.start(*claim, "probe", "wait", code="from emm import slots; slots.main()")
+    started = workflow.start(*claim, "probe", "wait", code="from emmeter.machine import slots; slots.main()")
     copy, _ = first_line(started)
     assert copy != started.pid
 
@@ -202,13 +202,16 @@ def test_without_a_server_the_process_runs_the_stage_itself(workflow, why):
     assert started.wait(30) == 4
 
 
-@pytest.mark.parametrize("arguments", [[], ["emm.nothing"], ["nothing.train", "--n", "3"]])
+@pytest.mark.parametrize("arguments", [[], ["emmeter.nothing"], ["nothing.train", "--n", "3"]])
 def test_what_is_no_module_is_told_in_a_line(workflow, arguments):
     started = workflow.start(*arguments)
     _, errors = started.communicate(timeout=30)
     name = arguments[0] if arguments else ""
     assert started.returncode == 1
-    assert errors == f"error: {name!r} is no module; expected: python -m emm.warm emm.train OPTIONS\n"
+    assert (
+        errors
+        == f"error: {name!r} is no module; expected: python -m emmeter.machine.warm emmeter.stages.train OPTIONS\n"
+    )
 
 
 def test_nobody_else_is_served(monkeypatch):

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from emm import configuration, dag, settings
+from emmeter import errors
+from emmeter.pipeline.index import index as index_of
+from emmeter.settings import configuration
 
 NO_GPU = {"CUDA_VISIBLE_DEVICES": ""}
 NONE = ("studies", "labels", "arms", "none")
@@ -214,8 +216,8 @@ def place(empty, monkeypatch):
 
 def faults(project):
     """The lines with which a configuration is refused."""
-    with pytest.raises(settings.SettingsError) as caught:
-        dag.index(configuration.read(project.config()), project.folder / "results")
+    with pytest.raises(errors.SettingsError) as caught:
+        index_of(configuration.read(project.config()), project.folder / "results")
     return str(caught.value).splitlines()
 
 
@@ -228,7 +230,7 @@ def test_one_fault_is_one_line(place, path, value, start, part):
 
 
 def test_the_configuration_of_the_other_tests_is_right(place):
-    dag.index(configuration.read(place.config()), place.folder / "results")
+    index_of(configuration.read(place.config()), place.folder / "results")
 
 
 def test_true_labels_need_labels(place):
@@ -242,7 +244,7 @@ def test_true_labels_need_labels(place):
 def test_missing_data_matter_only_to_selected_studies(place):
     place.change((*FILE, "data.source"), "cifar10")
     place.change("run", ["labels", "denoiser"])
-    dag.index(configuration.read(place.config()), place.folder / "results")
+    index_of(configuration.read(place.config()), place.folder / "results")
 
 
 def test_two_faults_are_two_lines(place):
@@ -269,7 +271,7 @@ def test_run_names_studies(place, value):
 
 
 def test_emm_check_says_the_same_without_snakemake(place):
-    command = [sys.executable, "-m", "emm.cli", "check"]
+    command = [sys.executable, "-m", "emmeter.cli", "check"]
     good = subprocess.run(command, capture_output=True, text=True)
     assert (good.returncode, good.stderr) == (0, "")
     assert "labels: none, random" in good.stdout

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from emm.tables import EMM_COLUMNS
+from emmeter.files.tables import EMM_COLUMNS
 from project import JOINED
 
 STUDIES = {"labels": ["none", "random"], "denoiser": ["network", "optimum"], "own": ["file"]}
@@ -30,7 +30,7 @@ def table(path):
 
 def test_a_dry_run_without_results_is_clean_and_writes_nothing(finished):
     plan = finished.first_plan  # its exit status and that nothing appeared are checked by the fixture
-    assert plan.rules == {"subset", "train", "sample", "score", "search", "study", "figures", *JOINED, "report"}
+    assert plan.rules == {"subset", "train", "sample", "score", "emm", "study", "figures", *JOINED, "report"}
     assert "Traceback" not in plan.output
     assert "marked for report" not in plan.output
 
@@ -42,7 +42,7 @@ def test_arms_that_share_settings_share_runs(finished):
     assert same == project.key("train", "denoiser", "network")
     assert sorted(plan["train"]) == sorted(f"{key}/n10/r0" for key in (same, project.key("train", "labels", "random")))
     assert len(plan["subset"]) == 3
-    assert len(plan["sample"]) == len(plan["score"]) == len(plan["search"]) == 4
+    assert len(plan["sample"]) == len(plan["score"]) == len(plan["emm"]) == 4
     done = [
         str(path.relative_to(project.folder / "results/runs")) for path in project.folder.glob("results/runs/*/*/*")
     ]
@@ -52,7 +52,7 @@ def test_arms_that_share_settings_share_runs(finished):
 def test_a_study_is_a_target(empty):
     plan = empty.plan("own")
     assert {rule: len(jobs) for rule, jobs in plan.jobs.items()} == {
-        "subset": 1, "sample": 1, "score": 1, "search": 1, "study": 1, "figures": 1,
+        "subset": 1, "sample": 1, "score": 1, "emm": 1, "study": 1, "figures": 1,
     }  # fmt: skip
     assert plan["study"] == plan["figures"] == ["own"]
 
@@ -71,7 +71,7 @@ def test_run_selects_the_studies_of_the_default_target(empty):
 def test_single_values_come_from_config_options(finished):
     project = finished.project
     assert finished.project.plan("--config", "search={epsilon: 0.2}").rules == {
-        "search", "study", "figures", *JOINED, "report",
+        "emm", "study", "figures", *JOINED, "report",
     }  # fmt: skip
     plan = project.plan("own", "--config", "seed=3", "sampling={images: 24, steps: 4}")
     assert plan["study"] == ["own"]
@@ -81,7 +81,7 @@ def test_single_values_come_from_config_options(finished):
 def test_booleans_inside_config_options_are_read(finished):
     # Snakemake hands every value inside braces on as text.
     plan = finished.project.plan("own", "--config", "scoring={distinct: false}")
-    assert plan.rules == {"score", "search", "study", "figures"}
+    assert plan.rules == {"score", "emm", "study", "figures"}
 
 
 def test_fractions_of_a_second_reach_the_training(empty):
@@ -94,7 +94,7 @@ def test_fractions_of_a_second_reach_the_training(empty):
 def test_overlays_are_merged_deeply(project):
     project.configure({"scoring": {"distinct": False}, "studies": {"own": {"title": "Mine"}}}, "overlay.yaml")
     plan = project.plan("own", "--configfile", "overlay.yaml")
-    assert plan.rules == {"score", "search", "study", "figures"}
+    assert plan.rules == {"score", "emm", "study", "figures"}
     assert "'Mine'" in plan.output or '"Mine"' in plan.output
     assert "training.duration" not in plan.output  # the rest of the study is still there, and is no override
 
@@ -105,7 +105,7 @@ def test_overlays_keep_the_order_of_studies_and_arms(project):
     plan = project.plan("--configfile", "overlay.yaml")
     described = next(json.loads(text) for text in re.findall(r"--study '(.*?)'", plan.output) if '"unique"' in text)
     assert [arm["name"] for arm in described["arms"]] == ["none", "random", "unique"]
-    studies = re.search(r"emm\.tables --studies (.*?) --table", plan.output)
+    studies = re.search(r"emmeter\.stages\.summary --studies (.*?) --table", plan.output)
     assert studies is not None
     assert re.findall(r"studies/(\w+)/", studies[1]) == list(STUDIES)
 
@@ -276,7 +276,7 @@ def test_an_unfinished_search_makes_no_record(finished, tmp_path):
     text = next(text for text in re.findall(r"emm\.measure --settings '(.*?)'", plan.output) if '"optimum"' in text)
     done = subprocess.run(
         [
-            *(sys.executable, "-m", "emm.measure", "--settings", text, "--sizes", json.dumps(record["sizes"])),
+            *(sys.executable, "-m", "emmeter.stages.emm", "--settings", text, "--sizes", json.dumps(record["sizes"])),
             *("--results", tmp_path / "nothing", "--output", tmp_path / "emm.json", "--gallery", tmp_path / "g.npz"),
         ],
         capture_output=True,

@@ -81,8 +81,8 @@ def test_the_snakefile_of_another_folder(tmp_path, own):
     work = tmp_path / "work"
     work.mkdir()
     (project.folder / "own.npz").rename(work / "own.npz")
-    (work / "emm").mkdir()
-    (work / "emm" / "__init__.py").write_text("raise RuntimeError('foreign')")
+    (work / "emmeter").mkdir()
+    (work / "emmeter" / "__init__.py").write_text("raise RuntimeError('foreign')")
     if own:
         content = (project.folder / "config.yaml").read_text().replace("dpi: 50", "dpi: 60")
         (work / "config.yaml").write_text(content)
@@ -118,7 +118,7 @@ FOREIGN = "raise RuntimeError('foreign')\n"
 
 def test_packages_of_the_same_name_are_not_run(finished, tmp_path):
     project = finished.copied(tmp_path / "project")
-    places = [tmp_path / "path" / "emm", project.folder / "emm"]
+    places = [tmp_path / "path" / "emmeter", project.folder / "emmeter"]
     for place in places:
         place.mkdir(parents=True)
         (place / "__init__.py").write_text(FOREIGN)
@@ -128,16 +128,17 @@ def test_packages_of_the_same_name_are_not_run(finished, tmp_path):
 
 def test_a_package_that_came_first_is_told_in_one_line(finished, tmp_path):
     project = finished.copied(tmp_path / "project")
-    (tmp_path / "path" / "emm").mkdir(parents=True)
-    (tmp_path / "path" / "emm" / "__init__.py").write_text("")
-    (tmp_path / "path" / "sitecustomize.py").write_text("import emm\n")
+    (tmp_path / "path" / "emmeter").mkdir(parents=True)
+    (tmp_path / "path" / "emmeter" / "__init__.py").write_text("")
+    (tmp_path / "path" / "sitecustomize.py").write_text("import emmeter\n")
     process = project.process()
     process["env"] |= {"PYTHONPATH": str(tmp_path / "path")}
     done = subprocess.run(project.command("own"), **process, stdout=subprocess.PIPE, timeout=300)
     assert done.returncode != 0
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("config: ")]
     assert line == (
-        f"config: {tmp_path}/path/emm/__init__.py: is not the workflow's own package, {project.folder}/workflow/emm"
+        f"config: {tmp_path}/path/emmeter/__init__.py: is not the workflow's own package, "
+        f"{project.folder}/workflow/emmeter"
     )
     assert "Traceback" not in done.stdout
 

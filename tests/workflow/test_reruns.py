@@ -17,11 +17,11 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file
 
-from emm import warm
+from emmeter.machine import warm
 from project import JOINED, write_images
 
 LONG = "5120 images"  # some seconds of training
-AFTER_SEARCH = {"search", "study", "figures", *JOINED, "report"}
+AFTER_SEARCH = {"emm", "study", "figures", *JOINED, "report"}
 
 
 def without_provenance(path):
@@ -62,7 +62,7 @@ def test_epsilon_only_asks_the_searches_again(project):
     project.change("search.epsilon", 0.2)
     plan = project.plan()
     assert plan.rules == AFTER_SEARCH
-    assert len(plan["search"]) == 4
+    assert len(plan["emm"]) == 4
 
 
 def test_threshold_only_scores_again(project):
@@ -113,13 +113,13 @@ def test_an_added_arm_runs_alone(project):
     plan = project.plan()
     for stage in ("subset", "train", "sample", "score"):
         assert plan[stage] == [f"{project.key(stage, 'labels', 'unique')}/n10/r0"]
-    assert plan["search"] == [project.key("emm", "labels", "unique")]
+    assert plan["emm"] == [project.key("emm", "labels", "unique")]
     assert plan["study"] == plan["figures"] == ["labels"]
 
 
 def test_an_added_arm_with_known_settings_runs_nothing(project):
     project.change(["studies", "denoiser", "arms", "random"], {"data.labels": "random-2"})
-    assert project.plan().rules == AFTER_SEARCH - {"search"}
+    assert project.plan().rules == AFTER_SEARCH - {"emm"}
 
 
 def test_a_renamed_arm_runs_nothing(project):
@@ -172,7 +172,7 @@ def test_a_changed_npz_file_is_noticed(project):
     plan = project.plan()
     for stage in ("subset", "sample", "score"):
         assert plan[stage] == [f"{project.key(stage, 'own', 'file')}/n10/r0"]
-    assert plan["search"] == [project.key("emm", "own", "file")]
+    assert plan["emm"] == [project.key("emm", "own", "file")]
     assert "train" not in plan.rules
 
 
@@ -319,7 +319,7 @@ def test_a_deleted_record_of_a_search_is_made_from_its_scores(project):
     project.emm_file("denoiser", "optimum").unlink()
     plan = project.plan()
     assert plan.rules <= AFTER_SEARCH
-    assert set(plan["search"]) <= {project.key("emm", "denoiser", "optimum")}
+    assert set(plan["emm"]) <= {project.key("emm", "denoiser", "optimum")}
 
 
 def test_deleted_intermediates_of_finished_runs_are_not_missed(project):

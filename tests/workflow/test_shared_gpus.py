@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from emm import slots
+from emmeter.machine import slots
 from project import Project, fresh
 
 # What `python` is on the made-up machine.  A stage notes the devices that it sees when it begins and ends, and finds
@@ -23,10 +23,10 @@ from project import Project, fresh
 PYTHON = """#!/bin/sh
 case "$2" in *cuInit*) echo 8; exit ;; esac
 module=$2
-[ "$module" != emm.warm ] || module=$3
-case "$module" in emm.train|emm.sample|emm.score) ;; *) exec {python} "$@" ;; esac
+[ "$module" != emmeter.machine.warm ] || module=$3
+case "$module" in emmeter.stages.train|emmeter.stages.sample|emmeter.stages.score) ;; *) exec {python} "$@" ;; esac
 echo "begin $module $CUDA_VISIBLE_DEVICES" >> {log}
-while [ "$module" = emm.train ] && [ "$(grep -c 'begin emm.train' {log})" -lt 2 ]; do sleep 0.1; done
+while [ "$module" = emmeter.stages.train ] && [ "$(grep -c "begin $module" {log})" -lt 2 ]; do sleep 0.1; done
 for word in "$@"; do
     [ "$word" != cuda ] || word=cpu
     set -- "$@" "$word"
@@ -106,8 +106,12 @@ def _with_path(folder: Path):  # type: ignore[no-untyped-def]
 
 def test_every_job_has_a_gpu_of_its_own(machine):
     notes = [line.split() for line in machine.log.read_text().splitlines()]
-    assert [module for what, module, *_ in notes if what == "begin"].count("emm.train") == 2
-    assert {module for _, module, *_ in notes} == {"emm.train", "emm.sample", "emm.score"}
+    assert [module for what, module, *_ in notes if what == "begin"].count("emmeter.stages.train") == 2
+    assert {module for _, module, *_ in notes} == {
+        "emmeter.stages.train",
+        "emmeter.stages.sample",
+        "emmeter.stages.score",
+    }
     running: set[str] = set()
     for what, _, gpu in notes:
         assert gpu in machine.gpus  # exactly one
@@ -116,7 +120,7 @@ def test_every_job_has_a_gpu_of_its_own(machine):
             running.add(gpu)
         else:
             running.remove(gpu)
-    trained = {gpu for what, module, gpu in notes if (what, module) == ("begin", "emm.train")}
+    trained = {gpu for what, module, gpu in notes if (what, module) == ("begin", "emmeter.stages.train")}
     assert trained == set(machine.gpus)  # two at a time, therefore on two GPUs
 
 
@@ -136,15 +140,16 @@ def test_other_gpus_run_nothing_again(machine):
 
 
 def test_on_a_cpu_nothing_is_claimed(finished):
-    assert "emm.train" in finished.first_plan.output
-    assert "emm.slots" not in finished.first_plan.output + finished.output
+    assert "emmeter.stages.train" in finished.first_plan.output
+    assert "emmeter.machine.slots" not in finished.first_plan.output + finished.output
     assert "gpu_slots" not in finished.first_plan.output + finished.output
 
 
 def test_as_many_jobs_as_slots_unless_the_user_says_otherwise(empty):
     empty.change("execution", {"gpus": [0, 1], "jobs_per_gpu": 3})
     plan = empty.plan("labels")
-    assert plan.output.count("emm.slots --devices 0,1 --jobs-per-gpu 3 --count 1 -- python -m emm.warm emm.train") == 2
+    claim = "emmeter.machine.slots --devices 0,1 --jobs-per-gpu 3 --count 1 --"
+    assert plan.output.count(f"{claim} python -m emmeter.machine.warm emmeter.stages.train") == 2
     assert plan.output.count("--device cuda") == 4  # of training and sampling: no job falls back to the CPU
     for arguments, limit in (((), 6), (("--resources", "gpu_slots=2"), 2)):
         output = empty.snakemake("labels", "--touch", *arguments, check=False).stdout
@@ -156,9 +161,9 @@ def test_a_training_of_several_gpus_claims_them_at_once(empty):
     empty.change("execution.gpus", 4)
     empty.change(["studies", "labels", "arms", "random", "training.gpus"], 2)
     output = empty.snakemake("labels", "--dry-run", "--printshellcmds").stdout
-    assert output.count("--count 1 -- python -m emm.warm emm.train ") == 1
-    assert len(re.findall("--count 2 -- python -m torch.distributed.run .*emm.train ", output)) == 1
-    assert output.count("--count 1 -- python -m emm.warm emm.sample ") == 2
+    assert output.count("--count 1 -- python -m emmeter.machine.warm emmeter.stages.train ") == 1
+    assert len(re.findall("--count 2 -- python -m torch.distributed.run .*emmeter.stages.train ", output)) == 1
+    assert output.count("--count 1 -- python -m emmeter.machine.warm emmeter.stages.sample ") == 2
 
 
 def test_more_gpus_than_there_are_is_told_before_anything_starts(empty):
@@ -189,8 +194,8 @@ def test_jobs_of_a_cluster_claim_nothing(empty):
     empty.change("training.gpus", 4)  # more than the submitting machine has
     dry = ("labels", "--dry-run", "--printshellcmds")
     submitting = empty.snakemake(*dry, "--workflow-profile", "profiles/slurm").stdout
-    assert submitting.count("emm.train ") == 2
-    assert "emm.slots" not in submitting and "gpu_slots=1" not in submitting
+    assert submitting.count("emmeter.stages.train ") == 2
+    assert "emmeter.machine.slots" not in submitting and "gpu_slots=1" not in submitting
     running = empty.snakemake(*dry, "--mode", "remote").stdout
-    assert running.count("emm.train ") == 2
-    assert "emm.slots" not in running
+    assert running.count("emmeter.stages.train ") == 2
+    assert "emmeter.machine.slots" not in running

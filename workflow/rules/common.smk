@@ -12,20 +12,19 @@ from pathlib import Path
 
 import yaml
 
-from emm import configuration as emm_configuration
-from emm import dag as emm_dag
-from emm import freshness as emm_freshness
-from emm import gpus as emm_gpus
-from emm import keys as emm_keys
-from emm import warm as emm_warm
-from emm.allocator import ENVIRONMENT as ALLOCATOR
-from emm.datasets import DataError
-from emm.files import write_text
-from emm.limits import Limits
-from emm.published import identities
-from emm.settings import SettingsError
-from emm.stage import unnameable
-from emm.study import description
+from emmeter.settings import configuration as emm_configuration
+from emmeter.pipeline import index as emm_index
+from emmeter.pipeline import freshness as emm_freshness
+from emmeter.machine import gpus as emm_gpus
+from emmeter.files import layout as emm_layout
+from emmeter.machine import warm as emm_warm
+from emmeter.machine.process import ENVIRONMENT as ALLOCATOR
+from emmeter.files.writing import write_text
+from emmeter.pipeline.limits import Limits
+from emmeter.stages.published import identities
+from emmeter.errors import DataError, SettingsError
+from emmeter.command import unnameable
+from emmeter.pipeline.description import description
 
 RESULTS = Path("results")
 STUDY = "results/studies/{study}"
@@ -57,7 +56,7 @@ if isinstance(config.get("fit"), str) and config["fit"] != "null" and not os.pat
 try:
     CONFIG = emm_configuration.ordered(config, emm_configuration.load())
     # Which studies are to be made is known when their inputs are asked for: `arm_records` tells what is wrong with them.
-    INDEX = emm_dag.index(emm_configuration.read(CONFIG, asked=()), RESULTS, asked=(), looked=workflow.is_main_process)
+    INDEX = emm_index.index(emm_configuration.read(CONFIG, asked=()), RESULTS, asked=(), looked=workflow.is_main_process)
     SETTINGS = INDEX.settings
     # A job that a cluster has started has GPUs of its own already.
     GPUS = () if workflow.remote_exec else emm_gpus.devices(SETTINGS.execution)
@@ -136,7 +135,7 @@ def handed_all(files):
 
 def run_path(stage, name, key="{key}"):
     """Path of a file in the folder of a run, with wildcards {n} and {r}."""
-    return str(emm_keys.run_folder(RESULTS, stage, key) / name)
+    return str(emm_layout.run_folder(RESULTS, stage, key) / name)
 
 
 def study_files(study):
@@ -182,7 +181,7 @@ def launcher(processes):
     """What starts a stage: a process that has torch loaded, or torchrun with one process a device."""
     # The last -- because torchrun would take --n for one of its own options.
     several = f"-m torch.distributed.run --standalone --nproc-per-node {processes} -m --"
-    return several if processes > 1 else "-m emm.warm"
+    return several if processes > 1 else "-m emmeter.machine.warm"
 
 
 def shared_gpus():
@@ -356,4 +355,4 @@ def print_summary():
     made = {job.wildcards.study for job in workflow.dag.jobs if job.rule.name == "study"}
     if names := [study.name for study in SETTINGS.studies if study.name in made]:
         shown = ["--report"] if any(job.rule.name == "report" for job in workflow.dag.jobs) else []
-        subprocess.run([sys.executable, "-m", "emm.cli", "summary", *names, *shown], check=False)
+        subprocess.run([sys.executable, "-m", "emmeter.cli", "summary", *names, *shown], check=False)

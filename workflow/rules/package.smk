@@ -8,13 +8,13 @@ from pathlib import Path
 ROOT = Path(workflow.basedir).absolute()
 PACKAGE = str(ROOT / "workflow")
 sys.path.insert(0, PACKAGE)
-import emm
+import emmeter
 
-if Path(emm.__file__ or "").resolve().parent != Path(PACKAGE, "emm").resolve():
-    print(f"config: {emm.__file__}: is not the workflow's own package, {PACKAGE}/emm", file=sys.stderr)
+if Path(emmeter.__file__ or "").resolve().parent != Path(PACKAGE, "emmeter").resolve():
+    print(f"config: {emmeter.__file__}: is not the workflow's own package, {PACKAGE}/emmeter", file=sys.stderr)
     sys.exit(1)
 
-from emm import project as emm_project
+from emmeter import project as emm_project
 
 # Jobs are to take no warning for an error, nor to stay when they are done, and nor is this process.
 for variable in ("PYTHONWARNINGS", "PYTHONINSPECT"):
@@ -23,7 +23,7 @@ for variable in ("PYTHONWARNINGS", "PYTHONINSPECT"):
 # Snakemake's own log file has the encoding of the locale.  What it cannot hold is no reason for a traceback.
 logging.raiseExceptions = False
 variables = emm_project.child_environment(ROOT) | {emm_project.VARIABLE: str(ROOT)}
-# Conda environments (--software-deployment-method conda) hold the packages that emm needs, not emm itself, and
+# Conda environments (--software-deployment-method conda) hold the packages that emmeter needs, not emmeter itself, and
 # Snakemake takes PYTHONPATH away from their jobs.
 os.environ.update(variables | {"EMM_PYTHONPATH": variables["PYTHONPATH"]})
 shell.prefix('set -euo pipefail; export PYTHONPATH="$EMM_PYTHONPATH"; ')

@@ -13,4 +13,4 @@ rule plan:
     message:
         "plan: counts operations, then calibrates for about ten seconds"
     shell:
-        "python -m emm.plan --config {params.config:q} 2> {log}"
+        "python -m emmeter.pipeline.plan --config {params.config:q} 2> {log}"

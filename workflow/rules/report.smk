@@ -22,4 +22,4 @@ rule report:
     message:
         "report"
     shell:
-        "python -m emm.report --config {params.config:q} --output {output} {params.targets:q} > {log} 2>&1"
+        "python -m emmeter.stages.report --config {params.config:q} --output {output} {params.targets:q} > {log} 2>&1"

@@ -23,7 +23,7 @@ rule sample:
     message:
         "sample from the run on {wildcards.n} images, replicate {wildcards.r}"
     shell:
-        "OMP_NUM_THREADS={threads} {params.claim} python -m emm.warm emm.sample --settings {params.settings:q} --key {wildcards.key}"
+        "OMP_NUM_THREADS={threads} {params.claim} python -m emmeter.machine.warm emmeter.stages.sample --settings {params.settings:q} --key {wildcards.key}"
         " --n {wildcards.n} --replicate {wildcards.r} --subset {input.subset} --snapshots {input.snapshots}"
         " --output {output.samples} --record {output.record} --state {params.state} --batch {resources.batch}"
         " --device {resources.device} --threads {threads} > {log} 2>&1"

@@ -1,4 +1,4 @@
-# A checkpoint: whenever a score is finished, Snakemake asks every search again what it needs next (search.smk).
+# A checkpoint: whenever a score is finished, Snakemake asks every search again what it needs next (emm.smk).
 checkpoint score:
     input:
         subset=earlier("score", "subset", "subset.npz"),
@@ -22,7 +22,7 @@ checkpoint score:
     message:
         "score the run on {wildcards.n} images, replicate {wildcards.r}"
     shell:
-        "OMP_NUM_THREADS={threads} {params.claim} python -m emm.score --settings {params.settings:q} --key {wildcards.key}"
+        "OMP_NUM_THREADS={threads} {params.claim} python -m emmeter.stages.score --settings {params.settings:q} --key {wildcards.key}"
         " --n {wildcards.n} --replicate {wildcards.r} --subset {input.subset} --samples {input.samples}"
         " --records {input.records} --score {output.score} --neighbours {output.neighbours}"
         " --gallery {output.gallery} --arms {resources.arms:q} > {log} 2>&1 && tail -n 1 {log}"

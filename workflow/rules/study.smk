@@ -42,7 +42,7 @@ rule study:
     message:
         "tables of study {wildcards.study}"
     shell:
-        "python -m emm.study --study {params.study:q} --prior {params.prior:q} --records {params.records:q} --emm {output.emm} --curves {output.curves}"
+        "python -m emmeter.stages.study --study {params.study:q} --prior {params.prior:q} --records {params.records:q} --emm {output.emm} --curves {output.curves}"
         " --contrasts {output.contrasts} --findings {output.findings} --onset {output.onset} --page {output.page}"
         " > {log} 2>&1"
 
@@ -69,7 +69,7 @@ rule figures:
     message:
         "figures of study {wildcards.study}"
     shell:
-        "python -m emm.figures --study {params.study:q} --style {params.style:q} --emm {input.emm}"
+        "python -m emmeter.stages.figures --study {params.study:q} --style {params.style:q} --emm {input.emm}"
         " --curves {input.curves} --galleries {params.galleries:q} --folder {params.folder} > {log} 2>&1"
 
 
@@ -90,7 +90,7 @@ rule onset_figure:
     message:
         "onset of memorization in study {wildcards.study}"
     shell:
-        "python -m emm.figures --study {params.study:q} --style {params.style:q} --onset {input}"
+        "python -m emmeter.stages.onset_figure --study {params.study:q} --style {params.style:q} --onset {input}"
         " --folder {params.folder} > {log} 2>&1"
 
 
@@ -114,7 +114,7 @@ rule summary:
     message:
         "table of all studies"
     shell:
-        "python -m emm.tables --studies {params.studies:q} --table {output.table} --page {output.page} > {log} 2>&1"
+        "python -m emmeter.stages.summary --studies {params.studies:q} --table {output.table} --page {output.page} > {log} 2>&1"
 
 
 rule findings_table:
@@ -137,7 +137,7 @@ rule findings_table:
     message:
         "findings of all studies"
     shell:
-        "python -m emm.findings --studies {params.studies:q} --table {output.table} --page {output.page} > {log} 2>&1"
+        "python -m emmeter.stages.findings_table --studies {params.studies:q} --table {output.table} --page {output.page} > {log} 2>&1"
 
 
 # A target that always runs, so that the findings are printed (by onsuccess) even where nothing was left to do.
@@ -174,4 +174,4 @@ rule published:
     message:
         "comparison with the published numbers"
     shell:
-        "python -m emm.published --arms {params.arms:q} --results results --table {output} > {log} 2>&1"
+        "python -m emmeter.stages.published --arms {params.arms:q} --results results --table {output} > {log} 2>&1"

@@ -17,5 +17,5 @@ rule subset:
     message:
         "subset of {wildcards.n} images, replicate {wildcards.r}"
     shell:
-        "python -m emm.subset --settings {params.settings:q} --n {wildcards.n} --replicate {wildcards.r}"
+        "python -m emmeter.stages.subset --settings {params.settings:q} --n {wildcards.n} --replicate {wildcards.r}"
         " --output {output} > {log} 2>&1"

@@ -30,7 +30,7 @@ rule train:
         "train on {wildcards.n} images, replicate {wildcards.r}"
     # >>: the log holds all attempts, and two jobs may write to it while one waits for the other.
     shell:
-        "OMP_NUM_THREADS={resources.process_threads} {params.claim} python {resources.launcher} emm.train --settings {params.settings:q} --key {wildcards.key}"
+        "OMP_NUM_THREADS={resources.process_threads} {params.claim} python {resources.launcher} emmeter.stages.train --settings {params.settings:q} --key {wildcards.key}"
         " --n {wildcards.n} --replicate {wildcards.r} --subset {input.subset} --snapshots {output.snapshots}"
         " --log {output.log} --record {output.record} --state {params.state} --threads {resources.process_threads}"
         " --device {resources.device} --compile {resources.compile} --state-seconds {resources.state_seconds}"

@@ -1,0 +1,121 @@
+"""Data sets known by name: scikit-learn's digits and those that torchvision fetches."""
+
+import gzip
+import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from emmeter.data.images import channels_first, mixture
+from emmeter.data.pictures import Shape
+from emmeter.errors import DataError, reason
+from emmeter.settings.sections import Data
+from emmeter.settings.sources import expanded
+
+
+@dataclass(frozen=True)
+class Named:
+    """A data set whose facts are known without its files; `files` is what torchvision looks for under data.root."""
+
+    shape: Shape
+    counts: tuple[int, ...]
+    name: str = ""  # torchvision's class
+    files: str = ""
+    note: str = ""  # how to get `files` by hand
+
+
+_IDX = "/raw/train-images-idx3-ubyte"
+_IDX_NOTE = "its four .gz files, decompressed, in that folder"
+NAMED = {
+    "digits": Named((1, 8, 8), (178, 182, 177, 183, 181, 182, 181, 179, 174, 180)),
+    "cifar10": Named((3, 32, 32), (5000,) * 10, "CIFAR10", "cifar-10-batches-py", "cifar-10-python.tar.gz, extracted"),
+    "cifar100": Named((3, 32, 32), (500,) * 100, "CIFAR100", "cifar-100-python", "cifar-100-python.tar.gz, extracted"),
+    "svhn": Named(
+        (3, 32, 32),
+        (4948, 13861, 10585, 8497, 7458, 6882, 5727, 5595, 5045, 4659),
+        *("SVHN", "train_32x32.mat", "train_32x32.mat (format 2 of the data set)"),
+    ),
+    "fashion_mnist": Named((1, 28, 28), (6000,) * 10, "FashionMNIST", "FashionMNIST" + _IDX, _IDX_NOTE),
+    "mnist": Named(
+        (1, 28, 28), (5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949), "MNIST", "MNIST" + _IDX, _IDX_NOTE
+    ),
+}
+
+
+def absent(data: Data) -> str | None:
+    """How to get the files that `load` will miss (one line), or None.  Never for data.download, .npz or folders."""
+    if data.sources[1:] and (missing := absent(mixture(data))):
+        return missing
+    named = NAMED.get(data.source)
+    if named is None or not named.files or data.download or (path := _root(data) / named.files).exists():
+        return None
+    return f"{path}: not found; set data.download: true, or put there {named.note}"
+
+
+def read_digits() -> tuple[np.ndarray, np.ndarray]:
+    """scikit-learn's 1,797 digits; 0 .. 16 becomes 0 .. 255 as floor(x * 255 / 16 + 1/2)."""
+    spec = importlib.util.find_spec("sklearn")
+    if spec is None or spec.origin is None:
+        raise DataError("digits: not found; install scikit-learn, which ships them")
+    path = Path(spec.origin).parent / "datasets" / "data" / "digits.csv.gz"
+    try:  # reading the file spares the second that importing scikit-learn takes
+        with gzip.open(path, "rt", encoding="ascii") as file:
+            table = np.loadtxt(file, delimiter=",").astype(np.int64)
+        pixels, labels = table[:, :-1], table[:, -1]
+    except FileNotFoundError:
+        from sklearn.datasets import load_digits
+
+        values, classes = load_digits(return_X_y=True)
+        pixels, labels = np.asarray(values, np.int64), np.asarray(classes, np.int64)
+    except Exception as error:
+        raise DataError(f"{path}: damaged ({reason(error)}); install scikit-learn again") from None
+    return ((pixels * 255 + 8) // 16).astype(np.uint8).reshape(-1, 1, 8, 8), labels
+
+
+def _root(data: Data) -> Path:
+    return expanded(data.root)
+
+
+def read_torchvision(data: Data, named: Named) -> tuple[np.ndarray, np.ndarray]:
+    if missing := absent(data):
+        raise DataError(missing)
+    path = _root(data) / named.files
+    try:
+        images, labels = _open_torchvision(_root(data), named, download=False)
+    except Exception as error:
+        if not data.download:
+            raise DataError(f"{path}: damaged ({reason(error)}); delete it and set data.download: true") from None
+        try:
+            with _locked(_root(data)):  # jobs that start together must not write the same files
+                images, labels = _open_torchvision(_root(data), named, download=True)
+        except Exception as failure:
+            raise DataError(f"{path}: download failed ({reason(failure)}); put there {named.note}") from None
+    found = tuple(np.bincount(labels, minlength=len(named.counts)).tolist())
+    if images.dtype != np.uint8 or images.shape[1:] != named.shape or found != named.counts:
+        raise DataError(
+            f"{path}: holds {len(images)} images of shape {images.shape[1:]}, expected the {sum(named.counts)} of "
+            f"shape {named.shape} of {named.name}; delete it and set data.download: true"
+        )
+    return images, labels
+
+
+def _open_torchvision(root: Path, named: Named, download: bool) -> tuple[np.ndarray, np.ndarray]:
+    from torchvision import datasets  # here, because it takes seconds and few runs need it
+
+    split = {"split": "train"} if named.name == "SVHN" else {"train": True}
+    opened = getattr(datasets, named.name)(str(root), download=download, **split)
+    labels = opened.labels if named.name == "SVHN" else opened.targets
+    return channels_first(np.asarray(opened.data)), np.asarray(labels).astype(np.int64)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    import fcntl
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".download.lock", "wb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,67 @@
+"""The order in which the images of a data set enter its subsets, one per replicate."""
+
+from fractions import Fraction
+
+import numpy as np
+
+from emmeter.settings.sections import Data
+
+# Purposes of random draws.  Part of the results: never change a number.
+ORDER, LABELS = 1, 2
+
+
+def order(images_count: int, labels: np.ndarray | None, data: Data, seed: int, replicate: int) -> np.ndarray:
+    """The order in which images enter subsets: int64, a permutation of 0 .. images_count - 1.
+
+    Balanced (with `labels` int64 (images_count,), 0 .. C-1): position k * C + c holds the k-th drawn image of class
+    c, until the smallest class is exhausted; the rest of the larger classes follows in the same way.  A class is
+    drawn by a permutation of its own, whatever other classes are used.  Otherwise: one permutation of all.
+    ``data.draw = first`` takes file order instead of permutations, which makes all replicates equal.
+    """
+    if labels is None or not data.balanced:
+        return _drawn(np.arange(images_count), data, seed, replicate, 0)
+    queues = []
+    for label in range(int(labels.max()) + 1):
+        stored = data.classes[label] if data.classes is not None else label
+        queues.append(_drawn(np.flatnonzero(labels == label), data, seed, replicate, stored + 1))
+    members = np.concatenate(queues)
+    rounds = np.concatenate([np.arange(len(queue)) for queue in queues])
+    return members[np.argsort(rounds, kind="stable")]  # by round, then by class
+
+
+def mixture_share(data: Data) -> Fraction:
+    """The share of the second source as the number that was written: 0.2 is a fifth, and 1/3 a third."""
+    exact = Fraction(str(data.mixture_share))
+    return exact.limit_denominator(10**9) or exact
+
+
+def mixed(first: np.ndarray, second: np.ndarray, share: Fraction) -> np.ndarray:
+    """Two orders as one: int64 positions, those of `second` counted from len(first) on.
+
+    Of the first n entries floor(n * share) are of the second source, for every n until one source is exhausted, so
+    that subsets are nested and each has the share.
+    """
+    count = np.arange(len(first) + len(second) + 1)
+    # Python's integers: no overflow, whatever the share
+    of_second = np.array([n * share.numerator // share.denominator for n in count.tolist()], np.int64)
+    usable = (of_second <= len(second)) & (count - of_second <= len(first))
+    length = int(np.flatnonzero(usable)[-1])
+    from_second = np.diff(of_second[: length + 1]).astype(bool)
+    result = np.empty(length, np.int64)
+    result[from_second] = second[: from_second.sum()] + len(first)
+    result[~from_second] = first[: length - from_second.sum()]
+    return result
+
+
+def _drawn(members: np.ndarray, data: Data, seed: int, replicate: int, stratum: int) -> np.ndarray:
+    if data.draw == "first":
+        return members
+    return members[np.argsort(raw(ORDER, seed, replicate, stratum, len(members)), kind="stable")]
+
+
+def raw(purpose: int, seed: int, replicate: int, stratum: int, count: int) -> np.ndarray:
+    """uint64 (count,) uniform random integers; the first ones do not depend on `count`.
+
+    The raw stream of a bit generator is the same in every version of NumPy, which its permutations need not be.
+    """
+    return np.random.Philox(np.random.SeedSequence([purpose, seed, replicate, stratum])).random_raw(count)

@@ -1,0 +1,185 @@
+"""Preconditioned denoisers, training noise and losses: VP, VE and EDM (Karras et al. 2022, table 1).
+
+A denoiser is D(x; sigma) = c_skip x + c_out F(c_in x; c_noise), with images scaled to [-1, 1] and x = y + sigma n.
+Noise levels are (B,) tensors; coefficients come back in that shape.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from emmeter.diffusion.unet import UNet
+from emmeter.settings.sections import Diffusion
+
+
+@dataclass(frozen=True)
+class Coefficients:
+    """c_skip, c_out, c_in and c_noise, each (B,)."""
+
+    skip: Tensor
+    out: Tensor
+    into: Tensor
+    noise: Tensor
+
+
+class Preconditioning(Protocol):
+    """What a preconditioning fixes: coefficients, noise levels in training, loss weight, usable range."""
+
+    @property
+    def sigma_min(self) -> float: ...
+    @property
+    def sigma_max(self) -> float: ...
+    @property
+    def draw(self) -> str:
+        """Distribution that `training_sigma` expects: "uniform" on [0, 1) or "normal"."""
+        ...
+
+    def coefficients(self, sigma: Tensor) -> Coefficients: ...
+    def training_sigma(self, draw: Tensor) -> Tensor: ...
+    def weight(self, sigma: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class VP:
+    """Variance preserving: beta linear in t on [0, 1] (Song et al. 2021), predicting the noise."""
+
+    beta_d: float = 19.9
+    beta_min: float = 0.1
+    t_min: float = 1e-5
+    timesteps: int = 1000
+    draw: str = "uniform"
+
+    @property
+    def sigma_min(self) -> float:
+        return float(self.sigma(torch.tensor(self.t_min, dtype=torch.float64)))
+
+    @property
+    def sigma_max(self) -> float:
+        return float(self.sigma(torch.tensor(1.0, dtype=torch.float64)))
+
+    def sigma(self, t: Tensor) -> Tensor:
+        """sqrt(exp(beta_d t^2 / 2 + beta_min t) - 1); expm1 keeps the digits at small t."""
+        return torch.expm1(0.5 * self.beta_d * t**2 + self.beta_min * t).sqrt()
+
+    def time(self, sigma: Tensor) -> Tensor:
+        """Inverse of `sigma`.
+
+        log(1 + x) rather than log1p: in float32 the two differ by up to 0.1 % of t at small sigma, and the
+        published networks were trained, and are compared, with the former.
+        """
+        return ((self.beta_min**2 + 2 * self.beta_d * (1 + sigma**2).log()).sqrt() - self.beta_min) / self.beta_d
+
+    def coefficients(self, sigma: Tensor) -> Coefficients:
+        noise = (self.timesteps - 1) * self.time(sigma)
+        return Coefficients(torch.ones_like(sigma), -sigma, (sigma**2 + 1).rsqrt(), noise)
+
+    def training_sigma(self, draw: Tensor) -> Tensor:
+        return self.sigma(1 + draw * (self.t_min - 1))  # t from 1 down to t_min
+
+    def weight(self, sigma: Tensor) -> Tensor:
+        return 1 / sigma**2
+
+
+@dataclass(frozen=True)
+class VE:
+    """Variance exploding: sigma geometric in t (Song et al. 2021), predicting the scaled residual."""
+
+    sigma_min: float = 0.02
+    sigma_max: float = 100.0
+    draw: str = "uniform"
+
+    def coefficients(self, sigma: Tensor) -> Coefficients:
+        return Coefficients(torch.ones_like(sigma), sigma, torch.ones_like(sigma), (0.5 * sigma).log())
+
+    def training_sigma(self, draw: Tensor) -> Tensor:
+        return self.sigma_min * (self.sigma_max / self.sigma_min) ** draw
+
+    def weight(self, sigma: Tensor) -> Tensor:
+        return 1 / sigma**2
+
+
+@dataclass(frozen=True)
+class EDM:
+    """Unit-variance inputs and targets, log-normal noise levels (Karras et al. 2022, section 5)."""
+
+    sigma_data: float = 0.5
+    p_mean: float = -1.2
+    p_std: float = 1.2
+    sigma_min: float = 0.0
+    sigma_max: float = math.inf
+    draw: str = "normal"
+
+    def coefficients(self, sigma: Tensor) -> Coefficients:
+        total = sigma**2 + self.sigma_data**2
+        return Coefficients(
+            self.sigma_data**2 / total, sigma * self.sigma_data * total.rsqrt(), total.rsqrt(), sigma.log() / 4
+        )
+
+    def training_sigma(self, draw: Tensor) -> Tensor:
+        return (self.p_mean + self.p_std * draw).exp()
+
+    def weight(self, sigma: Tensor) -> Tensor:
+        return (sigma**2 + self.sigma_data**2) / (sigma * self.sigma_data) ** 2
+
+
+def preconditioning(settings: Diffusion) -> Preconditioning:
+    """The preconditioning that the settings name."""
+    if settings.preconditioning == "edm":
+        assert settings.sigma_data is not None  # measured when the configuration met its data
+        return EDM(settings.sigma_data, settings.p_mean, settings.p_std)
+    return VP() if settings.preconditioning == "vp" else VE()
+
+
+class Denoiser(nn.Module):
+    """D(x; sigma, label): an estimate of the clean image, from a network and a preconditioning."""
+
+    def __init__(self, network: UNet, kind: Preconditioning):
+        super().__init__()
+        self.network = network
+        self.kind = kind
+        self.compiled: Callable[..., Tensor] | None = None  # of the network, for training
+
+    def forward(self, x: Tensor, sigma: Tensor, labels: Tensor | None = None) -> Tensor:
+        """(B, C, H, W) noisy images, (B,) noise levels, (B,) labels or None -> (B, C, H, W), float32."""
+        x = x.to(torch.float32)
+        c = self.kind.coefficients(sigma.to(torch.float32))
+        skip, out, into = (value[:, None, None, None] for value in (c.skip, c.out, c.into))
+        network = self.network if self.compiled is None or not self.training else self.compiled
+        return skip * x + out * network(into * x, c.noise, labels).to(torch.float32)
+
+
+def denoising_loss(
+    denoiser: nn.Module,
+    kind: Preconditioning,
+    images: Tensor,
+    draw: Tensor,
+    noise: Tensor,
+    labels: Tensor | None = None,
+) -> Tensor:
+    """Weighted denoising error of each image, summed over its pixels.
+
+    Args:
+        denoiser: D(x; sigma, labels).
+        images: (B, C, H, W) in [-1, 1].
+        draw: (B,) numbers of the distribution `kind.draw`, one noise level each.
+        noise: (B, C, H, W) standard normal.
+    Returns:
+        (B,) values of weight(sigma) |D(y + sigma n; sigma) - y|^2.
+    """
+    sigma = kind.training_sigma(draw)
+    denoised = denoiser(images + sigma[:, None, None, None] * noise, sigma, labels)
+    return kind.weight(sigma) * (denoised - images).square().flatten(1).sum(dim=1)
+
+
+def to_unit(images: Tensor) -> Tensor:
+    """uint8 pixels -> [-1, 1] float32."""
+    return images.to(torch.float32) / 127.5 - 1
+
+
+def to_pixels(images: Tensor) -> Tensor:
+    """[-1, 1] -> uint8, clipped and rounded half up, as in the paper."""
+    return (images * 127.5 + 128).clip(0, 255).to(torch.uint8)

@@ -1,0 +1,128 @@
+"""The score networks of the paper: DDPM++ and NCSN++ U-Nets.
+
+Architecture after Song et al., "Score-Based Generative Modeling through SDEs" (ICLR 2021), with the
+layer arrangement and initialization of Karras et al., "Elucidating the Design Space of Diffusion-Based
+Generative Models" (NeurIPS 2022, appendix F.3).  Shapes: B images, C channels, H x W pixels, E embedding width.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from emmeter.diffusion.layers import (
+    OUTPUT_GAIN,
+    RESIDUAL_SCALE,
+    Block,
+    FourierEmbedding,
+    LabelEmbedding,
+    PositionalEmbedding,
+    PyramidBranch,
+    Resample,
+    convolution,
+    linear,
+    normalization,
+)
+from emmeter.settings.sections import Network
+
+
+class UNet(nn.Module):
+    """F(x; noise, label): the raw network inside a preconditioned denoiser.
+
+    Args:
+        settings: widths, depths, attention, embedding and skip mask.
+        resolution: H = W of the images, divisible by 2^(levels - 1).
+        image_channels: C of the images.
+        label_count: number of classes; 0 for an unconditional network.
+
+    A skip connection whose flag is 0 carries zeros of the same shape, as in the paper (figure 4), so that the
+    number of parameters does not change.
+    """
+
+    def __init__(self, settings: Network, resolution: int, image_channels: int, label_count: int = 0):
+        super().__init__()
+        ncsnpp = settings.architecture == "ncsnpp"
+        taps = (1, 3, 3, 1) if ncsnpp else (1, 1)
+        levels = len(settings.multipliers)
+        widths = [settings.channels * multiplier for multiplier in settings.multipliers]
+        assert settings.attention is not None  # decided when the configuration met its data
+        attends = [resolution >> level in settings.attention for level in range(levels)]
+        self.skip_flags = tuple(settings.skips or [1] * (levels * (settings.blocks + 1)))
+
+        noise_channels = settings.channels * (2 if ncsnpp else 1)
+        embedding = 4 * settings.channels
+        fourier = (settings.embedding or ("fourier" if ncsnpp else "positional")) == "fourier"
+        self.noise_embedding = (FourierEmbedding if fourier else PositionalEmbedding)(noise_channels)
+        self.label_embedding = LabelEmbedding(label_count, noise_channels) if label_count else None
+        self.mlp0 = linear(noise_channels, embedding)
+        self.mlp1 = linear(embedding, embedding)
+
+        def block(c_in: int, c_out: int, attention: bool, resample: str | None = None) -> Block:
+            return Block(
+                c_in, c_out, embedding, settings.dropout, attention, Resample(resample, taps) if resample else None
+            )
+
+        self.stem = convolution(image_channels, settings.channels)
+        self.encoder = nn.ModuleList()  # one list of blocks a level
+        self.pyramid = nn.ModuleList()  # NCSN++ only: one branch for each level below the first
+        width, pyramid_width, skips = settings.channels, image_channels, [settings.channels]
+        for level in range(levels):
+            blocks = nn.ModuleList()
+            if level > 0:
+                blocks.append(block(width, width, False, "down"))
+                skips.append(width)
+                if ncsnpp:
+                    self.pyramid.append(PyramidBranch(pyramid_width, width, taps))
+                    pyramid_width = width
+            for _ in range(settings.blocks):
+                blocks.append(block(width, widths[level], attends[level]))
+                width = widths[level]
+                skips.append(width)
+            self.encoder.append(blocks)
+
+        self.decoder = nn.ModuleList()  # from the lowest resolution up
+        for level in reversed(range(levels)):
+            blocks = nn.ModuleList()
+            if level == levels - 1:
+                blocks.extend([block(width, width, True), block(width, width, False)])
+            else:
+                blocks.append(block(width, width, False, "up"))
+            for index in range(settings.blocks + 1):
+                last = index == settings.blocks  # only the last block of a level attends in the decoder
+                blocks.append(block(width + skips.pop(), widths[level], last and attends[level]))
+                width = widths[level]
+            self.decoder.append(blocks)
+        self.blocks_per_level = settings.blocks
+        self.out_norm = normalization(width)
+        self.out_conv = convolution(width, image_channels, gain=OUTPUT_GAIN)
+
+    def forward(self, x: Tensor, noise: Tensor, labels: Tensor | None = None) -> Tensor:
+        """(B, C, H, W) images, (B,) noise coordinates, (B,) labels or None -> (B, C, H, W), in the weights' type."""
+        if (labels is None) != (self.label_embedding is None):
+            raise ValueError("labels must be given to a class-conditional network, and to no other")
+        dtype = self.stem.weight.dtype
+        x, embedding = x.to(dtype), self.noise_embedding(noise).to(dtype)
+        if self.label_embedding is not None and labels is not None:
+            embedding = embedding + self.label_embedding(labels)
+        embedding = F.silu(self.mlp1(F.silu(self.mlp0(embedding))))
+
+        skips = self._encode(x, embedding)
+        x = skips[-1]
+        kept = [s if flag else torch.zeros_like(s) for s, flag in zip(skips, self.skip_flags, strict=True)]
+        for blocks in self.decoder:
+            first_skip = len(blocks) - self.blocks_per_level - 1  # type: ignore[arg-type]
+            for index, layer in enumerate(blocks):  # type: ignore[arg-type]
+                x = layer(torch.cat([x, kept.pop()], dim=1) if index >= first_skip else x, embedding)
+        return self.out_conv(F.silu(self.out_norm(x)))
+
+    def _encode(self, x: Tensor, embedding: Tensor) -> list[Tensor]:
+        """All encoder activations, in the order of the skip mask."""
+        pyramid = x
+        skips = [self.stem(x)]
+        for level, blocks in enumerate(self.encoder):
+            for index, layer in enumerate(blocks):  # type: ignore[arg-type]
+                h = layer(skips[-1], embedding)
+                if self.pyramid and level > 0 and index == 0:
+                    # The pyramid takes the sum with it to the next level (residual input, NCSN++).
+                    h = pyramid = (h + self.pyramid[level - 1](pyramid)) * RESIDUAL_SCALE
+                skips.append(h)
+        return skips

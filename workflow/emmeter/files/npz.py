@@ -1,0 +1,78 @@
+"""Arrays in .npz files: equal arrays give equal bytes, and nothing is unpickled."""
+
+import os
+import zipfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from emmeter.errors import DataError, reason
+from emmeter.files import reading
+from emmeter.files.writing import replacing
+
+
+def write_npz(path: Path, **arrays: np.ndarray) -> None:
+    """Write arrays as .npz atomically; equal arrays give equal bytes (numpy's own writer stamps the time)."""
+    with (
+        replacing(path) as temporary,
+        zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
+    ):
+        for name, array in arrays.items():
+            member = zipfile.ZipInfo(f"{name}.npy")
+            member.compress_type = zipfile.ZIP_DEFLATED
+            with archive.open(member, "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, np.asarray(array, order="C"), allow_pickle=False)
+
+
+def read_arrays(path: Path, required: Sequence[str], optional: Sequence[str] = ()) -> dict[str, np.ndarray]:
+    """Arrays of an .npz file, never unpickling.  Raises DataError for a missing or damaged file or array."""
+    with opened(path, required) as archive:
+        names = [*required, *(name for name in optional if f"{name}.npy" in archive.namelist())]
+        arrays = {}
+        for name in names:
+            array_header(path, archive, name)
+            with archive.open(f"{name}.npy") as file:
+                arrays[name] = np.lib.format.read_array(file, allow_pickle=False)
+        return arrays
+
+
+@contextmanager
+def opened(path: Path, required: Sequence[str]) -> Iterator[zipfile.ZipFile]:
+    try:
+        reading.regular(path)
+        with zipfile.ZipFile(path) as archive:
+            members = archive.namelist()
+            parts = {name: name.replace("\\", "/").split("/") for name in members}
+            if outside := [name for name in members if ".." in parts[name] or not parts[name][0]]:
+                raise DataError(f"{path}: {outside[0]!r} would lie outside; make the file by numpy.savez")
+            if len(set(members)) != len(members):
+                raise DataError(f"{path}: holds two arrays of one name")
+            for name in required:
+                if f"{name}.npy" not in members:
+                    found = ", ".join(n.removesuffix(".npy") for n in members) or "nothing"
+                    raise DataError(f"{path}: must hold an array {name!r}; it holds {found}")
+            yield archive
+    except (DataError, MemoryError):
+        raise
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except Exception as error:
+        raise DataError(f"{path}: damaged, or not an .npz file ({reason(error)})") from None
+
+
+def array_header(path: Path, archive: zipfile.ZipFile, name: str) -> tuple[tuple[int, ...], np.dtype]:
+    """Shape and type of an array, from the first bytes of its member."""
+    with archive.open(f"{name}.npy") as file:
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(file)
+        if dtype.hasobject:
+            raise DataError(f"{path}: {name!r} holds pickled objects, which are never loaded; store plain numbers")
+        size = archive.getinfo(f"{name}.npy").file_size - file.tell()
+    if size != int(np.prod(shape, dtype=object)) * dtype.itemsize:  # object: Python integers do not overflow
+        raise DataError(f"{path}: damaged: {name!r} has {size} bytes, its header says {shape} of {dtype}")
+    if size > (memory := os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")):
+        raise DataError(f"{path}: {name!r} has {size} bytes, more than this machine's memory of {memory}")
+    return shape, dtype

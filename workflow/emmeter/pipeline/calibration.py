@@ -1,0 +1,147 @@
+"""How fast this machine trains and samples: a short calibration on made-up images."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from emmeter import project
+from emmeter.data import datasets, feasibility, subset
+from emmeter.errors import DataError, SettingsError
+from emmeter.files import provenance
+from emmeter.machine import warm
+from emmeter.machine.process import ENVIRONMENT
+from emmeter.pipeline.costs import Speed
+from emmeter.settings.sections import Setup
+from emmeter.settings.studies import Settings
+
+if TYPE_CHECKING:
+    from emmeter.training.trainer import Trainer
+
+
+CALIBRATION = 10.0  # seconds
+PROBE = 4  # images of the first step of a calibration, which tells how many a step can have
+MADE_UP = 1024  # images at most that a calibration trains on
+
+
+def calibrate(run: Setup, device: str, threads: int, jobs: int, claim: Sequence[str] = ()) -> Speed:
+    """Measure the base network on this machine, in as many processes at once as jobs will run.
+
+    `claim` are the words before a command that give it a GPU of its own (`gpus.claim`).
+    """
+    options = ["--calibrate", run.model_dump_json(), "--device", device, "--threads", str(threads)]
+    command_line = [*claim, sys.executable, "-m", "emmeter.pipeline.plan", *options]
+    environment = ENVIRONMENT | os.environ | {"OMP_NUM_THREADS": str(threads)}  # as a workflow's jobs have it
+    pipe = {"env": environment | project.child_environment(), "stdout": subprocess.PIPE, "encoding": "utf-8"}
+    started = [subprocess.Popen(command_line, **pipe) for _ in range(jobs)]
+    outputs = [process.communicate()[0] for process in started]
+    if any(process.returncode for process in started):
+        raise SettingsError("plan: the calibration failed; give --throughput GFLOP/s instead")
+    rates = [json.loads(output) for output in outputs]
+
+    def mean(name: str) -> float:
+        return sum(rate[name] for rate in rates) / jobs
+
+    return Speed(mean("train"), mean("sample"), mean("start"), jobs)
+
+
+def rates(run: Setup, device_name: str, threads: int, started: float) -> dict[str, float]:
+    """Rates of one process: seconds of a job's start, operations a second of training steps and of sampling.
+
+    On made-up images of the data set's shape.  A step or a sample that would take too long here has fewer images.
+    `started`: when this process was.
+    """
+    import torch
+
+    from emmeter.diffusion import operations
+    from emmeter.diffusion.precision import cast, choose
+    from emmeter.diffusion.sampling import draws, generate, noise_levels
+    from emmeter.machine.device import select
+    from emmeter.training.trainer import Trainer, build
+
+    if warm.fresh_name() != warm.OFF:  # jobs start with all this loaded
+        started = time.time()
+    device = select(device_name, threads)
+    drawn = made_up(run)
+    shape = drawn.images.shape[1:]
+    denoiser = build(run, shape, drawn.label_count).to(device).train()
+    forward = operations.forward(denoiser.network, shape)
+
+    def trainer(batch: int) -> "Trainer":
+        training = run.training.model_copy(update={"batch_size": batch})
+        other = run.model_copy(update={"training": training})
+        begun = Trainer(other, len(drawn.images), 0, denoiser, drawn, device)
+        begun.advance().item()  # untimed: torch chooses its algorithms
+        return begun
+
+    def rate(flops: int, work, seconds: float) -> float:  # type: ignore[no-untyped-def]
+        begun, times = time.perf_counter(), 0
+        while times == 0 or time.perf_counter() - begun < seconds:
+            work()
+            times += 1
+        return flops * times / (time.perf_counter() - begun)
+
+    def train(batch: int, seconds: float) -> float:
+        begun = trainer(batch)
+        return rate(3 * forward * batch, lambda: begun.advance().item(), seconds)
+
+    probe = min(PROBE, run.training.batch_size)
+    first = trainer(probe)
+    start = time.time() - started
+    fast = rate(3 * forward * probe, lambda: first.advance().item(), 0.0)
+    batch = int(0.25 * CALIBRATION * fast / (3 * forward))
+    trained = train(min(max(batch, probe), run.training.batch_size), 0.7 * CALIBRATION)
+    count = max(1, min(run.sampling.images, 250, int(0.2 * CALIBRATION * trained / (3 * forward))))
+    latents = draws(count, shape, None, 0)
+    denoiser.eval()
+    cast(denoiser.network, choose(run.sampling.precision))
+    levels = noise_levels(run.sampling, denoiser.kind.sigma_min, denoiser.kind.sigma_max)[-3:]
+    with torch.no_grad():
+        sample = rate(
+            forward * count * 3, lambda: generate(denoiser, latents, levels, count, device), 0.2 * CALIBRATION
+        )
+    return {"start": start, "train": trained, "sample": sample}
+
+
+def made_up(run: Setup) -> subset.Subset:
+    """A training set of random images, of the shape and with the labels of the run's; no file of a named set is read.
+
+    Raises DataError for a file or folder of the user's that is not there: nothing else tells the shape of its images.
+    """
+    facts = datasets.describe(run.data)
+    multiple, available = feasibility.usable(facts, run.data)
+    n = min(max(run.search.start // multiple, 1) * multiple, available, MADE_UP)
+    images = np.random.default_rng(0).integers(0, 256, (n, *facts.shape), np.uint8)
+    nothing = np.zeros(n, np.int64)
+    labels = subset.label_count(run.data, facts, n)
+    return subset.Subset(images, nothing, labels, nothing, nothing, images[:0], nothing[:0])
+
+
+def jobs_at_once(cores: int | None, threads: int) -> int:
+    """How many jobs run at once on this machine, or on `cores`."""
+    return max(1, (cores or provenance.cores()) // threads)
+
+
+def calibrated(settings: Settings) -> Setup | None:
+    """The run whose network is timed: the base settings', or where these do not fit their data the first arm's.
+
+    Without labels, as their number changes nothing.  None where no selected study has a network.
+    """
+    arms = [arm.run for study in settings.studies if study.name in settings.selected for arm in study.arms]
+    for run in (settings.base, *arms):
+        plain = run.model_copy(update={"data": run.data.model_copy(update={"labels": "none", "held_out": 0})})
+        if run.diffusion.denoiser == "network" and _fits(plain):
+            return plain
+    return None
+
+
+def _fits(run: Setup) -> bool:
+    try:
+        return not feasibility.faults(run, datasets.describe(run.data))
+    except (DataError, OSError):  # a file or folder that is not here, of a study that is not selected
+        return False

@@ -1,0 +1,88 @@
+"""Keys: a hash of exactly the settings that determine a stage's output.
+
+Arms that share those settings therefore share runs, an edit reruns only what it changes, and going back to old settings
+finds old results.
+"""
+
+import hashlib
+import json
+from typing import Any, Literal
+
+from emmeter.settings.sections import Setup
+
+Stage = Literal["subset", "train", "sample", "score", "emm"]
+
+# Raise a stage's version when its code gives other results for the same settings: its runs are then made anew.
+VERSIONS: dict[Stage, int] = {"subset": 1, "train": 2, "sample": 1, "score": 1, "emm": 2}
+
+
+def stage_settings(stage: Stage, run: Setup) -> dict[str, Any]:
+    """The settings that determine a stage's output, resolved: a (partial) mapping that `Run` reads back."""
+    data = run.data.model_dump()
+    if not run.data.mixture_share:
+        data = {name: value for name, value in data.items() if not name.startswith("mixture")}
+    if run.data.fit is None:
+        del data["fit"]
+    resolved: dict[str, Any] = {"seed": run.seed, "data": data}
+    if stage == "subset":
+        return resolved
+    optimum = run.diffusion.denoiser == "optimum"
+    if optimum:  # no network, no training: only the images decide
+        resolved["diffusion"] = {"denoiser": "optimum"}
+    else:
+        network, diffusion, training = (s.model_dump() for s in (run.network, run.diffusion, run.training))
+        # One form for settings that mean the same, so that such arms share runs.
+        network["embedding"] = run.network.embedding or (
+            "fourier" if run.network.architecture == "ncsnpp" else "positional"
+        )
+        if run.network.skips and all(run.network.skips):
+            network["skips"] = None
+        if run.diffusion.preconditioning != "edm":
+            diffusion = {k: v for k, v in diffusion.items() if k not in ("sigma_data", "p_mean", "p_std")}
+        if run.training.optimizer != "sgd":
+            del training["momentum"]
+        del training["gpus"]  # the same batches, whoever computes them
+        if run.training.precision == "float32":
+            del training["precision"]
+        if not run.training.flip:
+            del training["flip"]
+        if not run.training.weight_decay:
+            del training["decoupled"]
+        resolved |= {"network": network, "diffusion": diffusion, "training": training}
+    if stage == "train":
+        return resolved
+    sampling = run.sampling.model_dump()
+    sampling["ema_decay"] = None if optimum else ema_decay(run)
+    if optimum or run.sampling.precision == "float32":
+        del sampling["precision"]
+    resolved["sampling"] = sampling
+    if stage == "sample":
+        return resolved
+    scoring = run.scoring.model_dump(exclude=None if run.scoring.mirrored else {"mirrored"})
+    resolved["scoring"] = {name: value for name, value in scoring.items() if name != "snapshot"}
+    if stage == "score":
+        return resolved
+    return resolved | {"scoring": scoring, "search": run.search.model_dump()}
+
+
+def ema_decay(run: Setup) -> float:
+    """The EMA decay that is sampled: `sampling.ema_decay`, by default the first that training tracks."""
+    return run.training.ema_decays[0] if run.sampling.ema_decay is None else run.sampling.ema_decay
+
+
+def key(stage: Stage, run: Setup) -> str:
+    """Ten hexadecimal digits that name the settings of a stage."""
+    content = stage_settings(stage, run)
+    # Where files lie and whether they may be downloaded does not change the images.
+    content["data"] = {k: v for k, v in content["data"].items() if k not in ("root", "download")}
+    if content.get("scoring", {}).get("mirrored"):
+        content["scoring"]["mirrored"] = 2  # a version of its own, as the others' scores stay what they are
+    order: list[Stage] = ["subset", "train", "sample", "score", "emm"]
+    versions = [VERSIONS[s] for s in order[: order.index(stage) + 1]]
+    return digest([versions, content])
+
+
+def digest(content: object) -> str:
+    """Ten hexadecimal digits that name any content of plain values, whatever the order of its keys."""
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:10]

@@ -1,0 +1,14 @@
+"""The findings_table stage joins the findings of several studies into one table and one page."""
+
+from emmeter.command import command
+from emmeter.files.tables import FINDING_COLUMNS
+from emmeter.presentation.findings import page
+from emmeter.stages.summary import join
+
+
+def main() -> None:
+    join(__doc__, FINDING_COLUMNS, page)
+
+
+if __name__ == "__main__":
+    command(main)
