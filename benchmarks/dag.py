@@ -32,7 +32,7 @@ from emmeter.files.provenance import cores
 from emmeter.measure.outcome import RunId
 from emmeter.measure.search import replay
 from emmeter.pipeline.costs import Assumed
-from emmeter.pipeline.index import index
+from emmeter.pipeline.index import index_of
 from emmeter.settings.configuration import load, read
 from emmeter.settings.keys import key
 
@@ -141,12 +141,12 @@ def prepare(folder: Path, scores: Path, studies: int, arms: int) -> Path:
     overlay = folder / "dag.yaml"
     overlay.write_text(yaml.safe_dump(content, sort_keys=False))
     settings = read(load([overlay], folder))
-    known = index(settings, folder / "results")
-    run = next(study for study in settings.studies if study.name == "study_0").arms[0].run
-    curve = Assumed(run)
-    curve.emm = 2.0**OCTAVES * run.search.start
-    sizes = known.sizes[key("emm", run)]
-    asked = replay(run.search, sizes, curve).runs
+    known = index_of(settings, folder / "results")
+    setup = next(study for study in settings.studies if study.name == "study_0").arms[0].setup
+    curve = Assumed(setup)
+    curve.emm = 2.0**OCTAVES * setup.search.start
+    sizes = known.sizes[key("emm", setup)]
+    asked = replay(setup.search, sizes, curve).runs
     if len(asked) != RUNS:
         raise StageError(f"dag: the search asks for {len(asked)} runs, not {RUNS}: {[one.n for one in asked]}")
     scores.mkdir()

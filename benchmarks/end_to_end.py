@@ -108,20 +108,20 @@ def start_up(module: str, folder: Path, starts: int = STARTS) -> float:
     return statistics.median(taken)
 
 
-def plain_seconds(run: Setup, device: torch.device) -> float:
+def plain_seconds(setup: Setup, device: torch.device) -> float:
     """Seconds of one run on search.start images by the plain baseline."""
-    multiple, available = feasibility.usable(datasets.describe(run.data), run.data)
-    n = min(max(run.search.start // multiple, 1) * multiple, available)
+    multiple, available = feasibility.usable(datasets.describe(setup.data), setup.data)
+    n = min(max(setup.search.start // multiple, 1) * multiple, available)
     begun = time.perf_counter()
-    drawn = subset.draw(run, n, 0)
-    training = plain.Training(run, drawn, device)
+    drawn = subset.draw(setup, n, 0)
+    training = plain.Training(setup, drawn, device)
     labels = torch.unique(torch.from_numpy(drawn.labels)) if drawn.label_count else None
-    kept = budget(run, n).snapshots
-    for step in range(1, budget(run, n).steps + 1):
+    kept = budget(setup, n).snapshots
+    for step in range(1, budget(setup, n).steps + 1):
         training.advance()
         for _ in range(kept.count(step)):
             denoiser = plain.Denoiser(training.averages[0].eval(), training.denoiser.kind)
-            made = plain.sample(denoiser, run, drawn.images.shape[1:], labels, run.sampling.images, device)
+            made = plain.sample(denoiser, setup, drawn.images.shape[1:], labels, setup.sampling.images, device)
             plain.nearest(made, torch.from_numpy(drawn.images), 2, device)
     return time.perf_counter() - begun
 

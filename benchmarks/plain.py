@@ -129,13 +129,13 @@ class UNet(nn.Module):
         return self.out_conv(F.silu(self.out_norm(x)))
 
 
-def denoiser(run: Setup, shape: tuple[int, ...], label_count: int) -> Denoiser:
+def denoiser(setup: Setup, shape: tuple[int, ...], label_count: int) -> Denoiser:
     """The run's denoiser around a plain network, with the weights that `emmeter.training.trainer.build` would draw now.
 
     Raises:
         StageError: the run asks for what the baseline does not have.
     """
-    network, training = run.network, run.training
+    network, training = setup.network, setup.training
     for name, value, had in (
         ("network.architecture", network.architecture, "ddpmpp"),
         ("training.optimizer", training.optimizer, "adam"),
@@ -146,7 +146,7 @@ def denoiser(run: Setup, shape: tuple[int, ...], label_count: int) -> Denoiser:
             raise StageError(f"{name} = {value!r}: the plain baseline knows only {had!r}")
     if network.skips is not None and not all(network.skips):
         raise StageError(f"network.skips = {network.skips}: the plain baseline keeps all skip connections")
-    fast = build(run, shape, label_count)
+    fast = build(setup, shape, label_count)
     return Denoiser(UNet(fast.network), fast.kind)  # type: ignore[arg-type]
 
 
@@ -172,19 +172,19 @@ class Images(Dataset[tuple[Tensor, int]]):
 class Training:
     """Training of one run on the device: `advance` is one step."""
 
-    def __init__(self, run: Setup, subset: Subset, device: torch.device):
-        self.run, self.device, self.step = run, device, 0
+    def __init__(self, setup: Setup, subset: Subset, device: torch.device):
+        self.setup, self.device, self.step = setup, device, 0
         self.conditional = subset.label_count > 0
-        self.budget = budget(run, len(subset.images))
-        self.denoiser = denoiser(run, subset.images.shape[1:], subset.label_count).to(device).train()
+        self.budget = budget(setup, len(subset.images))
+        self.denoiser = denoiser(setup, subset.images.shape[1:], subset.label_count).to(device).train()
         self.optimizer = torch.optim.Adam(
-            self.denoiser.parameters(), lr=run.training.learning_rate, weight_decay=run.training.weight_decay
+            self.denoiser.parameters(), lr=setup.training.learning_rate, weight_decay=setup.training.weight_decay
         )
-        self.averages = [copy.deepcopy(self.denoiser.network) for _ in run.training.ema_decays]
+        self.averages = [copy.deepcopy(self.denoiser.network) for _ in setup.training.ema_decays]
         self.batches = self._batches(subset)
 
     def _batches(self, subset: Subset) -> Iterator[list[Tensor]]:
-        size = self.run.training.batch_size
+        size = self.setup.training.batch_size
         images = Images(subset)
         shuffled = RandomSampler(images, num_samples=size * 2**40)  # one permutation after the other
         yield from DataLoader(
@@ -202,7 +202,7 @@ class Training:
 
     def update(self, images: Tensor, labels: Tensor, draw: Tensor, noise: Tensor) -> float:
         """One step on given images in [-1, 1] (B, C, H, W), labels (B,), numbers `draw` (B,) and noise (B, C, H, W)."""
-        training, seen = self.run.training, self.step * self.run.training.batch_size
+        training, seen = self.setup.training, self.step * self.setup.training.batch_size
         for group in self.optimizer.param_groups:
             group["lr"] = training.learning_rate * learning_rate_factor(seen, self.budget.lr_ramp)
         self.optimizer.zero_grad()
@@ -223,18 +223,18 @@ class Training:
 @torch.no_grad()
 def sample(
     denoise: Denoiser,
-    run: Setup,
+    setup: Setup,
     shape: tuple[int, ...],
     labels_in_use: Tensor | None,
     batch: int,
     device: torch.device,
 ) -> Tensor:
     """(sampling.images, C, H, W) uint8 images of replicate 0, each from its own seed, by the Heun sampler."""
-    levels = noise_levels(run.sampling, denoise.kind.sigma_min, denoise.kind.sigma_max).to(device)
+    levels = noise_levels(setup.sampling, denoise.kind.sigma_min, denoise.kind.sigma_max).to(device)
     made = []
-    for start in range(0, run.sampling.images, batch):
+    for start in range(0, setup.sampling.images, batch):
         latents, labels = [], []
-        for seed in range(start, min(start + batch, run.sampling.images)):
+        for seed in range(start, min(start + batch, setup.sampling.images)):
             generator = torch.Generator().manual_seed(seed)
             latents.append(torch.randn(shape, generator=generator, dtype=torch.float64))
             if labels_in_use is not None:

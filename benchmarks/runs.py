@@ -48,24 +48,24 @@ def case(name: str) -> Setup:
         return configuration().base
     study, arm = PAPER[name]
     arms = next(one for one in configuration("paper.yaml").studies if one.name == study).arms
-    return next(one for one in arms if one.name == arm).run
+    return next(one for one in arms if one.name == arm).setup
 
 
-def adjusted(run: Setup, **overrides: object) -> Setup:
+def adjusted(setup: Setup, **overrides: object) -> Setup:
     """A run with some settings replaced, named as section__key."""
     dotted = {name.replace("__", "."): value for name, value in overrides.items()}
-    return validate(Setup, override(run.model_dump(), dotted))
+    return validate(Setup, override(setup.model_dump(), dotted))
 
 
-def shape(run: Setup) -> tuple[int, int, int]:
+def shape(setup: Setup) -> tuple[int, int, int]:
     """(C, H, W) of the images of a run."""
-    assert run.data.resolution is not None  # of every case
-    return SHAPES[run.data.source], run.data.resolution, run.data.resolution
+    assert setup.data.resolution is not None  # of every case
+    return SHAPES[setup.data.source], setup.data.resolution, setup.data.resolution
 
 
-def random_subset(run: Setup, count: int = IMAGES) -> Subset:
+def random_subset(setup: Setup, count: int = IMAGES) -> Subset:
     """`count` random images of a run's shape, without labels."""
-    images = np.random.default_rng(0).integers(0, 256, (count, *shape(run)), dtype=np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (count, *shape(setup)), dtype=np.uint8)
     nothing = np.zeros(0, np.int64)
     places = np.arange(count)
     return Subset(

@@ -45,28 +45,28 @@ def measure(args: argparse.Namespace) -> Iterator[Row]:
         yield from compare(name, run, timed, args, device, threads)
 
 
-def reduced(run: Setup, name: str, args: argparse.Namespace, device: torch.device) -> Setup:
+def reduced(setup: Setup, name: str, args: argparse.Namespace, device: torch.device) -> Setup:
     """The run with as many images and steps as are timed."""
     changes: dict[str, object] = {}
     if name != runs.TINY:
-        changes |= REDUCED if device.type == "cpu" else {"sampling__images": min(LIMIT, run.sampling.images)}
+        changes |= REDUCED if device.type == "cpu" else {"sampling__images": min(LIMIT, setup.sampling.images)}
     changes |= {"sampling__images": args.images} if args.images else {}
     changes |= {"sampling__steps": args.steps} if args.steps else {}
-    return runs.adjusted(run, **changes)
+    return runs.adjusted(setup, **changes)
 
 
-def evaluations(run: Setup) -> int:
+def evaluations(setup: Setup) -> int:
     """Evaluations of the network for one image."""
-    return 2 * run.sampling.steps - 1
+    return 2 * setup.sampling.steps - 1
 
 
 def compare(
-    name: str, run: Setup, timed: Setup, args: argparse.Namespace, device: torch.device, threads: int
+    name: str, setup: Setup, timed: Setup, args: argparse.Namespace, device: torch.device, threads: int
 ) -> Iterator[Row]:
-    """Time the samplers as `timed` asks; rates are of `run`."""
-    shape, count = runs.shape(run), timed.sampling.images
+    """Time the samplers as `timed` asks; rates are of `setup`."""
+    shape, count = runs.shape(setup), timed.sampling.images
     torch.manual_seed(0)
-    baseline = plain.denoiser(run, shape, 0).to(device).eval().requires_grad_(False)
+    baseline = plain.denoiser(setup, shape, 0).to(device).eval().requires_grad_(False)
     levels = noise_levels(timed.sampling, baseline.kind.sigma_min, baseline.kind.sigma_max)
 
     def plainly() -> torch.Tensor:
@@ -81,16 +81,16 @@ def compare(
     work: dict[str, Callable[[], torch.Tensor]] = {"plain": plainly}
     for precision in precisions:
         torch.manual_seed(0)
-        denoiser = build(run, shape, 0).to(device).eval().requires_grad_(False)
+        denoiser = build(setup, shape, 0).to(device).eval().requires_grad_(False)
         work[precision] = partial(ours, denoiser, precision)
     made = {one: sampler() for one, sampler in work.items()}  # also the untimed first call
     taken = timing.alternate(work, args.rounds, device)
     each = {one: statistics.median(values) / count / evaluations(timed) for one, values in taken.items()}
-    rates = {one: 1 / (value * evaluations(run)) for one, value in each.items()}
+    rates = {one: 1 / (value * evaluations(setup)) for one, value in each.items()}
     for precision in precisions:
         details = {
             "precision": precision,
-            "steps": run.sampling.steps,
+            "steps": setup.sampling.steps,
             "steps timed": timed.sampling.steps,
             "images timed": count,
             "batch": args.batch,
@@ -100,31 +100,31 @@ def compare(
         }
         ratio = timing.ratio(taken["plain"], taken[precision])
         yield make("sample", name, "images/s", rates[precision], rates["plain"], ratio, details, device.type)
-    if name == runs.TINY and run.sampling.precision in precisions:
-        yield share(run, {"plain": rates["plain"], "ours": rates[run.sampling.precision]}, threads, device)
+    if name == runs.TINY and setup.sampling.precision in precisions:
+        yield share(setup, {"plain": rates["plain"], "ours": rates[setup.sampling.precision]}, threads, device)
 
 
-def share(run: Setup, rates: dict[str, float], threads: int, device: torch.device) -> Row:
+def share(setup: Setup, rates: dict[str, float], threads: int, device: torch.device) -> Row:
     """What share of training and sampling together sampling takes in one run, in percent.
 
     `rates` are images a second in sampling.
     """
     advances = {
-        "plain": partial(plain_steps, plain.Training(run, runs.random_subset(run), device)),
-        "ours": partial(our_steps, trainer(run, device)),
+        "plain": partial(plain_steps, plain.Training(setup, runs.random_subset(setup), device)),
+        "ours": partial(our_steps, trainer(setup, device)),
     }
     shares = {}
     for one, advance in advances.items():
         steps = timing.repeats(partial(advance, 1), TRAIN_SECONDS, device)
         training = timing.seconds(partial(advance, steps), device) / steps
-        whole = training * budget(run, runs.IMAGES).steps
-        sampling = len(run.training.snapshots) * run.sampling.images / rates[one]
+        whole = training * budget(setup, runs.IMAGES).steps
+        sampling = len(setup.training.snapshots) * setup.sampling.images / rates[one]
         shares[one] = 100 * sampling / (whole + sampling)
     details = {
-        "precision": run.sampling.precision,
-        "steps": run.sampling.steps,
+        "precision": setup.sampling.precision,
+        "steps": setup.sampling.steps,
         "threads": threads if device.type == "cpu" else None,
-        "images": run.sampling.images,
-        "snapshots": len(run.training.snapshots),
+        "images": setup.sampling.images,
+        "snapshots": len(setup.training.snapshots),
     }
     return make("sample", "default run", "% of a run", shares["ours"], shares["plain"], None, details, device.type)

@@ -82,13 +82,13 @@ class Curve:
 class Scale:
     """What the searches have in common: settings, ladder, operations of one image through the network."""
 
-    run: Setup
+    setup: Setup
     sizes: list[int]
     forward: int
 
     def truths(self, arms: int, seed: int) -> np.ndarray:
         """(arms,) the true EMM of each arm in octaves (log2 N)."""
-        return math.log2(self.run.search.start) + np.random.default_rng([seed, 0]).uniform(*OFF, arms)
+        return math.log2(self.setup.search.start) + np.random.default_rng([seed, 0]).uniform(*OFF, arms)
 
 
 @dataclass(frozen=True)
@@ -192,7 +192,7 @@ def compare(name: str, curve: Curve, arms: int, seed: int) -> Iterator[Row]:
     for title, outcomes in (("paper's procedure", paper), ("paper's procedure, interpolated", interpolated)):
         yield make("search", f"{name}: {title}", "FLOP", None, base, None, facts | summary(outcomes), "")
     repeated = Repeated(scale, curve, arms, seed)
-    for index, variant in enumerate(variants(scale.run.sampling.images)):
+    for index, variant in enumerate(variants(scale.setup.sampling.images)):
         outcomes = adaptive(scale, curve, variant, arms, seed, index)
         found = summary(outcomes)
         repetitions = None if found["error, octaves"] is None else repeated.until(found["error, octaves"])
@@ -208,9 +208,9 @@ def compare(name: str, curve: Curve, arms: int, seed: int) -> Iterator[Row]:
 
 def scale_of(name: str) -> Scale:
     """The settings of a scale, and what follows from them."""
-    run = configured.adjusted(configured.configuration(SCALES[name]).base, search__epsilon=EPSILON)
-    sizes = ladder(run.search, *feasibility.usable(datasets.describe(run.data), run.data))
-    return Scale(run, sizes, operations.planned(run.network, configured.shape(run))[0])
+    setup = configured.adjusted(configured.configuration(SCALES[name]).base, search__epsilon=EPSILON)
+    sizes = ladder(setup.search, *feasibility.usable(datasets.describe(setup.data), setup.data))
+    return Scale(setup, sizes, operations.planned(setup.network, configured.shape(setup))[0])
 
 
 def variants(images: int) -> list[Variant]:
@@ -240,7 +240,7 @@ def adaptive(scale: Scale, curve: Curve, variant: Variant, arms: int, seed: int,
         prior = scatter.fit(scatter.distinct((truth, trail, counts) for truth, trail, counts, _ in searched))
         for truth, trail, counts, spent in searched:
             variance = scatter.moderated(scatter.own(trail, counts), prior)
-            found = estimate(scale.run.search, trail, counts, scale.sizes, variance)
+            found = estimate(scale.setup.search, trail, counts, scale.sizes, variance)
             outcomes.append(outcome(found.emm, found, truth, spent))
     return outcomes
 
@@ -249,20 +249,20 @@ def search(
     scale: Scale, curve: Curve, variant: Variant, truth: float, random: np.random.Generator
 ) -> tuple[Trail, dict[RunId, Count], Spent]:
     """One search to its end on a curve whose EMM is 2^`truth`."""
-    run, counts, spent = scale.run, {}, Spent()
-    shares = run.training.snapshots
-    while not (trail := replay(run.search, scale.sizes, counts)).finished:
+    setup, counts, spent = scale.setup, {}, Spent()
+    shares = setup.training.snapshots
+    while not (trail := replay(setup.search, scale.sizes, counts)).finished:
         for one in trail.missing:
             y = curve.slope * (truth - math.log2(one.n)) + curve.run_sd * random.standard_normal()
             count = drawn(y, variant.images, random)
-            images, snapshots = float(budget(run, one.n).images), len(shares)
+            images, snapshots = float(budget(setup, one.n).images), len(shares)
             if variant.early and one not in trail.confirm:
                 half = drawn(y - max(curve.gap + curve.gap_sd * random.standard_normal(), 0.0), variant.images, random)
                 if wilson(half.memorized, half.images)[0] > 1 - EPSILON:
                     count, images, snapshots = half, images / 2, sum(share <= 0.5 for share in shares)
             counts[one] = count
             if not (variant.shared and one == trail.locate[0]):
-                spent.add(scale.forward, images, snapshots * variant.images, run.sampling.steps)
+                spent.add(scale.forward, images, snapshots * variant.images, setup.sampling.steps)
     return trail, counts, spent
 
 
@@ -273,11 +273,11 @@ def drawn(y: float, images: int, random: np.random.Generator) -> Count:
 
 def grid(scale: Scale, curve: Curve, arms: int, seed: int, repetitions: int) -> tuple[list[Outcome], list[Outcome]]:
     """The paper's procedure with so many runs at each size: its own reading, and the interpolated one."""
-    multiple, _ = feasibility.usable(datasets.describe(scale.run.data), scale.run.data)
-    sizes = [round(scale.run.search.start * factor / multiple) * multiple for factor in GRID]
+    multiple, _ = feasibility.usable(datasets.describe(scale.setup.data), scale.setup.data)
+    sizes = [round(scale.setup.search.start * factor / multiple) * multiple for factor in GRID]
     search = Search(rule="grid", grid=sizes, replicates=repetitions)
     runs = [RunId(n, replicate) for n in sizes for replicate in range(repetitions)]
-    images = {n: budget(scale.run, n).images for n in sizes}
+    images = {n: budget(scale.setup, n).images for n in sizes}
     random = np.random.default_rng([seed, 2, repetitions])
     own, interpolated = [], []
     for truth in scale.truths(arms, seed):

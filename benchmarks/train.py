@@ -47,9 +47,9 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 def measure(args: argparse.Namespace) -> Iterator[Row]:
     """A row for each case and mode."""
-    for name, run, device, threads in runs.chosen(args):
-        flops = 3 * operations.planned(run.network, runs.shape(run))[0]
-        timed = runs.adjusted(run, training__batch_size=args.batch or batch(run, flops, device))
+    for name, setup, device, threads in runs.chosen(args):
+        flops = 3 * operations.planned(setup.network, runs.shape(setup))[0]
+        timed = runs.adjusted(setup, training__batch_size=args.batch or batch(setup, flops, device))
         yield from compare(name, timed, flops, modes(args, device), args, device, threads)
 
 
@@ -60,29 +60,29 @@ def modes(args: argparse.Namespace, device: torch.device) -> list[Mode]:
     return [Mode(one) for one in chosen] + [Mode(one, True) for one in compiled]
 
 
-def batch(run: Setup, flops: int, device: torch.device) -> int:
+def batch(setup: Setup, flops: int, device: torch.device) -> int:
     """The run's batch size, halved until a step of `flops` operations an image is short enough."""
-    size = run.training.batch_size
+    size = setup.training.batch_size
     while size > SMALLEST_BATCH and size * flops > STEP_FLOPS[device.type]:
         size //= 2
     return size
 
 
 def compare(
-    name: str, run: Setup, flops: int, modes: list[Mode], args: argparse.Namespace, device: torch.device, threads: int
+    name: str, setup: Setup, flops: int, modes: list[Mode], args: argparse.Namespace, device: torch.device, threads: int
 ) -> Iterator[Row]:
     """Time plain training and each of our modes in turns; `flops` operations an image."""
-    baseline = plain.Training(run, runs.random_subset(run), device)
+    baseline = plain.Training(setup, runs.random_subset(setup), device)
     work: dict[Mode | None, Callable[[int], None]] = {None: partial(plain_steps, baseline)}  # None: plain
     for mode in modes:
-        own = trainer(runs.adjusted(run, training__precision=mode.precision), device, mode.compiled)
+        own = trainer(runs.adjusted(setup, training__precision=mode.precision), device, mode.compiled)
         work[mode] = partial(our_steps, own)
     steps = {mode: timing.repeats(partial(several, 1), args.seconds, device) for mode, several in work.items()}
     taken = timing.alternate(
         {mode: partial(several, steps[mode]) for mode, several in work.items()}, args.rounds, device
     )
     each = {mode: [value / steps[mode] for value in values] for mode, values in taken.items()}  # seconds a step
-    rates = {mode: run.training.batch_size / statistics.median(values) for mode, values in each.items()}
+    rates = {mode: setup.training.batch_size / statistics.median(values) for mode, values in each.items()}
     plain_precision: Precision = "tf32" if device.type == "cuda" else "float32"
     precisions: list[Precision] = [plain_precision, *(mode.precision for mode in modes)]
     peaks = {one: timing.peak(device, one) for one in dict.fromkeys(precisions)}
@@ -90,7 +90,7 @@ def compare(
         details = {
             "precision": mode.precision,
             "compiled": "yes" if mode.compiled else "no",
-            "batch": run.training.batch_size,
+            "batch": setup.training.batch_size,
             "threads": threads if device.type == "cpu" else None,
             "GFLOP an image": flops / 1e9,
             "peak TFLOP/s": peaks[mode.precision] / 1e12,
@@ -103,18 +103,18 @@ def compare(
         yield make("train", name, "images/s", rates[mode], rates[None], ratio, details, device.type)
 
 
-def trainer(run: Setup, device: torch.device, compiled: bool = False) -> Trainer:
+def trainer(setup: Setup, device: torch.device, compiled: bool = False) -> Trainer:
     """The trainer of the first replicate of a run on random images."""
     with tempfile.TemporaryDirectory() as folder:
         return start(
-            run, runs.random_subset(run), runs.IMAGES, 0, device, Path(folder),
+            setup, runs.random_subset(setup), runs.IMAGES, 0, device, Path(folder),
             compiled="always" if compiled else "never",
         )  # fmt: skip
 
 
 def our_steps(trainer: Trainer, steps: int) -> None:
     """So many steps; the loss is read where `emmeter.training.trainer.train` reads it in every step."""
-    choose(trainer.run.training.precision)  # torch's arithmetic on a GPU is global, and others have their turns
+    choose(trainer.setup.training.precision)  # torch's arithmetic on a GPU is global, and others have their turns
     for _ in range(steps):
         loss = trainer.advance()
         if trainer.device.type == "cpu":

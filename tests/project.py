@@ -153,7 +153,7 @@ class Project:
     def key(self, stage: keys.Stage, study: str, arm: str) -> str:
         """The key of an arm of the present configuration."""
         arms = next(one for one in configuration.read(self.config()).studies if one.name == study).arms
-        return keys.key(stage, next(one for one in arms if one.name == arm).run)
+        return keys.key(stage, next(one for one in arms if one.name == arm).setup)
 
     def run_file(self, stage: keys.Stage, study: str, arm: str, name: str, n: int = 10) -> Path:
         folder = layout.run_folder(self.folder / "results", stage, self.key(stage, study, arm), n, 0)

@@ -20,7 +20,7 @@ from emmeter.measure.outcome import logit
 from emmeter.measure.scatter import Prior
 from emmeter.measure.search import CLEAR, Status
 from emmeter.pipeline import description
-from emmeter.pipeline.index import Index, index
+from emmeter.pipeline.index import Index, index_of
 from emmeter.presentation import figures, findings, style
 from emmeter.settings.configuration import load, read
 from emmeter.settings.keys import key
@@ -39,20 +39,20 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 def configured(results: Path) -> Index:
     """The configuration of the laptop scale; `results` is not looked into."""
-    return index(read(load([ROOT / "config/laptop.yaml"], ROOT)), results, data_needed=False)
+    return index_of(read(load([ROOT / "config/laptop.yaml"], ROOT)), results, data_needed=False)
 
 
-def arms_of(dag: Index, name: str) -> tuple[dict[str, Any], list[ArmResult]]:
+def arms_of(index: Index, name: str) -> tuple[dict[str, Any], list[ArmResult]]:
     """The description of a study, and its arms as their rows in emm.csv (cost, rule) and curves.csv (runs) tell."""
-    described = json.loads(json.dumps(description.description(dag, name)))
+    described = json.loads(json.dumps(description.description(index, name)))
     curves = rows(REFERENCE / name / "curves.csv")
     arms = []
     for about, arm, known in zip(
-        described["arms"], dag.study(name).arms, rows(REFERENCE / name / "emm.csv"), strict=True
+        described["arms"], index.study(name).arms, rows(REFERENCE / name / "emm.csv"), strict=True
     ):
         assert about["name"] == known["arm"]
         mine = [row for row in curves if row["arm"] == arm.name]
-        arms.append(_arm(about, dag.sizes[key("emm", arm.run)], known, mine))
+        arms.append(_arm(about, index.sizes[key("emm", arm.setup)], known, mine))
     return described, arms
 
 
@@ -128,15 +128,15 @@ def draw(folder: Path, described: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    dag = configured(ROOT / "results")
-    known = [arms_of(dag, name) for name in STUDIES]
+    index = configured(ROOT / "results")
+    known = [arms_of(index, name) for name in STUDIES]
     prior = prior_of([arms for _, arms in known])
     print(prior)
     for described, arms in known:
         write(REFERENCE / described["name"], described, arms, prior)
         draw(REFERENCE / described["name"], described)
     for table, columns in (("emm.csv", EMM_COLUMNS), ("findings.csv", tables.FINDING_COLUMNS)):
-        order = [one.name for one in dag.settings.studies if one.name in STUDIES]
+        order = [one.name for one in index.settings.studies if one.name in STUDIES]
         write_csv(REFERENCE / table, columns, [row for name in order for row in rows(REFERENCE / name / table)])
     found = rows(REFERENCE / "findings.csv")
     print(findings.lines(found))

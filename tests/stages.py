@@ -13,7 +13,7 @@ from typing import Any
 from emmeter.command import command
 from emmeter.files.layout import FILES, RECORDS, emm_folder, run_folder
 from emmeter.pipeline.description import description
-from emmeter.pipeline.index import index
+from emmeter.pipeline.index import index_of
 from emmeter.settings.configuration import read
 from emmeter.settings.keys import Stage, key, stage_settings
 from emmeter.settings.sections import Setup
@@ -48,11 +48,11 @@ class Pipeline:
     state_seconds: float = 30.0
 
     @property
-    def run(self) -> Setup:
+    def setup(self) -> Setup:
         return read_setup(self.content)
 
     def folder(self, stage: Stage) -> Path:
-        name = key(stage, self.run)
+        name = key(stage, self.setup)
         if stage == "emm":
             return emm_folder(self.results, name)
         return run_folder(self.results, stage, name, self.n, self.replicate)
@@ -66,7 +66,7 @@ class Pipeline:
 
     @property
     def state(self) -> Path:
-        return self.results / "state" / key("train", self.run) / f"n{self.n}-r{self.replicate}"
+        return self.results / "state" / key("train", self.setup) / f"n{self.n}-r{self.replicate}"
 
     @property
     def study(self) -> Path:
@@ -75,7 +75,7 @@ class Pipeline:
     def description(self) -> str:
         """The study of this one arm, as its stages take it."""
         settings = read(self.content | {"studies": {"faults": {"arms": {"one": {}}}}})
-        return json.dumps(description(index(settings, self.results), "faults"))
+        return json.dumps(description(index_of(settings, self.results), "faults"))
 
     def arguments(self, stage: str) -> list[str]:
         """The command line of a stage, or of "study", "figures", "summary" or "findings_table", after ``python -m``."""
@@ -98,10 +98,10 @@ class Pipeline:
         return [module, *_flat(self._options(stage))]  # type: ignore[arg-type]
 
     def _options(self, stage: Stage) -> dict[str, object]:
-        run = self.run
-        options: dict[str, object] = {"settings": json.dumps(stage_settings(stage, run)), "key": key(stage, run)}
+        setup = self.setup
+        options: dict[str, object] = {"settings": json.dumps(stage_settings(stage, setup)), "key": key(stage, setup)}
         if stage == "emm":
-            sizes = json.dumps(run.search.grid)
+            sizes = json.dumps(setup.search.grid)
             return options | {
                 "sizes": sizes,
                 "results": self.results,

@@ -79,7 +79,7 @@ def test_a_damaged_file_is_made_again_once_it_is_deleted(clean, before, faults, 
 
 def test_a_damaged_score_counts_as_a_run_that_was_not_made(before, faults):
     pipeline = before("emm")
-    scores = Scores(pipeline.results, key("score", pipeline.run), "last")
+    scores = Scores(pipeline.results, key("score", pipeline.setup), "last")
     path, run = pipeline.record("score"), RunId(pipeline.n, pipeline.replicate)
     assert run in scores
     whole = path.read_bytes()
@@ -116,7 +116,7 @@ def resumable(interrupted, tmp_path):
 def resumed_at(pipeline: Pipeline) -> int:
     """The step at which the training would go on."""
     subset = load_subset(pipeline.file("subset"))
-    trainer = start(pipeline.run, subset, pipeline.n, pipeline.replicate, torch.device("cpu"), pipeline.state)
+    trainer = start(pipeline.setup, subset, pipeline.n, pipeline.replicate, torch.device("cpu"), pipeline.state)
     return trainer.step
 
 

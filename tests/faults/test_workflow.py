@@ -13,7 +13,7 @@ from outcome import outcome
 from PIL import Image
 
 from emmeter.files import layout
-from emmeter.pipeline.index import index as index_of
+from emmeter.pipeline.index import index_of
 from emmeter.settings import configuration, keys
 from project import fresh
 from stages import CONTENT
@@ -91,7 +91,7 @@ def test_an_image_changed_in_place_is_noticed(faults, tmp_path):
 
     def known() -> str:
         index = index_of(configuration.read(content), tmp_path / "results")
-        return index.data_signature(keys.key("subset", index.settings.studies[0].arms[0].run))
+        return index.data_signature(keys.key("subset", index.settings.studies[0].arms[0].setup))
 
     seen = {known()}
     with faults.one("changed data"):

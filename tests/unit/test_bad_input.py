@@ -28,7 +28,7 @@ from PIL import Image
 
 from emmeter.data import pictures
 from emmeter.errors import SettingsError
-from emmeter.pipeline.index import index as index_of
+from emmeter.pipeline.index import index_of
 from emmeter.settings import configuration
 from emmeter.settings.sections import Setup
 from emmeter.settings.validation import read_setup
@@ -635,8 +635,8 @@ ODD: list[Any] = [
 
 @pytest.mark.parametrize("value", ODD, ids=[repr(value)[:30] for value in ODD])
 def test_odd_values_of_every_key_are_valid_or_refused_line_by_line(value):
-    run = read_setup({key: CONFIG[key] for key in Setup.model_fields if key in CONFIG}).model_dump()
-    whole = copy.deepcopy(CONFIG | run)
+    setup = read_setup({key: CONFIG[key] for key in Setup.model_fields if key in CONFIG}).model_dump()
+    whole = copy.deepcopy(CONFIG | setup)
     for path in nodes(whole)[1:]:
         config = copy.deepcopy(whole)
         above = config

@@ -94,10 +94,10 @@ def test_plain_training_steps_equal_ours(tmp_path, weight_decay):
     zero.  Of the keys' biases in attention it is exactly zero (a softmax does not see them): they are left out.  Of
     the other weights 99 % must agree to a hundredth of the learning rate, and all together to 1 % of their movement.
     """
-    run = small(training__weight_decay=weight_decay)
-    subset = labelled(run)
-    baseline = plain.Training(run, subset, CPU)
-    ours = start(run, subset, len(subset.images), 0, CPU, tmp_path)
+    setup = small(training__weight_decay=weight_decay)
+    subset = labelled(setup)
+    baseline = plain.Training(setup, subset, CPU)
+    ours = start(setup, subset, len(subset.images), 0, CPU, tmp_path)
     shaken(baseline.denoiser)
     with torch.no_grad():
         state = baseline.denoiser.network.state_dict()
@@ -111,7 +111,7 @@ def test_plain_training_steps_equal_ours(tmp_path, weight_decay):
     for step in range(3):
         loss = ours.advance()
         # A step's images and random numbers are those that `emmeter.training.trainer` draws.
-        index = next(batches(ours.n, run.training.batch_size, ours.seed, step))
+        index = next(batches(ours.n, setup.training.batch_size, ours.seed, step))
         torch.manual_seed(derive(ours.seed, "step", step))
         draw = torch.randn(len(index))
         images = to_unit(torch.from_numpy(subset.images)[index])
@@ -128,8 +128,8 @@ def test_plain_training_steps_equal_ours(tmp_path, weight_decay):
                 change = (value - before[name]).detach()
                 side.append((change.view(3, -1)[[0, 2]] if name.endswith("qkv.bias") else change).flatten())
         moved, expected = torch.cat(moved), torch.cat(expected)
-        assert expected.abs().max() > run.training.learning_rate / 10
-        assert ((moved - expected).abs() > 0.01 * run.training.learning_rate).float().mean() < 0.01
+        assert expected.abs().max() > setup.training.learning_rate / 10
+        assert ((moved - expected).abs() > 0.01 * setup.training.learning_rate).float().mean() < 0.01
         assert (moved - expected).norm() < 0.01 * expected.norm()
 
 
@@ -145,16 +145,16 @@ def test_plain_loader_goes_through_the_subset_epoch_by_epoch():
 
 
 def test_plain_samples_equal_ours():
-    run = small(sampling__images=7, sampling__steps=4)
-    shape, labels = runs.shape(run), torch.tensor([0, 2])
+    setup = small(sampling__images=7, sampling__steps=4)
+    shape, labels = runs.shape(setup), torch.tensor([0, 2])
     torch.manual_seed(4)
-    ours = shaken(build(run, shape, 3)).eval()
+    ours = shaken(build(setup, shape, 3)).eval()
     torch.manual_seed(4)
-    baseline = shaken(plain.denoiser(run, shape, 3)).eval()
-    levels = noise_levels(run.sampling, ours.kind.sigma_min, ours.kind.sigma_max)
+    baseline = shaken(plain.denoiser(setup, shape, 3)).eval()
+    levels = noise_levels(setup.sampling, ours.kind.sigma_min, ours.kind.sigma_max)
     with torch.no_grad():
         expected = generate(ours, draws(7, shape, labels, 0), levels, 7, CPU)
-    found = plain.sample(baseline, run, shape, labels, 3, CPU)
+    found = plain.sample(baseline, setup, shape, labels, 3, CPU)
     assert expected.float().std() > 10
     assert (found.int() - expected.int()).abs().max() <= 1  # grey level
 
@@ -262,9 +262,9 @@ def test_cases_are_the_papers_networks():
     shapes = {name: runs.shape(runs.case(name)) for name in runs.CASES}
     assert shapes["tiny"] == (1, 8, 8) and shapes["16x16 width 128"] == (3, 16, 16)
     for name in runs.PAPER:
-        run = runs.case(name)
-        assert name == f"{run.data.resolution}x{run.data.resolution} width {run.network.channels}"
-        assert run.network.attention == [run.data.resolution // 2]
+        setup = runs.case(name)
+        assert name == f"{setup.data.resolution}x{setup.data.resolution} width {setup.network.channels}"
+        assert setup.network.attention == [setup.data.resolution // 2]
 
 
 def test_tf32_is_measured_on_a_gpu_only():
@@ -340,7 +340,7 @@ def test_large_project_asks_for_seven_runs_an_arm(tmp_path):
     settings = read(load([overlay], tmp_path / "project"))
     assert settings.selected == ["study_0", "study_1"]
     chosen = [study for study in settings.studies if study.name in settings.selected]
-    assert len({key("train", arm.run) for study in chosen for arm in study.arms}) == 6
+    assert len({key("train", arm.setup) for study in chosen for arm in study.arms}) == 6
     scores = [json.loads(path.read_text())["snapshots"][0] for path in (tmp_path / "scores").glob("*.json")]
     assert len(scores) > dag.RUNS and all(0 <= one["memorized"] <= one["images"] for one in scores)
 
@@ -376,10 +376,10 @@ def variant(**changes):
 def test_search_costs_what_its_runs_cost(digits):
     random = np.random.default_rng(1)
     trail, counts, spent = search.search(digits, CURVE, variant(), math.log2(25), random)
-    run = digits.run
+    setup = digits.setup
     assert spent.trained == len(trail.runs) * 16_000 and set(counts) == set(trail.runs)
-    assert spent.sampled == len(trail.runs) * 250 * len(run.training.snapshots)
-    evaluations = (2 * run.sampling.steps - 1) * spent.sampled
+    assert spent.sampled == len(trail.runs) * 250 * len(setup.training.snapshots)
+    evaluations = (2 * setup.sampling.steps - 1) * spent.sampled
     assert spent.flops == pytest.approx(digits.forward * (3 * spent.trained + evaluations))
     again, _, shared = search.search(digits, CURVE, variant(shared=True), math.log2(25), np.random.default_rng(1))
     assert again == trail and shared.trained == spent.trained - 16_000
@@ -390,7 +390,7 @@ def test_early_stop_saves_half_of_a_locating_run_far_above_the_line(digits):
     _, _, whole = search.search(digits, far, variant(), math.log2(200), np.random.default_rng(2))
     trail, _, spent = search.search(digits, far, variant(early=True), math.log2(200), np.random.default_rng(2))
     assert spent.trained < len(trail.runs) * 16_000
-    assert spent.sampled < len(trail.runs) * 250 * len(digits.run.training.snapshots)
+    assert spent.sampled < len(trail.runs) * 250 * len(digits.setup.training.snapshots)
     assert whole.trained % 16_000 == 0
 
 

@@ -132,8 +132,8 @@ def test_relative_values_of_arms_start_from_the_base_of_their_study():
         base={"training.learning_rate": "times 2", "network.blocks": "add 2"},
     )
     one, three = read(content | {"training": {"learning_rate": 1e-3}}).studies[0].arms
-    assert (one.run.training.learning_rate, one.run.network.blocks) == (2e-3, 4)
-    assert (three.run.training.learning_rate, three.run.network.blocks) == (6e-3, 5)
+    assert (one.setup.training.learning_rate, one.setup.network.blocks) == (2e-3, 4)
+    assert (three.setup.training.learning_rate, three.setup.network.blocks) == (6e-3, 5)
 
 
 def test_an_arms_relative_values_do_not_see_each_other():
@@ -142,8 +142,8 @@ def test_an_arms_relative_values_do_not_see_each_other():
         {"search.n_max": 900, "search.start": "times 1/2"},
         {"search.start": "times 1/2", "search.n_max": 900},
     ):
-        run = read(study({"a": overrides})).studies[0].arms[0].run
-        assert (run.search.start, run.search.n_max) == (500, 900)
+        setup = read(study({"a": overrides})).studies[0].arms[0].setup
+        assert (setup.search.start, setup.search.n_max) == (500, 900)
 
 
 IMPOSSIBLE: list[tuple[dict[str, Any], str, str, str]] = [
@@ -223,7 +223,7 @@ def test_override_refuses_sections_and_unknown_keys():
     ],
 )
 def test_masks_have_the_length_of_the_arms_own_network(base, overrides, flags):
-    assert read(base | study({"a": overrides})).studies[0].arms[0].run.network.skips == flags
+    assert read(base | study({"a": overrides})).studies[0].arms[0].setup.network.skips == flags
 
 
 @given(st.integers(1, 4), st.integers(1, 4), st.data())
@@ -242,7 +242,7 @@ def test_masks_keep_exactly_what_they_name(levels, blocks, data):
 
 def test_masks_of_a_study_follow_its_base():
     content = study({"a": {"network.skips": "keep 4"}}, base={"network.multipliers": [1, 2], "network.blocks": 1})
-    assert read(content).studies[0].arms[0].run.network.skips == [0, 0, 0, 1]
+    assert read(content).studies[0].arms[0].setup.network.skips == [0, 0, 0, 1]
     content["studies"]["s"]["arms"]["a"]["network.skips"] = "keep 5"
     assert faults(content) == ["studies.s.arms.a: network.skips = 'keep 5': the network has 4 skip connections"]
 
@@ -348,7 +348,7 @@ def test_an_overlay_of_another_scale_drops_or_replaces_the_fit(tmp_path):
 
 def test_arms_are_left_out():
     content = study({"a": {}, "b": {"seed": 1}, "c": {"seed": 2}}, without=["b"])
-    assert [(arm.name, arm.run.seed) for arm in read(content).studies[0].arms] == [("a", 0), ("c", 2)]
+    assert [(arm.name, arm.setup.seed) for arm in read(content).studies[0].arms] == [("a", 0), ("c", 2)]
 
 
 def test_an_arm_that_does_not_fit_can_be_left_out():
@@ -495,10 +495,10 @@ def test_every_spelling_has_the_key_of_the_plain_one(here):
     def runs(source: str) -> list[Setup]:
         base = {"data": {"source": source, "mixture": f"{source}/b.npz"}}
         settings = read(base | study(arms={"a": {}, "b": {"data.mixture": f"{source}//b.npz"}}))
-        return [settings.base, *(arm.run for arm in settings.studies[0].arms)]
+        return [settings.base, *(arm.setup for arm in settings.studies[0].arms)]
 
     assert runs("folder:./PHOTOS/") == runs("folder:PHOTOS") == runs(f"folder:{here}/PHOTOS")
-    assert {run.data.mixture for run in runs("folder:PHOTOS/")} == {"folder:PHOTOS/b.npz"}
+    assert {setup.data.mixture for setup in runs("folder:PHOTOS/")} == {"folder:PHOTOS/b.npz"}
 
 
 # What is left to the data
@@ -507,7 +507,7 @@ def test_every_spelling_has_the_key_of_the_plain_one(here):
 def test_relative_values_of_what_is_left_to_the_data():
     left = {"network": {"attention": None}, "search": {"n_max": None}, "diffusion": {"sigma_data": None}}
     (one,) = read(left | study(arms={"a": {"network.attention": "times 1/2"}})).studies
-    assert (one.faults, one.arms[0].run.network.attention) == ([], None)  # chosen for the arm's own images
+    assert (one.faults, one.arms[0].setup.network.attention) == ([], None)  # chosen for the arm's own images
     (line,) = faults(left | study(arms={"a": {"search.n_max": "times 1/2"}}))
     assert line.endswith("needs a number to compute with; the base value is None")
     (line,) = faults({"search": {"n_max": None, "n_min": 50, "start": 20}} | study())
@@ -536,10 +536,10 @@ def test_every_study_cites_a_source_and_varies_its_factor(catalogue):
     for one in catalogue.studies:
         assert one.source, one.name
         assert one.title != one.name
-        values = [lookup(arm.run, one.factor) for arm in one.arms]
+        values = [lookup(arm.setup, one.factor) for arm in one.arms]
         assert not any(isinstance(value, BaseModel) for value in values), f"{one.name}: a section is no factor"
         assert len(set(map(repr, values))) > 1 or len(one.arms) == 1, one.name
-        assert len({arm.run.model_dump_json() for arm in one.arms}) == len(one.arms), f"{one.name}: arms are alike"
+        assert len({arm.setup.model_dump_json() for arm in one.arms}) == len(one.arms), f"{one.name}: arms are alike"
 
 
 def test_every_selected_arm_fits_its_data(catalogue):
@@ -551,7 +551,7 @@ def test_every_selected_arm_fits_its_data(catalogue):
         (one.name, arm.name): lines
         for one in chosen
         for arm in one.arms
-        if (lines := feasibility.faults(arm.run, datasets.describe(arm.run.data)))
+        if (lines := feasibility.faults(arm.setup, datasets.describe(arm.setup.data)))
     }
     assert found == {}
 

@@ -10,7 +10,7 @@ from emmeter.files.writing import write_json
 from emmeter.measure import scatter
 from emmeter.measure.outcome import RunId
 from emmeter.measure.search import replay
-from emmeter.pipeline.index import Index, index
+from emmeter.pipeline.index import Index, index_of
 from emmeter.settings.configuration import read
 from emmeter.settings.keys import key
 
@@ -28,10 +28,10 @@ CONTENT = {
 
 @pytest.fixture
 def dag(tmp_path: Path) -> Index:
-    return index(read(CONTENT), tmp_path / "results")
+    return index_of(read(CONTENT), tmp_path / "results")
 
 
-def score(dag: Index, path: Path) -> None:
+def score(index: Index, path: Path) -> None:
     """Write the score of a run whose EMM is about 30, slope 3 and scatter 0.5 logit."""
     run = RunId(int(path.parts[-3][1:]), int(path.parts[-2][1:]))
     noise = np.random.default_rng([run.n, run.replicate, int(path.parts[-4], 16)]).normal(0, 0.5)
@@ -39,44 +39,44 @@ def score(dag: Index, path: Path) -> None:
     write_json(path, {"snapshots": [{"memorized": round(250 * ratio), "images": 250}]})
 
 
-def finish(dag: Index, *studies: str) -> None:
-    while paths := dag.pending(studies):
+def finish(index: Index, *studies: str) -> None:
+    while paths := index.pending(studies):
         for path in set(paths):
-            score(dag, path)
+            score(index, path)
 
 
-def test_scores_are_pending_until_the_searches_end(dag):
-    assert len(set(dag.pending(["first", "second"]))) == 3  # the base arm is one arm in both
-    assert dag.prior() is None
-    finish(dag, "first")
-    assert dag.pending(["first"]) == []
-    assert len(dag.pending(["second"])) == 1
+def test_scores_are_pending_until_the_searches_end(index):
+    assert len(set(index.pending(["first", "second"]))) == 3  # the base arm is one arm in both
+    assert index.prior() is None
+    finish(index, "first")
+    assert index.pending(["first"]) == []
+    assert len(index.pending(["second"])) == 1
     # A run that is told once tells nothing of the scatter: nobody waits for it.
-    assert dag.pending(["once"]) == []
+    assert index.pending(["once"]) == []
 
 
-def test_the_prior_is_that_of_all_finished_arms_each_once(dag):
-    finish(dag, "first")
-    early = dag.prior()
-    finish(dag, "second")
+def test_the_prior_is_that_of_all_finished_arms_each_once(index):
+    finish(index, "first")
+    early = index.prior()
+    finish(index, "second")
     known = {}
-    for study in dag.settings.studies[:2]:
+    for study in index.settings.studies[:2]:
         for arm in study.arms:
-            scores = dag.scores(key("emm", arm.run))
-            trail = replay(arm.run.search, dag.sizes[key("emm", arm.run)], scores)
+            scores = index.scores(key("emm", arm.setup))
+            trail = replay(arm.setup.search, index.sizes[key("emm", arm.setup)], scores)
             assert trail.finished
             known[scores.key] = (trail, {run: scores[run] for run in trail.confirm})
     assert len(known) == 3
     own = [one for trail, counts in known.values() if (one := scatter.own(trail, counts)) is not None]
-    assert dag.prior() == scatter.fit(own)
-    assert early is not None and dag.prior() != early
+    assert index.prior() == scatter.fit(own)
+    assert early is not None and index.prior() != early
     # Another start finds the same, whatever was asked for first.
-    assert index(read(CONTENT), dag.results).prior() == dag.prior()
+    assert index_of(read(CONTENT), index.results).prior() == index.prior()
 
 
-def test_a_score_that_is_gone_is_asked_for_again(dag):
-    finish(dag, "first")
-    path = next(dag.results.glob("scores/*/n*/r*/score.json"))
+def test_a_score_that_is_gone_is_asked_for_again(index):
+    finish(index, "first")
+    path = next(index.results.glob("scores/*/n*/r*/score.json"))
     path.unlink()
-    again = index(read(CONTENT), dag.results)
+    again = index_of(read(CONTENT), index.results)
     assert again.pending(["first"]) == [path]

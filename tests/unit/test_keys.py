@@ -15,8 +15,8 @@ STAGES = list(VERSIONS)
 
 
 def keys(content: dict[str, Any]) -> dict[str, str]:
-    run = read_setup(content)
-    return {stage: key(stage, run) for stage in STAGES}
+    setup = read_setup(content)
+    return {stage: key(stage, setup) for stage in STAGES}
 
 
 def changed(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
@@ -211,11 +211,11 @@ def test_raising_a_version_changes_the_keys_from_there_on(stage, monkeypatch):
 @pytest.mark.parametrize("stage", STAGES)
 def test_stages_read_back_the_settings_that_they_are_given(stage, content):
     """Through JSON, as on the command line: a stage sees the same values and would compute the same key."""
-    run = read_setup(content)
-    back = read_setup(json.loads(json.dumps(stage_settings(stage, run))))
-    assert key(stage, back) == key(stage, run)
-    assert back.data == run.data
-    assert back.seed == run.seed
+    setup = read_setup(content)
+    back = read_setup(json.loads(json.dumps(stage_settings(stage, setup))))
+    assert key(stage, back) == key(stage, setup)
+    assert back.data == setup.data
+    assert back.seed == setup.seed
 
 
 def test_stages_get_nothing_that_they_must_not_use():

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from emmeter.pipeline import costs
-from emmeter.pipeline.index import index
+from emmeter.pipeline.index import index_of
 from emmeter.pipeline.limits import Limits
 from emmeter.settings.configuration import read
 from emmeter.settings.keys import key
@@ -27,7 +27,7 @@ def limits(duration="40000 images", **execution):
         "studies": {"one": {"arms": {"plain": {}}}},
     }
     settings = read(content)
-    return Limits(index(settings, Path("results"), data_needed=False)), settings.studies[0].arms[0].run
+    return Limits(index_of(settings, Path("results"), data_needed=False)), settings.studies[0].arms[0].setup
 
 
 def test_a_training_is_given_half_as_much_again():
@@ -66,7 +66,7 @@ def test_without_a_throughput_nothing_is_counted(monkeypatch, throughput, known)
 
 
 def test_the_optimum_needs_no_network():
-    found, run = limits(throughput=50.0)
-    optimum = run.model_copy(update={"diffusion": run.diffusion.model_copy(update={"denoiser": "optimum"})})
-    found.dag.runs["sample", "0" * 10] = optimum
+    found, setup = limits(throughput=50.0)
+    optimum = setup.model_copy(update={"diffusion": setup.diffusion.model_copy(update={"denoiser": "optimum"})})
+    found.index.setups["sample", "0" * 10] = optimum
     assert found.minutes("sample", "0" * 10, 100, 1) == 10

@@ -439,12 +439,12 @@ def test_gallery_of_copies_of_few_training_images_starts_with_different_ones():
 
 
 def test_all_and_none_memorized():
-    run = read_setup({})
-    (all_of,) = rows([pairs(*[(0, 9)] * 20)], run, 16)
+    setup = read_setup({})
+    (all_of,) = rows([pairs(*[(0, 9)] * 20)], setup, 16)
     assert (all_of["memorized"], all_of["ratio"]) == (20, 1.0)
     assert all_of["ratio_high"] == pytest.approx(1, abs=1e-12)
     assert 0.8 < all_of["ratio_low"] < 1
-    (none_of,) = rows([pairs(*[(9, 9)] * 20)], run, 16)
+    (none_of,) = rows([pairs(*[(9, 9)] * 20)], setup, 16)
     assert (none_of["memorized"], none_of["ratio"]) == (0, 0.0)
     assert none_of["ratio_low"] == pytest.approx(0, abs=1e-12)
     assert 0 < none_of["ratio_high"] < 0.2

@@ -10,8 +10,7 @@ from PIL import Image
 
 from emmeter.errors import SettingsError
 from emmeter.measure.search import ends
-from emmeter.pipeline import index
-from emmeter.pipeline.index import Index
+from emmeter.pipeline.index import Index, index_of
 from emmeter.settings.configuration import load, read
 
 ROOT = Path(__file__).parents[2]
@@ -33,7 +32,7 @@ def indexed(folder: Path, images: str = "folder:images") -> Index:
     text = TEMPLATE.read_text()
     assert text.count("source: folder:images ") == 1
     (folder / "own.yaml").write_text(text.replace("source: folder:images ", f"source: {images} "))
-    return index.index(read(load([folder / "own.yaml"], ROOT)), folder / "results")
+    return index_of(read(load([folder / "own.yaml"], ROOT)), folder / "results")
 
 
 @pytest.mark.parametrize(
@@ -55,11 +54,11 @@ def test_the_template_works_as_it_is(tmp_path, monkeypatch, count, side, channel
     assert found.settings.selected == ["conditioning"]
     assert [arm.name for arm in study.arms] == ["unconditional", "random-labels", "unique-labels"]
     for arm in study.arms:
-        assert arm.run.network.attention == [4]
-        assert arm.run.search.n_max == count
-        assert ends(arm.run.search, 1, count) == (4, count)
-        assert arm.run.search.start <= count
-        assert 0.05 < arm.run.diffusion.sigma_data < 1  # of random pixels, which shrinking makes more alike
+        assert arm.setup.network.attention == [4]
+        assert arm.setup.search.n_max == count
+        assert ends(arm.setup.search, 1, count) == (4, count)
+        assert arm.setup.search.start <= count
+        assert 0.05 < arm.setup.diffusion.sigma_data < 1  # of random pixels, which shrinking makes more alike
     told = [] if side == 8 else [f"folder:images: images of {side}x{side} pixels are used at 8x8"]
     assert found.notices(["conditioning"]) == told
 
@@ -72,11 +71,11 @@ def test_larger_networks_and_true_labels_work_with_it(tmp_path, monkeypatch):
     text["data"] |= {"resolution": None, "balanced": True}
     text["studies"]["conditioning"]["without"] = []
     (tmp_path / "own.yaml").write_text(yaml.safe_dump(text))
-    found = index.index(read(load([tmp_path / "own.yaml"], ROOT)), tmp_path / "results")
-    runs = [arm.run for arm in found.study("conditioning").arms]
-    assert [run.data.labels for run in runs] == ["none", "true", "random-10", "unique"]
-    assert {run.network.attention[0] for run in runs if run.network.attention} == {16}
-    assert {run.search.n_max for run in runs} == {60}
+    found = index_of(read(load([tmp_path / "own.yaml"], ROOT)), tmp_path / "results")
+    runs = [arm.setup for arm in found.study("conditioning").arms]
+    assert [setup.data.labels for setup in runs] == ["none", "true", "random-10", "unique"]
+    assert {setup.network.attention[0] for setup in runs if setup.network.attention} == {16}
+    assert {setup.search.n_max for setup in runs} == {60}
     assert found.notices(["conditioning"]) == []
 
 
@@ -86,7 +85,7 @@ def test_a_sigma_data_of_other_images_is_told(tmp_path, monkeypatch):
     (tmp_path / "own.yaml").write_text(
         "data: {source: folder:images}\nsearch: {n_max: 60}\nrun: [optimum]\ndiffusion: {sigma_data: 0.75}\n"
     )
-    (line,) = index.index(read(load([tmp_path / "own.yaml"], ROOT)), tmp_path / "results").notices(["optimum"])[:1]
+    (line,) = index_of(read(load([tmp_path / "own.yaml"], ROOT)), tmp_path / "results").notices(["optimum"])[:1]
     assert re.search(r": diffusion\.sigma_data = 0\.75 is not theirs, which is 0\.5[789] \(null measures it\)$", line)
 
 
@@ -94,7 +93,7 @@ def test_a_measured_sigma_data_needs_images_that_are_here(tmp_path, monkeypatch)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SettingsError, match=r"diffusion\.sigma_data = None: cannot be measured before the images are"):
         indexed(tmp_path, "cifar10")
-    found = index.index(read(load([tmp_path / "own.yaml"], ROOT)), tmp_path / "results", data_needed=False)  # to plan
+    found = index_of(read(load([tmp_path / "own.yaml"], ROOT)), tmp_path / "results", data_needed=False)  # to plan
     assert found.settings.base.diffusion.sigma_data == 0.5
 
 
@@ -111,6 +110,6 @@ def test_an_unknown_home_is_one_line(tmp_path, monkeypatch, data):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "own.yaml").write_text(yaml.safe_dump({"data": data, "run": ["optimum"]}))
     with pytest.raises(SettingsError) as error:
-        index.index(read(load([tmp_path / "own.yaml"], ROOT)), tmp_path / "results")
+        index_of(read(load([tmp_path / "own.yaml"], ROOT)), tmp_path / "results")
     (line,) = str(error.value).splitlines()
     assert "the home folder ~no-one is not known on this machine" in line

@@ -29,7 +29,7 @@ from emmeter.pipeline import calibration
 from emmeter.pipeline import plan as module
 from emmeter.pipeline.calibration import calibrate, jobs_at_once, rates
 from emmeter.pipeline.costs import OFF, PER_RUN, Assumed, Cost, Costs, Speed, expected_emm
-from emmeter.pipeline.index import Index, index
+from emmeter.pipeline.index import Index, index_of
 from emmeter.pipeline.plan import PER_WORKFLOW, Planned, amount, duration, plan, show, span, text
 from emmeter.settings import keys
 from emmeter.settings.configuration import load, read
@@ -57,7 +57,7 @@ def configuration(studies: dict[str, dict[str, dict[str, Any]]], **sections: Any
 
 
 def planned(settings: Settings) -> list[Planned]:
-    return plan(settings, index(settings, Path("results")))
+    return plan(settings, index_of(settings, Path("results")))
 
 
 def images(one: Planned) -> int:
@@ -126,9 +126,9 @@ def test_a_search_waits_for_its_locating_runs_and_one_that_confirms(confirm):
 # Costs
 
 
-def dag_of(run: dict[str, Any]) -> tuple[Index, Setup]:
+def index_for(run: dict[str, Any]) -> tuple[Index, Setup]:
     settings = configuration({"one": {"plain": {}}}, **run)
-    return index(settings, Path("results")), settings.studies[0].arms[0].run
+    return index_of(settings, Path("results")), settings.studies[0].arms[0].setup
 
 
 @pytest.mark.parametrize(
@@ -141,32 +141,32 @@ def dag_of(run: dict[str, Any]) -> tuple[Index, Setup]:
 )
 @pytest.mark.parametrize("network", [BASE["network"], {"channels": 16, "multipliers": [2], "blocks": 2, "dropout": 0}])
 def test_costs_of_a_known_network(training, n, seen, snapshots, network):
-    dag, run = dag_of(
+    index, setup = index_for(
         {"training": training, "network": network | {"attention": [4] if "blocks" not in network else []}}
     )
-    cost, forward = Costs(dag).of(run, n), operations.planned(run.network, (1, 8, 8))[0]
+    cost, forward = Costs(index).of(setup, n), operations.planned(setup.network, (1, 8, 8))[0]
     assert (cost.images, cost.train_flops) == (seen, 3 * forward * seen)
     assert cost.sample_flops == forward * (2 * 5 - 1) * 40 * snapshots
-    parameters = sum(p.numel() for p in UNet(run.network, 8, 1).parameters())
-    weights = 4 * parameters * snapshots * len(run.training.ema_decays)
+    parameters = sum(p.numel() for p in UNet(setup.network, 8, 1).parameters())
+    weights = 4 * parameters * snapshots * len(setup.training.ema_decays)
     per_image = 64 + 10 * 12 + 4  # pixels, ten neighbours, one count of copies
     assert cost.disk == weights + 40 * snapshots * per_image + 2 * n * 64
 
 
 def test_another_arms_training_is_free():
-    dag, run = dag_of({})
-    costs = Costs(dag)
+    index, run = index_for({})
+    costs = Costs(index)
     cost, shared = costs.of(run, 50), costs.of(run, 50, trained=True)
     assert (shared.images, shared.train_flops, shared.sample_flops) == (0, 0, cost.sample_flops)
     assert 0 < shared.disk < cost.disk
 
 
 def test_a_network_is_counted_once(monkeypatch):
-    dag, run = dag_of({})
-    costs = Costs(dag)
-    first = costs.of(run, 50)
+    index, setup = index_for({})
+    costs = Costs(index)
+    first = costs.of(setup, 50)
     monkeypatch.setattr(operations, "planned", lambda *_: pytest.fail("counted again"))
-    assert costs.of(run.model_copy(update={"seed": 0}), 50) == first
+    assert costs.of(setup.model_copy(update={"seed": 0}), 50) == first
 
 
 # The assumed curve
@@ -175,8 +175,8 @@ def test_a_network_is_counted_once(monkeypatch):
 @pytest.mark.parametrize("epsilon", [0.1, 0.5])
 @pytest.mark.parametrize("slope", [1.5, 2.5])
 def test_assumed_curve_falls_through_the_level_half_an_octave_above_the_start(epsilon, slope):
-    run = read_setup({"search": {"start": 1000, "epsilon": epsilon, "slope": slope}, "sampling": {"images": 10**6}})
-    curve = Assumed(run)
+    setup = read_setup({"search": {"start": 1000, "epsilon": epsilon, "slope": slope}, "sampling": {"images": 10**6}})
+    curve = Assumed(setup)
     assert OFF == 0.5
     assert curve.emm == pytest.approx(1000 * math.sqrt(2))
     assert curve[RunId(1414, 3)].ratio == pytest.approx(1 - epsilon, abs=2e-4)
@@ -193,8 +193,8 @@ def test_assumed_optimum_memorizes_everything():
 @pytest.mark.parametrize("start", [100, 1000, 50_000])
 @pytest.mark.parametrize("parallel", [1, 3])
 def test_assumed_searches_end(start, parallel):
-    run = read_setup({"search": {"start": start, "parallel": parallel}})
-    trail = replay(run.search, ladder(run.search, 1, 50_000), Assumed(run))
+    setup = read_setup({"search": {"start": start, "parallel": parallel}})
+    trail = replay(setup.search, ladder(setup.search, 1, 50_000), Assumed(setup))
     assert trail.finished
     assert trail.status == ("crossing" if start < 50_000 else "above")
     assert len(trail.runs) <= 4 + 3 * parallel
@@ -301,9 +301,9 @@ def test_bytes_are_told_in_two_digits(size, expected):
 # What is done already
 
 
-def write_score(folder: Path, run: Setup, one: RunId, count: Count) -> None:
+def write_score(folder: Path, setup: Setup, one: RunId, count: Count) -> None:
     """A score as its stage leaves it, as far as the search reads it."""
-    path = layout.run_folder(folder, "score", keys.key("score", run), one.n, one.replicate) / "score.json"
+    path = layout.run_folder(folder, "score", keys.key("score", setup), one.n, one.replicate) / "score.json"
     snapshots = [{"memorized": count.memorized, "images": count.images}]
     writing.write_json(path, {"snapshots": snapshots})
     checksums.record(path)
@@ -314,15 +314,17 @@ def test_what_is_done_is_counted_and_the_rest_follows_from_it(tmp_path, monkeypa
     monkeypatch.setattr(Costs, "network", lambda *_: (10**9, 10**6))
     studies = {"one": {"plain": {}}, "two": {"plain": {}, "wide": {"network.channels": 16}}}
     settings = configuration(studies, sampling={"images": 4000, "steps": 5})
-    run, dag = settings.studies[0].arms[0].run, index(settings, tmp_path)
-    truth = Assumed(run.model_copy(update={"search": run.search.model_copy(update={"start": 8 * run.search.start})}))
-    sizes = dag.sizes[keys.key("emm", run)]
-    path = replay(run.search, sizes, truth).runs
+    setup, index = settings.studies[0].arms[0].setup, index_of(settings, tmp_path)
+    truth = Assumed(
+        setup.model_copy(update={"search": setup.search.model_copy(update={"start": 8 * setup.search.start})})
+    )
+    sizes = index.sizes[keys.key("emm", setup)]
+    path = replay(setup.search, sizes, truth).runs
     left = []
     for count, made in enumerate([None, *path]):
         if made is not None:
-            write_score(tmp_path, run, made, truth[made])
-        first, second = plan(settings, dag)
+            write_score(tmp_path, setup, made, truth[made])
+        first, second = plan(settings, index)
         assert (len(first.done), len(second.done)) == (count, count)
         assert (first.runs, second.arms) == (count + len(first.new), 2)
         assert len(first.longest[0]) <= len(first.new)
@@ -344,35 +346,35 @@ def test_what_is_done_is_counted_and_the_rest_follows_from_it(tmp_path, monkeypa
 def test_a_finished_plan_calibrates_nothing(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(module, "calibrate", lambda *_: pytest.fail("calibrated"))
     settings = configuration({"one": {"plain": {}}})
-    run, dag = settings.studies[0].arms[0].run, index(settings, tmp_path)
-    for one in replay(run.search, dag.sizes[keys.key("emm", run)], Assumed(run)).runs:
-        write_score(tmp_path, run, one, Assumed(run)[one])
-    shown = show(settings, dag)
+    setup, index = settings.studies[0].arms[0].setup, index_of(settings, tmp_path)
+    for one in replay(setup.search, index.sizes[keys.key("emm", setup)], Assumed(setup)).runs:
+        write_score(tmp_path, setup, one, Assumed(setup)[one])
+    shown = show(settings, index)
     assert "already done: nothing is left" in shown
     assert "GFLOP/s" not in shown
 
 
 def test_a_damaged_score_is_not_done(tmp_path):
     settings = configuration({"one": {"plain": {}}})
-    run, dag = settings.studies[0].arms[0].run, index(settings, tmp_path)
-    first = replay(run.search, dag.sizes[keys.key("emm", run)], Assumed(run)).runs[0]
-    write_score(tmp_path, run, first, Assumed(run)[first])
-    assert len(plan(settings, dag)[0].done) == 1
-    path = layout.run_folder(tmp_path, "score", keys.key("score", run), first.n, first.replicate) / "score.json"
+    setup, index = settings.studies[0].arms[0].setup, index_of(settings, tmp_path)
+    first = replay(setup.search, index.sizes[keys.key("emm", setup)], Assumed(setup)).runs[0]
+    write_score(tmp_path, setup, first, Assumed(setup)[first])
+    assert len(plan(settings, index)[0].done) == 1
+    path = layout.run_folder(tmp_path, "score", keys.key("score", setup), first.n, first.replicate) / "score.json"
     path.write_text(path.read_text() + " ")
-    assert len(plan(settings, dag)[0].done) == 0
+    assert len(plan(settings, index)[0].done) == 0
 
 
 def test_a_score_of_another_threshold_is_not_done_but_its_samples_are(tmp_path):
     other = {"loose": {"scoring.threshold": 0.5}}
     settings = configuration({"one": {"plain": {}}, "two": other})
-    run, dag = settings.studies[0].arms[0].run, index(settings, tmp_path)
-    for one in replay(run.search, dag.sizes[keys.key("emm", run)], Assumed(run)).runs:
-        write_score(tmp_path, run, one, Assumed(run)[one])
+    setup, index = settings.studies[0].arms[0].setup, index_of(settings, tmp_path)
+    for one in replay(setup.search, index.sizes[keys.key("emm", setup)], Assumed(setup)).runs:
+        write_score(tmp_path, setup, one, Assumed(setup)[one])
         for stage in ("train", "sample"):
-            folder = layout.run_folder(tmp_path, stage, keys.key(stage, run), one.n, one.replicate)
+            folder = layout.run_folder(tmp_path, stage, keys.key(stage, setup), one.n, one.replicate)
             writing.write_json(folder / layout.RECORDS[stage], {})
-    first, second = plan(settings, dag)
+    first, second = plan(settings, index)
     assert not first.new and len(second.new) == len(first.done)
     assert {(cost.images, cost.train_flops, cost.sample_flops) for cost in second.new.values()} == {(0, 0, 0)}
 
@@ -391,8 +393,8 @@ def test_a_score_of_another_threshold_is_not_done_but_its_samples_are(tmp_path):
 )
 def test_the_expected_emm_follows_what_is_known(known, low, high):
     counts = {RunId(n, 0): Count(memorized, 40) for n, memorized in known.items()}
-    run = read_setup(BASE | {"search": BASE["search"] | {"start": 40}})
-    assert low <= expected_emm(run, counts) <= high
+    setup = read_setup(BASE | {"search": BASE["search"] | {"start": 40}})
+    assert low <= expected_emm(setup, counts) <= high
 
 
 # Showing
@@ -401,7 +403,7 @@ def test_the_expected_emm_follows_what_is_known(known, low, high):
 def test_show_takes_the_throughput_it_is_given(monkeypatch, capsys):
     monkeypatch.setattr(module, "calibrate", lambda *_: pytest.fail("calibrated"))
     settings = configuration({"one": {"plain": {}}})
-    shown = show(settings, index(settings, Path("results")), 4, 20)
+    shown = show(settings, index_of(settings, Path("results")), 4, 20)
     assert shown == text(planned(settings), Speed(20e9, 20e9, 3.0, 4))
     assert capsys.readouterr().err == ""
 
@@ -414,7 +416,7 @@ def test_a_calibration_is_announced_before_anything_is_counted(monkeypatch, caps
     monkeypatch.setattr(module, "plan", lambda *arguments: told() and plan(*arguments))
     monkeypatch.setattr(module, "calibrate", lambda *_: SPEED)
     settings = configuration({"one": {"plain": {}}})
-    show(settings, index(settings, Path("results")))
+    show(settings, index_of(settings, Path("results")))
 
 
 def test_a_calibration_on_gpus_runs_as_many_jobs_as_they_have_slots(monkeypatch):
@@ -422,8 +424,8 @@ def test_a_calibration_on_gpus_runs_as_many_jobs_as_they_have_slots(monkeypatch)
     asked = []
     monkeypatch.setattr(module, "calibrate", lambda *arguments: asked.append(arguments) or SPEED)
     chosen = configuration({"one": {"plain": {}}}, execution={"gpus": [4, 6], "jobs_per_gpu": 3})
-    show(chosen, index(chosen, Path("results")), 16)
-    show(chosen, index(chosen, Path("results")), 2)
+    show(chosen, index_of(chosen, Path("results")), 16)
+    show(chosen, index_of(chosen, Path("results")), 2)
     (_, device, threads, jobs, claim), (*_, fewer, _) = asked
     assert (device, threads, jobs, fewer) == ("cuda", 1, 6, 2)
     assert claim[:3] == [sys.executable, "-m", "emmeter.machine.slots"]
@@ -462,10 +464,10 @@ def test_every_selected_study_plans_at_every_scale(overlay, monkeypatch):
     """Counting a hundred networks takes a minute, so every network costs the same here."""
     monkeypatch.setattr(Costs, "network", lambda *_: (10**9, 10**6))
     settings = read(load([overlay] if overlay else [], ROOT))
-    dag = index(settings, Path("results"), data_needed=False)
-    found = plan(settings, dag)
+    index = index_of(settings, Path("results"), data_needed=False)
+    found = plan(settings, index)
     assert [one.study for one in found] == settings.selected
-    assert not set(dag.impossible) & set(settings.selected)
+    assert not set(index.impossible) & set(settings.selected)
     assert all(one.arms > 0 and one.runs > 0 and len(one.longest) == one.arms for one in found)
     assert len(lines_of(text(found, SPEED))[1]) == len(found) + 1
     assert math.isfinite(duration(found, SPEED))
@@ -539,8 +541,8 @@ def test_a_step_that_takes_too_long_has_fewer_images(monkeypatch):
     monkeypatch.setattr(operations, "forward", lambda *_: 10**6)
 
     def advance(trainer):
-        clock[0] += 0.5 * trainer.run.training.batch_size  # 6e6 operations a second
-        batches.append(trainer.run.training.batch_size)
+        clock[0] += 0.5 * trainer.setup.training.batch_size  # 6e6 operations a second
+        batches.append(trainer.setup.training.batch_size)
         return step(trainer)
 
     def generate(denoise, drawn, levels, batch, device):
@@ -567,8 +569,8 @@ def test_named_data_are_not_read(monkeypatch, source, more):
         more = more | {"mixture": "digits"}
     side = more.get("resolution", 8 if source == "digits" else 28 if "mnist" in source else 32)
     network = {"channels": 8, "multipliers": [1], "blocks": 1, "attention": [side]}
-    run = read_setup(BASE | {"data": {"source": source, "root": "/nowhere", **more}, "network": network})
-    assert rates(run, "cpu", 1, time.time())["train"] > 0
+    setup = read_setup(BASE | {"data": {"source": source, "root": "/nowhere", **more}, "network": network})
+    assert rates(setup, "cpu", 1, time.time())["train"] > 0
 
 
 @pytest.mark.parametrize("source", ["folder:nowhere", "npz:nowhere.npz"])
@@ -592,18 +594,18 @@ def test_the_paper_s_scale_is_planned_without_its_data(monkeypatch, tmp_path):
     asked = []
     monkeypatch.setattr(module, "calibrate", lambda run, *_: asked.append(run) or SPEED)
     settings = read(load([ROOT / "config/paper.yaml"], ROOT))
-    assert "538 runs" in show(settings, index(settings, tmp_path, data_needed=False))
+    assert "538 runs" in show(settings, index_of(settings, tmp_path, data_needed=False))
     assert calibration.made_up(asked[0]).images.shape[1:] == (3, 32, 32)
 
 
 def test_a_base_that_does_not_fit_is_not_what_is_calibrated(tmp_path):
     arms = {"plain": {"data.source": "digits", "data.labels": "true"}}
     settings = configuration({"one": {"arm": arms["plain"]}}, data={"source": "folder:nowhere"})
-    run = calibration.calibrated(settings)
-    assert run is not None and (run.data.source, run.data.labels) == ("digits", "none")
+    setup = calibration.calibrated(settings)
+    assert setup is not None and (setup.data.source, setup.data.labels) == ("digits", "none")
     optimum = configuration({"one": {"arm": {"diffusion.denoiser": "optimum"}}}, diffusion={"denoiser": "optimum"})
     assert calibration.calibrated(optimum) is None
-    assert "GFLOP/s" not in show(optimum, index(optimum, tmp_path))
+    assert "GFLOP/s" not in show(optimum, index_of(optimum, tmp_path))
 
 
 def fake_python(folder: Path, body: str) -> str:
@@ -638,4 +640,4 @@ def test_the_calibrating_process_prints_its_rates(monkeypatch, capsys):
 def test_amounts_that_make_no_sense_are_refused(option, value):
     settings = read(load(folder=ROOT))
     with pytest.raises(SettingsError, match=f"^--{option} {value:g}: must be positive$"):
-        show(settings, index(settings, Path("results")), **{option: value})
+        show(settings, index_of(settings, Path("results")), **{option: value})

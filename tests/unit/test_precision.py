@@ -126,14 +126,14 @@ def test_sampling_in_bfloat16_is_near_that_in_float32():
     """The sampler's state stays float64: only the denoiser's output is coarser."""
     images = []
     for precision in ("float32", "bfloat16"):
-        run = run_of(precision)
+        setup = run_of(precision)
         torch.manual_seed(0)
-        denoiser = build(run, (1, 8, 8), 0).eval().requires_grad_(False)
+        denoiser = build(setup, (1, 8, 8), 0).eval().requires_grad_(False)
         for parameter in denoiser.network.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
         cast(denoiser.network, choose(precision))
         drawn = draws(8, (1, 8, 8), None, 0)
-        images.append(heun(denoiser, drawn.latents, noise_levels(run.sampling)))
+        images.append(heun(denoiser, drawn.latents, noise_levels(setup.sampling)))
     assert images[0].dtype == images[1].dtype == torch.float64
     difference = (images[0] - images[1]).square().mean().sqrt()
     assert 0 < difference < 0.05 * images[0].std()

@@ -60,21 +60,25 @@ def test_published_rows_are_ratios_at_sizes():
 @pytest.mark.parametrize("text", sorted({row["setting"] for row in TABLE if row["setting"]}))
 def test_settings_resolve_at_the_papers_scale(paper, text):
     overrides = yaml.safe_load(text)
-    run = read_setup(override(paper, overrides))
-    assert (run == read_setup(paper)) == (not overrides)
-    assert json.loads(json.dumps(identity(run))) == identity(run)  # it reaches the command line as JSON
+    setup = read_setup(override(paper, overrides))
+    assert (setup == read_setup(paper)) == (not overrides)
+    assert json.loads(json.dumps(identity(setup))) == identity(setup)  # it reaches the command line as JSON
 
 
 def test_the_basic_set_up_is_the_papers(paper):
     """Section 2 and appendix A of the paper; numbers of the digits must not shine through the overlay."""
-    run = read_setup(paper)
-    assert (run.data.source, run.data.resolution, run.data.labels) == ("cifar10", 32, "none")
-    assert (run.network.channels, run.network.multipliers, run.network.blocks) == (128, [2, 2, 2], 2)
-    assert (run.network.attention, run.network.dropout, run.network.skips) == ([16], 0.13, None)
-    assert (run.diffusion.preconditioning, run.sampling.steps) == ("vp", 18)
-    assert (run.training.duration, run.training.batch_size, run.training.learning_rate) == ("40000 epochs", 512, 2e-4)
-    assert (run.training.lr_ramp, run.training.ema_ramp) == ("200 epochs", "200 epochs")
-    assert (run.training.ema_decays, run.scoring.threshold) == ([0.99929], 1 / 3)
+    setup = read_setup(paper)
+    assert (setup.data.source, setup.data.resolution, setup.data.labels) == ("cifar10", 32, "none")
+    assert (setup.network.channels, setup.network.multipliers, setup.network.blocks) == (128, [2, 2, 2], 2)
+    assert (setup.network.attention, setup.network.dropout, setup.network.skips) == ([16], 0.13, None)
+    assert (setup.diffusion.preconditioning, setup.sampling.steps) == ("vp", 18)
+    assert (setup.training.duration, setup.training.batch_size, setup.training.learning_rate) == (
+        "40000 epochs",
+        512,
+        2e-4,
+    )
+    assert (setup.training.lr_ramp, setup.training.ema_ramp) == ("200 epochs", "200 epochs")
+    assert (setup.training.ema_decays, setup.scoring.threshold) == ([0.99929], 1 / 3)
 
 
 def test_studies_of_the_paper_hold_the_settings_of_its_numbers(paper, studies):

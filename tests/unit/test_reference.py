@@ -12,9 +12,9 @@ def dag(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def known(dag):
+def known(index):
     """Description and arms of every study."""
-    return {name: reference.arms_of(dag, name) for name in STUDIES}
+    return {name: reference.arms_of(index, name) for name in STUDIES}
 
 
 @pytest.fixture(scope="module")

@@ -55,9 +55,9 @@ def subset_of(labels: int = 0) -> Subset:
     )
 
 
-def scrambled(run: Setup, labels: int = 0, seed: int = 0) -> Denoiser:
+def scrambled(setup: Setup, labels: int = 0, seed: int = 0) -> Denoiser:
     """A denoiser whose weights are far from their near-zero initialization."""
-    denoiser = build(run, (1, 8, 8), labels).eval().requires_grad_(False)
+    denoiser = build(setup, (1, 8, 8), labels).eval().requires_grad_(False)
     generator = torch.Generator().manual_seed(seed)
     for parameter in denoiser.network.parameters():
         spread = parameter[0].numel() ** -0.5 if parameter.dim() > 1 else 0.2
@@ -219,24 +219,24 @@ class Place:
 
     def __init__(self, folder: Path, labels: int = 0, **changes: dict[str, Any]):
         self.folder, self.content, self.labels = folder, settings(**changes), labels
-        self.run = read_setup(self.content)
+        self.setup = read_setup(self.content)
         self.subset, self.snapshots = folder / "subset.npz", folder / "snapshots.safetensors"
         self.output, self.record = folder / "out" / "samples.npz", folder / "out" / "sampling.json"
         save(self.subset, subset_of(labels))
 
     def write_snapshots(self) -> list[dict[str, Tensor]]:
         """Real snapshots of two steps of training: their weights, for snapshot and decay."""
-        denoiser = scrambled(self.run, self.labels).requires_grad_(True).train()
-        trainer = Trainer(self.run, N, 0, denoiser, subset_of(self.labels), CPU)
+        denoiser = scrambled(self.setup, self.labels).requires_grad_(True).train()
+        trainer = Trainer(self.setup, N, 0, denoiser, subset_of(self.labels), CPU)
         weights = []
         for index in range(2):
             trainer.advance()
             trainer.averages[-1].mul_(0.9)  # so that decays differ visibly
             snapshots.keep(self.folder, index, trainer.averaged())
             weights += trainer.averaged()
-        training = self.run.training
+        training = self.setup.training
         description = {
-            "key": key("train", self.run),
+            "key": key("train", self.setup),
             "shares": training.snapshots,
             "ema_decays": training.ema_decays,
             "images_seen": [40, 80],
@@ -287,10 +287,10 @@ def test_stage_samples_every_snapshot(tmp_path, monkeypatch, labels, decay):
     assert len(found["labels"]) == (6 if labels else 0)
     assert set(found["labels"]) <= set(range(labels))
     drawn = draws(6, (1, 8, 8), torch.arange(labels) if labels else None, 0)
-    network = build(place.run, (1, 8, 8), labels).eval()
+    network = build(place.setup, (1, 8, 8), labels).eval()
     for snapshot in range(2):
         network.network.load_state_dict(weights[2 * snapshot + (decay == 0.5)])
-        expected = generate(network, drawn, noise_levels(place.run.sampling), 4, CPU)
+        expected = generate(network, drawn, noise_levels(place.setup.sampling), 4, CPU)
         assert np.abs(found["images"][snapshot].astype(int) - expected.int().numpy()).max() <= 1
     record = json.loads(place.record.read_text())
     assert record["evaluations"] == (2 * 4 - 1) * 6 * 2
@@ -326,9 +326,9 @@ def test_stage_clamps_to_the_range_of_ve(tmp_path, monkeypatch):
     place = Place(tmp_path, diffusion={"preconditioning": "ve"}, training={"ema_decays": [0.9, 0.5]})
     weights = place.write_snapshots()
     assert place.call(monkeypatch) == 0
-    network = build(place.run, (1, 8, 8), 0).eval()
+    network = build(place.setup, (1, 8, 8), 0).eval()
     network.network.load_state_dict(weights[2])
-    levels = noise_levels(place.run.sampling, 0.02, 100)
+    levels = noise_levels(place.setup.sampling, 0.02, 100)
     expected = generate(network, draws(6, (1, 8, 8), None, 0), levels, 4, CPU)
     assert np.abs(place.samples()["images"][1].astype(int) - expected.int().numpy()).max() <= 1
 

@@ -264,26 +264,26 @@ def test_arms_are_the_base_with_overrides():
     before = json.dumps(content)
     settings = read(content)
     plain, labels = settings.studies[0].arms
-    assert plain.run == settings.base
-    assert (labels.run.data.source, labels.run.data.held_out, labels.run.data.labels) == ("digits", 3, "true")
-    assert (labels.run.network.channels, labels.run.network.skips, labels.run.seed) == (16, [0] * 9, 4)
+    assert plain.setup == settings.base
+    assert (labels.setup.data.source, labels.setup.data.held_out, labels.setup.data.labels) == ("digits", 3, "true")
+    assert (labels.setup.network.channels, labels.setup.network.skips, labels.setup.seed) == (16, [0] * 9, 4)
     assert settings.base.data.labels == "none"
     assert json.dumps(content) == before
 
 
 def test_overrides_may_reach_into_sections_that_base_leaves_out():
-    run = read(with_arm({"search.start": 500})).studies[0].arms[0].run
-    assert run.search.start == 500
-    assert run.search.n_max == 50_000
+    setup = read(with_arm({"search.start": 500})).studies[0].arms[0].setup
+    assert setup.search.start == 500
+    assert setup.search.n_max == 50_000
 
 
 def test_a_section_as_override_is_merged_or_refused():
     content = with_arm({"data": {"labels": "unique"}}, data={"source": "digits"})
     try:
-        run = read(content).studies[0].arms[0].run
+        setup = read(content).studies[0].arms[0].setup
     except SettingsError:
         return
-    assert (run.data.labels, run.data.source) == ("unique", "digits")
+    assert (setup.data.labels, setup.data.source) == ("unique", "digits")
 
 
 # Numbers as text, defaults
@@ -301,39 +301,39 @@ def test_numbers_may_come_as_text():
         """
     )
     assert content["training"]["learning_rate"] == "4e-3"  # YAML 1.1 indeed
-    run = read_setup(content)
-    assert (run.seed, run.network.channels, run.network.dropout) == (7, 16, 0.1)
-    assert (run.training.learning_rate, run.training.batch_size) == (4e-3, 1000)
-    assert run.training.snapshots == [1 / 3, 2 / 3, 1.0]
-    assert run.scoring.threshold == 1 / 3
-    assert run.sampling.sigma_max == 80
-    assert run == read_setup(json.loads(json.dumps(run.model_dump())))
+    setup = read_setup(content)
+    assert (setup.seed, setup.network.channels, setup.network.dropout) == (7, 16, 0.1)
+    assert (setup.training.learning_rate, setup.training.batch_size) == (4e-3, 1000)
+    assert setup.training.snapshots == [1 / 3, 2 / 3, 1.0]
+    assert setup.scoring.threshold == 1 / 3
+    assert setup.sampling.sigma_max == 80
+    assert setup == read_setup(json.loads(json.dumps(setup.model_dump())))
 
 
 def test_nulls_and_flags_may_come_as_text():
     """As --config gives them."""
     given = {"data": {"resolution": "null"}, "network": {"embedding": "null", "skips": ["1", "0", *["1"] * 7]}}
-    run = read_setup(given)
-    assert (run.data.resolution, run.network.embedding) == (None, None)
-    assert run.network.skips == [1, 0, *[1] * 7]
+    setup = read_setup(given)
+    assert (setup.data.resolution, setup.network.embedding) == (None, None)
+    assert setup.network.skips == [1, 0, *[1] * 7]
     assert read_setup({"network": {"skips": "null"}}).network.skips is None
     studies = {"one": {"arms": {"plain": "null", "all": {"network.skips": "null"}}}}
     plain, every = read(config(studies=studies, network={"skips": "null"})).studies[0].arms
-    assert plain.run == every.run
+    assert plain.setup == every.setup
     assert given["data"] == {"resolution": "null"}
 
 
 def test_booleans_may_come_as_text():
     """As --config gives them; other words are refused."""
-    run = read_setup({"data": {"balanced": "false"}, "training": {"decoupled": "True"}})
-    assert (run.data.balanced, run.training.decoupled) == (False, True)
+    setup = read_setup({"data": {"balanced": "false"}, "training": {"decoupled": "True"}})
+    assert (setup.data.balanced, setup.training.decoupled) == (False, True)
 
 
 def test_sections_without_lines_have_their_defaults():
     """YAML reads a section whose lines are all commented out as null."""
     settings = read(with_arm({"network.blocks": 3}, network=None, execution=None))
     assert settings.base.network == Setup().network
-    assert settings.studies[0].arms[0].run.network.blocks == 3
+    assert settings.studies[0].arms[0].setup.network.blocks == 3
 
 
 def test_order_of_a_configuration_is_that_of_its_file():
@@ -351,13 +351,17 @@ def test_labels_true_may_be_yaml_boolean():
 
 
 def test_defaults_are_the_papers():
-    run = Setup()
-    assert (run.network.channels, run.network.multipliers, run.network.blocks) == (128, [2, 2, 2], 2)
-    assert (run.network.dropout, run.diffusion.preconditioning) == (0.13, "vp")
-    assert (run.training.duration, run.training.batch_size, run.training.learning_rate) == ("40000 epochs", 512, 2e-4)
-    assert (run.training.lr_ramp, run.training.ema_ramp) == ("200 epochs", "200 epochs")
-    assert (run.sampling.images, run.sampling.steps, run.sampling.rho) == (10_000, 18, 7.0)
-    assert (run.scoring.threshold, run.search.epsilon) == (1 / 3, 0.1)
+    setup = Setup()
+    assert (setup.network.channels, setup.network.multipliers, setup.network.blocks) == (128, [2, 2, 2], 2)
+    assert (setup.network.dropout, setup.diffusion.preconditioning) == (0.13, "vp")
+    assert (setup.training.duration, setup.training.batch_size, setup.training.learning_rate) == (
+        "40000 epochs",
+        512,
+        2e-4,
+    )
+    assert (setup.training.lr_ramp, setup.training.ema_ramp) == ("200 epochs", "200 epochs")
+    assert (setup.sampling.images, setup.sampling.steps, setup.sampling.rho) == (10_000, 18, 7.0)
+    assert (setup.scoring.threshold, setup.search.epsilon) == (1 / 3, 0.1)
 
 
 @pytest.mark.parametrize(
@@ -420,12 +424,12 @@ def test_studies_may_not_be_called_like_rules(name):
 
 
 def test_lookup():
-    run = read_setup({"network": {"channels": 16}})
-    assert lookup(run, "network.channels") == 16
-    assert lookup(run, "seed") == 0
+    setup = read_setup({"network": {"channels": 16}})
+    assert lookup(setup, "network.channels") == 16
+    assert lookup(setup, "seed") == 0
     for name, hint in [("network.chanel", "'channels'"), ("netwrk.channels", "'network'")]:
         with pytest.raises(SettingsError, match=f"{name}: is not .*{hint}"):
-            lookup(run, name)
+            lookup(setup, name)
 
 
 def test_schema_knows_every_key():

@@ -11,7 +11,7 @@ from emmeter.diffusion.optimum import OptimalDenoiser
 from emmeter.diffusion.preconditioning import to_unit
 from emmeter.diffusion.sampling import draws, generate, noise_levels
 from emmeter.measure.criterion import mirrored_neighbours, neighbours
-from emmeter.pipeline.index import index
+from emmeter.pipeline.index import index_of
 from emmeter.settings.configuration import load, read
 from emmeter.settings.keys import key
 from emmeter.settings.studies import Arm
@@ -19,7 +19,7 @@ from emmeter.training.trainer import Trainer, build
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = read(load(folder=ROOT))
-DAG = index(SETTINGS, ROOT / "results")
+INDEX = index_of(SETTINGS, ROOT / "results")
 PAPER = {  # every experiment of the paper, then what its switches and readers ask for
     "training_size", "optimum", "data_dimension", "class_count", "intra_diversity", "width", "depth", "time_embedding",
     "skip_number", "skip_location", "skip_number_ncsnpp", "skip_location_ncsnpp", "batch_size", "weight_decay", "ema",
@@ -34,11 +34,11 @@ def test_every_experiment_is_a_study():
 
 
 def test_no_study_is_impossible_on_the_digits():
-    assert DAG.impossible == {}
+    assert INDEX.impossible == {}
 
 
 def test_all_skip_masks_of_the_paper_are_there():
-    masks = {tuple(arm.run.network.skips or ()) for arm in DAG.study("skip_number").arms}
+    masks = {tuple(arm.setup.network.skips or ()) for arm in INDEX.study("skip_number").arms}
     assert len(masks) == 22  # all nine kept; of the three at each of three resolutions one, two or three
     assert all(len(mask) == 9 and sum(mask) <= 3 for mask in masks if mask)
     # Only connections of one resolution are kept together.
@@ -47,11 +47,11 @@ def test_all_skip_masks_of_the_paper_are_there():
 
 def changed_most(study: str) -> Arm:
     """The arm whose settings differ from the study's first arm in the most values."""
-    first, *others = DAG.study(study).arms
+    first, *others = INDEX.study(study).arms
 
     def differences(arm: Arm) -> int:
         sections = ("data", "network", "diffusion", "training", "sampling", "scoring")
-        pairs = [(getattr(first.run, s).model_dump(), getattr(arm.run, s).model_dump()) for s in sections]
+        pairs = [(getattr(first.setup, s).model_dump(), getattr(arm.setup, s).model_dump()) for s in sections]
         return sum(a[name] != b[name] for a, b in pairs for name in a)
 
     return max([*others, first], key=differences)
@@ -59,26 +59,26 @@ def changed_most(study: str) -> Arm:
 
 @pytest.mark.parametrize("study", sorted(PAPER))
 def test_an_arm_of_every_study_trains_and_is_scored(study):
-    run = changed_most(study).run
-    n = next((n for n in DAG.sizes[key("emm", run)] if n >= 20), DAG.sizes[key("emm", run)][-1])
-    drawn = subset.draw(run, n, 0)
+    setup = changed_most(study).setup
+    n = next((n for n in INDEX.sizes[key("emm", setup)] if n >= 20), INDEX.sizes[key("emm", setup)][-1])
+    drawn = subset.draw(setup, n, 0)
     torch.manual_seed(0)
     labels = torch.from_numpy(np.unique(drawn.labels)) if drawn.label_count else None
     latents = draws(4, drawn.images.shape[1:], labels, 0)
-    if run.diffusion.denoiser == "optimum":
+    if setup.diffusion.denoiser == "optimum":
         denoise = OptimalDenoiser(to_unit(torch.from_numpy(drawn.images)))
-        levels = noise_levels(run.sampling)
+        levels = noise_levels(setup.sampling)
     else:
-        denoise = build(run, drawn.images.shape[1:], drawn.label_count).train()
-        trainer = Trainer(run, n, 1, denoise, drawn, torch.device("cpu"))
+        denoise = build(setup, drawn.images.shape[1:], drawn.label_count).train()
+        trainer = Trainer(setup, n, 1, denoise, drawn, torch.device("cpu"))
         before = trainer.parameters.values.clone()
         losses = [trainer.advance().item() for _ in range(3)]  # the first step has learning rate 0
         assert np.isfinite(losses).all()
         assert not torch.equal(before, trainer.parameters.values)
-        levels = noise_levels(run.sampling, denoise.kind.sigma_min, denoise.kind.sigma_max)
+        levels = noise_levels(setup.sampling, denoise.kind.sigma_min, denoise.kind.sigma_max)
         denoise.eval()
     images = generate(denoise, latents, levels, 4, torch.device("cpu")).numpy()
     assert images.shape == (4, *drawn.images.shape[1:])
-    search = mirrored_neighbours if run.scoring.mirrored else neighbours
+    search = mirrored_neighbours if setup.scoring.mirrored else neighbours
     found = search(images, drawn.images, drawn.groups, 2)
     assert (np.diff(found.squared, axis=1) >= 0).all()

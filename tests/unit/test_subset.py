@@ -30,8 +30,8 @@ def digits(**overrides) -> Setup:
     return Setup.model_validate({"network": {"attention": [4]}} | merged)
 
 
-def faults(run: Setup) -> list[str]:
-    return feasibility.faults(run, datasets.describe(run.data))
+def faults(setup: Setup) -> list[str]:
+    return feasibility.faults(setup, datasets.describe(setup.data))
 
 
 LABELS = st.lists(st.integers(0, 4), min_size=5, max_size=60).map(
@@ -126,8 +126,8 @@ def test_order_draws_uniformly(balanced):
 )
 def test_subsets_are_nested_balanced_and_apart_from_held_out(rounds, more, replicate, labels, draw):
     small, large = sorted((10 * rounds, 10 * more))
-    run = digits(data={"labels": labels, "draw": draw, "held_out": 64})
-    inner, outer = subset.draw(run, small, replicate), subset.draw(run, large, replicate)
+    setup = digits(data={"labels": labels, "draw": draw, "held_out": 64})
+    inner, outer = subset.draw(setup, small, replicate), subset.draw(setup, large, replicate)
     for field in ("images", "labels", "indices", "groups"):
         assert np.array_equal(getattr(outer, field)[:small], getattr(inner, field))
     everything = datasets.load(Data(source="digits"))
@@ -138,11 +138,11 @@ def test_subsets_are_nested_balanced_and_apart_from_held_out(rounds, more, repli
 
 
 def test_held_out_images_are_balanced_and_the_same_for_all_sizes_that_leave_them():
-    run = digits(data={"held_out": 100, "labels": "true"})
-    small, large = subset.draw(run, 20, 0), subset.draw(run, 1640, 0)
+    setup = digits(data={"held_out": 100, "labels": "true"})
+    small, large = subset.draw(setup, 20, 0), subset.draw(setup, 1640, 0)
     assert np.array_equal(small.held_out, large.held_out)
     assert (np.bincount(small.held_out_labels) == 10).all()
-    assert len(subset.draw(run, 1740, 0).held_out) == 57  # the larger classes' rest
+    assert len(subset.draw(setup, 1740, 0).held_out) == 57  # the larger classes' rest
     assert subset.draw(digits(data={"held_out": 0}), 20, 0).held_out.shape == (0, 1, 8, 8)
     assert len(subset.draw(digits(data={"balanced": False}), 1797, 0).held_out) == 0
 
@@ -298,16 +298,16 @@ def test_faults(overrides, words):
 
 
 def test_network_is_not_checked_for_the_optimum():
-    run = digits(network={"attention": [16], "multipliers": [1] * 6}, diffusion={"denoiser": "optimum"})
-    assert faults(run) == []
+    setup = digits(network={"attention": [16], "multipliers": [1] * 6}, diffusion={"denoiser": "optimum"})
+    assert faults(setup) == []
 
 
 def test_true_labels_need_labels(tmp_path):
     np.savez(tmp_path / "a.npz", images=np.zeros((1000, 8, 8), np.uint8))
-    run = digits(data={"source": f"npz:{tmp_path}/a.npz", "labels": "true"}, search={"n_max": 500})
-    assert faults(run) == [f"data.labels = 'true': {run.data.source} has no labels; use none, unique or random-K"]
+    setup = digits(data={"source": f"npz:{tmp_path}/a.npz", "labels": "true"}, search={"n_max": 500})
+    assert faults(setup) == [f"data.labels = 'true': {setup.data.source} has no labels; use none, unique or random-K"]
     with pytest.raises(SettingsError, match="has no labels"):
-        subset.draw(run, 10, 0)
+        subset.draw(setup, 10, 0)
 
 
 # -- files and stage
@@ -520,8 +520,8 @@ def test_shares_of_many_digits_do_not_overflow(share):
 @given(st.integers(1, 183), st.integers(1, 183), st.integers(0, 3), st.sampled_from(["0.2", "0.5", "0.8", "1/3", "1"]))
 def test_mixtures_are_nested_and_have_their_share(one, other, replicate, share):
     small, large = sorted((one, other))
-    run = digits(data=DIGIT_MIXTURE | {"mixture_share": share, "held_out": 20})
-    inner, outer = subset.draw(run, small, replicate), subset.draw(run, large, replicate)
+    setup = digits(data=DIGIT_MIXTURE | {"mixture_share": share, "held_out": 20})
+    inner, outer = subset.draw(setup, small, replicate), subset.draw(setup, large, replicate)
     for field in ("images", "labels", "indices", "groups"):
         assert np.array_equal(getattr(outer, field)[:small], getattr(inner, field))
     everything = datasets.load(Data(source="digits"))
@@ -613,15 +613,15 @@ def test_labels_of_mixtures(tmp_path):
 def test_sizes_of_a_mixture_end_where_a_source_is_exhausted(tmp_path, share, available):
     """30 images and 10 of the second source; classes of the two make no multiples."""
     first = written(tmp_path, "a.npz", 30, labels=[0, 1, 2] * 10)
-    run = mixture_of(first, written(tmp_path, "b.npz", 10), share)
-    known = datasets.describe(run.data)
-    assert feasibility.usable(known, run.data) == (1, available)
+    setup = mixture_of(first, written(tmp_path, "b.npz", 10), share)
+    known = datasets.describe(setup.data)
+    assert feasibility.usable(known, setup.data) == (1, available)
     for n in (1, available):
-        drawn = subset.draw(run, n, 0)
+        drawn = subset.draw(setup, n, 0)
         assert len(drawn.images) == n == len(set(drawn.indices.tolist()))
     with pytest.raises(SettingsError, match=f"n = {available + 1}: must be at most {available}, the largest subset"):
-        subset.draw(run, available + 1, 0)
-    searched = Setup.model_validate(run.model_dump() | {"search": {"rule": "grid", "grid": [7, available + 1]}})
+        subset.draw(setup, available + 1, 0)
+    searched = Setup.model_validate(setup.model_dump() | {"search": {"rule": "grid", "grid": [7, available + 1]}})
     (line,) = (line for line in feasibility.faults(searched, known) if line.startswith("search."))
     assert line.startswith(f"search.grid = [7, {available + 1}]: must be at most {available}")
 
@@ -653,10 +653,10 @@ def test_sizes_of_a_mixture_end_where_a_source_is_exhausted(tmp_path, share, ava
     ],
 )
 def test_impossible_mixtures_are_refused_in_one_line(data, line):
-    run = digits(data=data)
-    assert faults(run) == [line]
+    setup = digits(data=data)
+    assert faults(setup) == [line]
     with pytest.raises(SettingsError) as error:
-        subset.draw(run, 10, 0)
+        subset.draw(setup, 10, 0)
     assert str(error.value) == line
 
 
@@ -679,11 +679,11 @@ def test_a_second_source_that_is_missing_is_named(tmp_path):
 
 
 def test_what_is_left_to_the_data_is_decided():
-    run = Setup.model_validate({"network": {"attention": None}, "search": {"n_max": None, "n_min": 2, "start": 30}})
-    fitted = feasibility.fitted(run, facts((7, 9), side=16))
+    setup = Setup.model_validate({"network": {"attention": None}, "search": {"n_max": None, "n_min": 2, "start": 30}})
+    fitted = feasibility.fitted(setup, facts((7, 9), side=16))
     assert fitted.network.attention == [8]
     assert (fitted.search.n_max, fitted.search.start) == (14, 14)  # balanced
-    free = run.model_copy(update={"data": run.data.model_copy(update={"balanced": False})})
+    free = setup.model_copy(update={"data": setup.data.model_copy(update={"balanced": False})})
     assert feasibility.fitted(free, facts((7, 9))).search.n_max == 16
     one_level = Setup.model_validate({"network": {"attention": None, "multipliers": [1]}})
     assert feasibility.fitted(one_level, facts()).network.attention == []
@@ -713,8 +713,8 @@ def test_the_attention_that_is_chosen_is_one_of_the_network(side, levels):
     ],
 )
 def test_bounds_that_class_balance_moves_are_told(search, balanced, told):
-    run = digits(search=search, data={"balanced": balanced})
-    lines = feasibility.rounded(run, datasets.describe(run.data))
+    setup = digits(search=search, data={"balanced": balanced})
+    lines = feasibility.rounded(setup, datasets.describe(setup.data))
     assert len(lines) == bool(told)
     assert not told or (lines[0].startswith(told) and "multiples of the 10 classes" in lines[0])
 
@@ -731,10 +731,10 @@ def too_equal(copies: Copies | None, search: dict[str, object], **data: object) 
     count = 40 if copies is None else len(copies.same)
     labels = None if copies is None else copies.labels
     counts = None if labels is None else tuple(np.bincount(labels).tolist())
-    run = Setup.model_validate({"data": {"source": "npz:a.npz"} | data, "search": SMALL | search})
-    used = counts if counts is None or run.data.classes is None else tuple(counts[c] for c in run.data.classes)
+    setup = Setup.model_validate({"data": {"source": "npz:a.npz"} | data, "search": SMALL | search})
+    used = counts if counts is None or setup.data.classes is None else tuple(counts[c] for c in setup.data.classes)
     known = Facts(sum(used) if used else count, (1, 8, 8), used, (1, 8, 8), counts)
-    return feasibility.too_equal(run, known, [copies])
+    return feasibility.too_equal(setup, known, [copies])
 
 
 def test_different_images_are_no_fault():
@@ -778,12 +778,12 @@ def test_what_is_told_is_what_is_drawn(tmp_path, monkeypatch):
     images = np.zeros((12, 8, 8), np.uint8)
     images[9:] = np.arange(1, 4)[:, None, None]
     np.savez("a.npz", images=images)
-    run = Setup.model_validate(
+    setup = Setup.model_validate(
         {"data": {"source": "npz:a.npz"}, "search": SMALL | {"rule": "grid", "grid": [2], "replicates": 20}}
     )
     copies = alike([0] * 9 + [9, 10, 11])
-    drawn = [not subset.draw(run, 2, replicate).groups.any() for replicate in range(20)]
-    (line,) = feasibility.too_equal(run, datasets.describe(run.data), [copies])
+    drawn = [not subset.draw(setup, 2, replicate).groups.any() for replicate in range(20)]
+    (line,) = feasibility.too_equal(setup, datasets.describe(setup.data), [copies])
     assert f"replicate {drawn.index(True)} would" in line
 
 
@@ -791,10 +791,10 @@ def test_a_mixture_is_looked_at_as_a_whole(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     np.savez("a.npz", images=np.zeros((12, 8, 8), np.uint8))
     mixed = {"source": "npz:a.npz", "mixture": "digits", "mixture_share": 0.5}
-    run = Setup.model_validate({"data": mixed, "search": SMALL})
-    known = datasets.describe(run.data)
-    assert feasibility.too_equal(run, known, [alike([0] * 12), None]) == []  # every second image is a digit
-    less = run.model_copy(update={"data": run.data.model_copy(update={"mixture_share": 0.1})})
+    setup = Setup.model_validate({"data": mixed, "search": SMALL})
+    known = datasets.describe(setup.data)
+    assert feasibility.too_equal(setup, known, [alike([0] * 12), None]) == []  # every second image is a digit
+    less = setup.model_copy(update={"data": setup.data.model_copy(update={"mixture_share": 0.1})})
     (line,) = feasibility.too_equal(less, datasets.describe(less.data), [alike([0] * 12), None])
     assert "search.n_min from " in line
 

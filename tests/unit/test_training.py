@@ -233,10 +233,10 @@ def test_decoupled_decay_of_sgd_shrinks_weights_beside_the_gradient():
 # Averages
 
 
-def recorded(run: Setup, n: int = N) -> tuple[Trainer, list[torch.Tensor]]:
+def recorded(setup: Setup, n: int = N) -> tuple[Trainer, list[torch.Tensor]]:
     """A finished trainer, and its weights at the start and after every step."""
     torch.manual_seed(0)
-    trainer = Trainer(run, n, 5, build(run, (1, 8, 8), 0).train(), subset_of(n), CPU)
+    trainer = Trainer(setup, n, 5, build(setup, (1, 8, 8), 0).train(), subset_of(n), CPU)
     weights = [trainer.parameters.values.double()]
     for _ in range(trainer.budget.steps):
         trainer.advance()
@@ -247,8 +247,8 @@ def recorded(run: Setup, n: int = N) -> tuple[Trainer, list[torch.Tensor]]:
 @pytest.mark.parametrize("warmup", ["own", "common"])
 def test_averages_equal_the_recurrence_on_recorded_weights(warmup):
     decays = [0.99, 0.7, 0.0]
-    run = run_of(training={"ema_decays": decays, "ema_ramp": "100 images", "ema_warmup": warmup})
-    trainer, weights = recorded(run)
+    setup = run_of(training={"ema_decays": decays, "ema_ramp": "100 images", "ema_warmup": warmup})
+    trainer, weights = recorded(setup)
     for average, final in zip(trainer.averages, decays, strict=True):
         expected = weights[0]
         for step, value in enumerate(weights[1:]):
@@ -259,8 +259,8 @@ def test_averages_equal_the_recurrence_on_recorded_weights(warmup):
 
 
 def test_averages_without_ramp_equal_the_closed_form():
-    run = run_of(training={"ema_decays": [0.9, 0.6], "ema_ramp": "0 images"})
-    trainer, weights = recorded(run)
+    setup = run_of(training={"ema_decays": [0.9, 0.6], "ema_ramp": "0 images"})
+    trainer, weights = recorded(setup)
     steps = trainer.budget.steps
     for average, decay in zip(trainer.averages, [0.9, 0.6], strict=True):
         expected = decay**steps * weights[0]
@@ -296,9 +296,9 @@ def test_papers_budget():
 
 
 def test_budget_has_as_many_snapshots_for_every_n():
-    run = run_of(training={"duration": "3 epochs", "batch_size": 64, "snapshots": [0.1, 0.25, 0.5, 1.0]})
+    setup = run_of(training={"duration": "3 epochs", "batch_size": 64, "snapshots": [0.1, 0.25, 0.5, 1.0]})
     for n in (1, 2, 21, 64, 1000):
-        found = budget(run, n)
+        found = budget(setup, n)
         assert len(found.snapshots) == 4
         assert found.snapshots[-1] == found.steps
         assert found.log[-1] == found.steps
@@ -309,12 +309,12 @@ def test_budget_has_as_many_snapshots_for_every_n():
 # Runs in this process
 
 
-def finish(run: Setup, subset: Subset, folder: Path, stops: tuple[int, ...] = ()) -> Trainer:
+def finish(setup: Setup, subset: Subset, folder: Path, stops: tuple[int, ...] = ()) -> Trainer:
     """Train to the end as many processes would: each step of `stops` ends one of them."""
     folder.mkdir(parents=True, exist_ok=True)
     left = set(stops)
     while True:
-        trainer, stop = start(run, subset, len(subset.images), 0, CPU, folder), threading.Event()
+        trainer, stop = start(setup, subset, len(subset.images), 0, CPU, folder), threading.Event()
         try:
             for _ in train(trainer, folder, 1e9, stop):
                 if trainer.step in left:
@@ -343,20 +343,20 @@ def assert_same_run(one: Trainer, two: Trainer, folder_one: Path, folder_two: Pa
 @pytest.mark.parametrize("name", VARIANTS)
 def test_interrupted_runs_end_with_the_same_bits(name, tmp_path):
     changes, labels = VARIANTS[name]
-    run, subset = run_of(**changes), subset_of(labels=labels)
-    whole = finish(run, subset, tmp_path / "whole")
+    setup, subset = run_of(**changes), subset_of(labels=labels)
+    whole = finish(setup, subset, tmp_path / "whole")
     # after the first step, on a snapshot, in neighbouring steps, and on the last step
     for index, stops in enumerate([(1, 6), (9, 10, 17, 20)]):
         folder = tmp_path / str(index)
-        assert_same_run(whole, finish(run, subset, folder, stops), tmp_path / "whole", folder)
+        assert_same_run(whole, finish(setup, subset, folder, stops), tmp_path / "whole", folder)
     assert len(whole.rows) == 10
-    moved = (whole.parameters.values - start(run, subset, N, 0, CPU, tmp_path / "none").parameters.values).abs().max()
+    moved = (whole.parameters.values - start(setup, subset, N, 0, CPU, tmp_path / "none").parameters.values).abs().max()
     assert moved > 1e-4
 
 
 def test_a_run_repeats_its_bits(tmp_path):
-    run, subset = run_of(training={"duration": "60 images"}), subset_of()
-    one, two = (finish(run, subset, tmp_path / name) for name in "ab")
+    setup, subset = run_of(training={"duration": "60 images"}), subset_of()
+    one, two = (finish(setup, subset, tmp_path / name) for name in "ab")
     assert_same_run(one, two, tmp_path / "a", tmp_path / "b")
 
 
@@ -372,17 +372,17 @@ def test_seed_size_and_replicate_change_the_run(tmp_path):
 
 
 def test_training_lowers_the_loss(tmp_path):
-    run = run_of(training={"duration": "800 images", "learning_rate": 1e-2}, network={"dropout": 0.0})
+    setup = run_of(training={"duration": "800 images", "learning_rate": 1e-2}, network={"dropout": 0.0})
     flat = np.repeat(np.array([20, 90, 160, 230], np.uint8), 64).reshape(4, 1, 8, 8)  # easy: four plain grey images
-    trainer = finish(run, replace(subset_of(4), images=flat), tmp_path)
+    trainer = finish(setup, replace(subset_of(4), images=flat), tmp_path)
     losses = [row["train_loss"] for row in trainer.rows]
     assert losses[-1] < 0.7 * losses[0]
 
 
 def test_several_averages_of_a_network_with_buffers(tmp_path):
     """Fixed Fourier frequencies belong to the snapshot of every decay."""
-    run = run_of(network={"embedding": "fourier"}, training={"duration": "10 images", "ema_decays": [0.9, 0.5]})
-    trainer = finish(run, subset_of(), tmp_path)
+    setup = run_of(network={"embedding": "fourier"}, training={"duration": "10 images", "ema_decays": [0.9, 0.5]})
+    trainer = finish(setup, subset_of(), tmp_path)
     tensors = load_file(tmp_path / "snapshot-2.safetensors")
     frequencies = trainer.denoiser.network.state_dict()["noise_embedding.frequencies"]
     for decay in range(2):
@@ -391,8 +391,8 @@ def test_several_averages_of_a_network_with_buffers(tmp_path):
 
 def test_first_step_equals_a_plain_implementation(tmp_path):
     """Loss of step 0: the batch, the noise levels and the noise come from the seeds of that step."""
-    run, subset = run_of(network={"dropout": 0.0}), subset_of()
-    trainer = start(run, subset, N, 0, CPU, tmp_path)
+    setup, subset = run_of(network={"dropout": 0.0}), subset_of()
+    trainer = start(setup, subset, N, 0, CPU, tmp_path)
     index = next(batches(N, 10, trainer.seed, 0))
     torch.manual_seed(derive(trainer.seed, "step", 0))
     images = to_unit(torch.from_numpy(subset.images)[index])
@@ -405,7 +405,7 @@ def test_first_step_equals_a_plain_implementation(tmp_path):
 def test_a_compiled_network_is_one_graph_with_the_same_gradients(name, tmp_path, monkeypatch):
     """The graph that torch.compile captures, run without code generation; `fullgraph` refuses to split it."""
     changes, labels = VARIANTS[name]
-    run = run_of(**(changes | {"network": changes.get("network", {}) | {"dropout": 0.0}}))
+    setup = run_of(**(changes | {"network": changes.get("network", {}) | {"dropout": 0.0}}))
     graphs, original = [], torch.compile
 
     def compiled(function, **options):
@@ -418,7 +418,7 @@ def test_a_compiled_network_is_one_graph_with_the_same_gradients(name, tmp_path,
     monkeypatch.setattr(torch, "compile", compiled)
     monkeypatch.setattr(trainer_module, "check_compiler", lambda device: None)
     trainers = [
-        start(run, subset_of(n, labels), n, 0, CPU, tmp_path / f"{n}{when}", compiled=when)
+        start(setup, subset_of(n, labels), n, 0, CPU, tmp_path / f"{n}{when}", compiled=when)
         for n in (N, 2 * N) for when in ("never", "always")
     ]  # fmt: skip
     for trainer in trainers:
@@ -470,14 +470,14 @@ def test_who_asks_for_compiling_is_told_that_there_is_no_compiler(tmp_path, monk
 @pytest.mark.usefixtures("restored_compiler")
 @pytest.mark.parametrize(("steps", "compiled"), [(19_999, False), (20_000, True)])
 def test_only_long_trainings_are_compiled(steps, compiled, tmp_path):
-    run = run_of(training={"duration": f"{10 * steps} images"})
-    trainer = start(run, subset_of(), N, 0, CPU, tmp_path, compiled="auto")
+    setup = run_of(training={"duration": f"{10 * steps} images"})
+    trainer = start(setup, subset_of(), N, 0, CPU, tmp_path, compiled="auto")
     assert (trainer.denoiser.compiled is not None) == compiled
 
 
 def test_rows_report_the_schedule_and_both_losses(tmp_path):
-    run = run_of()
-    trainer = finish(run, subset_of(), tmp_path)
+    setup = run_of()
+    trainer = finish(setup, subset_of(), tmp_path)
     assert [row["images_seen"] for row in trainer.rows] == list(range(20, 201, 20))
     for row in trainer.rows:
         assert tuple(row) == LOG_COLUMNS
@@ -512,10 +512,10 @@ def test_evaluation_uses_the_first_average(tmp_path):
 
 
 def test_snapshots_hold_the_averages(tmp_path):
-    run = run_of()
-    trainer = finish(run, subset_of(), tmp_path)
-    snapshots.join(tmp_path, tmp_path / "out.safetensors", {"shares": run.training.snapshots})
-    network = build(run, (1, 8, 8), 0).network
+    setup = run_of()
+    trainer = finish(setup, subset_of(), tmp_path)
+    snapshots.join(tmp_path, tmp_path / "out.safetensors", {"shares": setup.training.snapshots})
+    network = build(setup, (1, 8, 8), 0).network
     tensors = load_file(tmp_path / "out.safetensors")
     assert len(tensors) == 3 * 2 * len(network.state_dict())
     for decay in range(2):
@@ -971,7 +971,7 @@ def test_wrong_settings_are_one_line(tmp_path, program, capsys):
 # Flips
 
 
-def shown(monkeypatch, run: Setup, subset: Subset, folder: Path, steps: int) -> tuple[torch.Tensor, torch.Tensor]:
+def shown(monkeypatch, setup: Setup, subset: Subset, folder: Path, steps: int) -> tuple[torch.Tensor, torch.Tensor]:
     """The images that `steps` steps train on, as uint8, and those of the subset that the batches name."""
     seen = []
 
@@ -980,7 +980,7 @@ def shown(monkeypatch, run: Setup, subset: Subset, folder: Path, steps: int) -> 
         return denoising_loss(denoiser, kind, images, draw, noise, labels)
 
     monkeypatch.setattr("emmeter.training.trainer.denoising_loss", loss)
-    trainer = start(run, subset, len(subset.images), 0, CPU, folder)
+    trainer = start(setup, subset, len(subset.images), 0, CPU, folder)
     for _ in range(steps):
         trainer.advance()
     monkeypatch.undo()
@@ -1044,9 +1044,9 @@ def test_a_share_of_images_is_mirrored_afresh_each_time(tmp_path, monkeypatch, f
 
 
 def test_interrupted_runs_with_flips_end_with_the_same_bits(tmp_path):
-    run, subset = run_of(training={"flip": 0.5}), subset_of(labels=3)
-    whole = finish(run, subset, tmp_path / "whole")
-    assert_same_run(whole, finish(run, subset, tmp_path / "parts", (1, 13)), tmp_path / "whole", tmp_path / "parts")
+    setup, subset = run_of(training={"flip": 0.5}), subset_of(labels=3)
+    whole = finish(setup, subset, tmp_path / "whole")
+    assert_same_run(whole, finish(setup, subset, tmp_path / "parts", (1, 13)), tmp_path / "whole", tmp_path / "parts")
 
 
 def test_evaluation_does_not_flip(tmp_path):

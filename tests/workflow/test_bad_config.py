@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from emmeter import errors
-from emmeter.pipeline.index import index as index_of
+from emmeter.pipeline.index import index_of
 from emmeter.settings import configuration
 
 NO_GPU = {"CUDA_VISIBLE_DEVICES": ""}

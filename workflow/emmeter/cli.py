@@ -44,37 +44,37 @@ def check(args: argparse.Namespace) -> None:
     Of your own images, every head is read: what they hold is printed, and every faulty one is named.
     """
     from emmeter.machine import gpus
-    from emmeter.pipeline.index import index
+    from emmeter.pipeline.index import index_of
     from emmeter.settings.configuration import load, read
 
     try:
         settings = read(load(args.overlays))
-        dag = index(settings, args.results, asked=())
-        if faults := [*dag.faults(settings.selected), *gpus.missing(settings.execution, sys.executable)]:
+        index = index_of(settings, args.results, asked=())
+        if faults := [*index.faults(settings.selected), *gpus.missing(settings.execution, sys.executable)]:
             raise SettingsError(*faults)
         gpus.devices(settings.execution)
     except SettingsError as error:  # there may be many
         print("\n".join(f"error: {line}" for line in str(error).splitlines()), file=sys.stderr)
         sys.exit(1)
-    reasons = {study.name: dag.faults([study.name]) for study in settings.studies}
-    print("".join(f"{line}\n" for line in dag.portraits(reasons)), end="")
+    reasons = {study.name: index.faults([study.name]) for study in settings.studies}
+    print("".join(f"{line}\n" for line in index.portraits(reasons)), end="")
     for study in settings.studies:
         print(f"{study.name}: {', '.join(arm.name for arm in study.arms)}")
         for line in reasons[study.name]:
             print(f"  cannot run here: {line}")
-    for line in dag.notices(settings.selected):
+    for line in index.notices(settings.selected):
         print(f"note: {line}")
 
 
 def plan(args: argparse.Namespace) -> None:
     """Print what the selected studies will cost: runs, images, operations, time, disk."""
-    from emmeter.pipeline.index import index
+    from emmeter.pipeline.index import index_of
     from emmeter.pipeline.plan import show
     from emmeter.settings.configuration import load, read
 
     settings = read(load(args.overlays))
-    dag = index(settings, args.results, data_needed=False, looked=False)
-    print(show(settings, dag, args.cores, args.throughput))
+    index = index_of(settings, args.results, data_needed=False, looked=False)
+    print(show(settings, index, args.cores, args.throughput))
 
 
 def schema(args: argparse.Namespace) -> None:

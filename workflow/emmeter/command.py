@@ -46,15 +46,15 @@ def execution_options(parser: argparse.ArgumentParser) -> None:
 
 
 def read_settings(text: str) -> Setup:
-    """The `Run` of a stage's JSON.  Raises SettingsError where it is not one, or leaves a value to the data."""
+    """The `Setup` of a stage's JSON.  Raises SettingsError where it is not one, or leaves a value to the data."""
     try:
-        run = read_setup(json.loads(text))
+        setup = read_setup(json.loads(text))
     except json.JSONDecodeError as error:
         raise SettingsError(f"--settings: is not JSON ({error})") from None
     left = ("network.attention", "diffusion.sigma_data", "search.n_max")
-    if undecided := [name for name in left if lookup(run, name) is None]:
+    if undecided := [name for name in left if lookup(setup, name) is None]:
         raise SettingsError(*(f"{name} = None: a stage needs the value" for name in undecided))
-    return run
+    return setup
 
 
 def plain(error: UnicodeError) -> tuple[str, int]:

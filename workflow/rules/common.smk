@@ -56,7 +56,7 @@ if isinstance(config.get("fit"), str) and config["fit"] != "null" and not os.pat
 try:
     CONFIG = emm_configuration.ordered(config, emm_configuration.load())
     # Which studies are to be made is known when their inputs are asked for: `arm_records` tells what is wrong with them.
-    INDEX = emm_index.index(emm_configuration.read(CONFIG, asked=()), RESULTS, asked=(), looked=workflow.is_main_process)
+    INDEX = emm_index.index_of(emm_configuration.read(CONFIG, asked=()), RESULTS, asked=(), looked=workflow.is_main_process)
     SETTINGS = INDEX.settings
     # A job that a cluster has started has GPUs of its own already.
     GPUS = () if workflow.remote_exec else emm_gpus.devices(SETTINGS.execution)
@@ -174,7 +174,7 @@ def earlier(stage, before, name):
 
 def devices(wildcards):
     """How many devices train the run together."""
-    return INDEX.runs["train", wildcards.key].training.gpus
+    return INDEX.setups["train", wildcards.key].training.gpus
 
 
 def launcher(processes):

@@ -28,26 +28,26 @@ def usable(facts: Facts, data: Data) -> tuple[int, int]:
     return 1, facts.images
 
 
-def fitted(run: Setup, facts: Facts) -> Setup:
-    """`run` with the values that its data set decides, where the settings leave them to it (null).
+def fitted(setup: Setup, facts: Facts) -> Setup:
+    """`setup` with the values that its data set decides, where the settings leave them to it (null).
 
     ``network.attention``: at half the side of the images, where the network has that level.  ``search.n_max``: as many
     images as there are, and ``search.start`` no more.
     """
-    network, search = run.network, run.search
+    network, search = setup.network, setup.search
     if network.attention is None:
         side = facts.shape[1] // 2
         network = network.model_copy(update={"attention": [side] if len(network.multipliers) > 1 else []})
     if search.n_max is None:
-        available = usable(facts, run.data)[1]
+        available = usable(facts, setup.data)[1]
         search = search.model_copy(update={"n_max": available, "start": min(search.start, available)})
-    return run.model_copy(update={"network": network, "search": search})
+    return setup.model_copy(update={"network": network, "search": search})
 
 
-def faults(run: Setup, facts: Facts) -> list[str]:
+def faults(setup: Setup, facts: Facts) -> list[str]:
     """One line ``key = value: what is allowed`` for each setting that the data set makes impossible."""
-    found = data_faults(run.data, facts)
-    return found if found else _network_faults(run, facts) + _search_faults(run, facts)
+    found = data_faults(setup.data, facts)
+    return found if found else _network_faults(setup, facts) + _search_faults(setup, facts)
 
 
 def data_faults(data: Data, facts: Facts) -> list[str]:
@@ -57,34 +57,36 @@ def data_faults(data: Data, facts: Facts) -> list[str]:
     return found
 
 
-def _network_faults(run: Setup, facts: Facts) -> list[str]:
-    if run.diffusion.denoiser != "network":
+def _network_faults(setup: Setup, facts: Facts) -> list[str]:
+    if setup.diffusion.denoiser != "network":
         return []
-    side, levels = facts.shape[1], len(run.network.multipliers)
+    side, levels = facts.shape[1], len(setup.network.multipliers)
     if side % 2 ** (levels - 1):
         rule = f"{levels} levels need a data.resolution divisible by {2 ** (levels - 1)}, which {side} is not"
-        return [f"network.multipliers = {run.network.multipliers}: {rule}"]
+        return [f"network.multipliers = {setup.network.multipliers}: {rule}"]
     sides = [side >> level for level in range(levels)]
-    if absent := [side for side in run.network.attention or () if side not in sides]:
+    if absent := [side for side in setup.network.attention or () if side not in sides]:
         allowed = ", ".join(map(str, sides))
-        return [f"network.attention = {run.network.attention}: no level has resolution {absent[0]}; allowed: {allowed}"]
+        return [
+            f"network.attention = {setup.network.attention}: no level has resolution {absent[0]}; allowed: {allowed}"
+        ]
     return []
 
 
-def _search_faults(run: Setup, facts: Facts) -> list[str]:
+def _search_faults(setup: Setup, facts: Facts) -> list[str]:
     """Faults of the sizes that the chosen rule uses."""
-    search = run.search
-    multiple, available = usable(facts, run.data)
+    search = setup.search
+    multiple, available = usable(facts, setup.data)
     found = []
     if search.rule == "grid":
         if any(n % multiple for n in search.grid):
             found.append(f"search.grid = {search.grid}: sizes must be multiples of {multiple}, the number of classes")
         if search.grid[-1] > available:
-            found.append(f"search.grid = {search.grid}: must be at most {limit(run.data, facts)}")
+            found.append(f"search.grid = {search.grid}: must be at most {limit(setup.data, facts)}")
         return found
     for name in ("n_min", "start", "n_max"):
         if (getattr(search, name) or 0) > available:
-            found.append(f"search.{name} = {getattr(search, name)}: must be at most {limit(run.data, facts)}")
+            found.append(f"search.{name} = {getattr(search, name)}: must be at most {limit(setup.data, facts)}")
     lowest, highest = ends(search, multiple, available)
     if not found and lowest >= highest:
         found.append(
@@ -94,9 +96,9 @@ def _search_faults(run: Setup, facts: Facts) -> list[str]:
     return found
 
 
-def rounded(run: Setup, facts: Facts) -> list[str]:
+def rounded(setup: Setup, facts: Facts) -> list[str]:
     """A line for the bounds of the search that class balance moves."""
-    search, (multiple, available) = run.search, usable(facts, run.data)
+    search, (multiple, available) = setup.search, usable(facts, setup.data)
     if search.rule == "grid":
         return []
     lowest, highest = ends(search, multiple, available)
@@ -107,27 +109,27 @@ def rounded(run: Setup, facts: Facts) -> list[str]:
     return [f"{', '.join(told)}: {rule}"] if told else []
 
 
-def too_equal(run: Setup, facts: Facts, known: Sequence[Copies | None]) -> list[str]:
+def too_equal(setup: Setup, facts: Facts, known: Sequence[Copies | None]) -> list[str]:
     """A line where a subset that the search may ask for would not hold two different images.
 
     Args:
-        known: which images are equal, of each source of run.data, as stored; None: all of them differ.
+        known: which images are equal, of each source of setup.data, as stored; None: all of them differ.
     """
-    data, source = run.data, f"data.source = {run.data.source!r}"
+    data, source = setup.data, f"data.source = {setup.data.source!r}"
     parts = [data, *([images.mixture(data)] if facts.second is not None else [])]
     stored = [one for one in (facts, facts.second) if one is not None]
     used = [_used(copies, part, fact) for copies, part, fact in zip(known, parts, stored, strict=True)]
     same = np.concatenate([one + (i << 32) for i, (one, _) in enumerate(used)])
     if len(np.unique(same)) < 2:
         return [f"{source}: its {len(same)} images are all the same: memorization needs two that differ"]
-    lowest = ladder(run.search, *usable(facts, data))[0]
+    lowest = ladder(setup.search, *usable(facts, data))[0]
     if np.unique(same, return_counts=True)[1].max() < lowest:
         return []
-    search, needed, first = run.search, lowest, None
+    search, needed, first = setup.search, lowest, None
     for replicate in range(search.replicates if search.rule == "grid" else 2 * search.confirm + 1):
-        ranked = order(len(used[0][0]), used[0][1], data, run.seed, replicate)
+        ranked = order(len(used[0][0]), used[0][1], data, setup.seed, replicate)
         if used[1:]:
-            second = order(len(used[1][0]), used[1][1], parts[1], run.seed, replicate)
+            second = order(len(used[1][0]), used[1][1], parts[1], setup.seed, replicate)
             ranked = mixed(ranked, second, mixture_share(data))
         alike = same[ranked] == same[ranked[0]]
         count = len(ranked) if alike.all() else int(np.argmin(alike))

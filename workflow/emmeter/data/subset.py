@@ -82,13 +82,13 @@ def duplicate_groups(images: np.ndarray) -> np.ndarray:
     return np.fromiter((first.setdefault(digest, i) for i, digest in enumerate(digests)), np.int64, len(images))
 
 
-def draw(run: Setup, n: int, replicate: int, stored: Images | None = None) -> Subset:
+def draw(setup: Setup, n: int, replicate: int, stored: Images | None = None) -> Subset:
     """The subset of `n` images of a replicate (0, 1, ...), from the data set `stored` where it has been loaded already.
 
-    Uses run.seed and run.data alone.  Raises SettingsError for a size or setting that the data set cannot satisfy,
+    Uses setup.seed and setup.data alone.  Raises SettingsError for a size or setting that the data set cannot satisfy,
     DataError for data that are missing or damaged.
     """
-    data = run.data
+    data = setup.data
     facts = datasets.describe(data)
     if found := data_faults(data, facts):
         raise SettingsError(*found)
@@ -100,16 +100,16 @@ def draw(run: Setup, n: int, replicate: int, stored: Images | None = None) -> Su
     if replicate < 0:
         raise SettingsError(f"replicate = {replicate}: must be at least 0")
     stored = datasets.load(data) if stored is None else stored
-    ranked = order(len(stored.images), stored.labels, data, run.seed, replicate)
+    ranked = order(len(stored.images), stored.labels, data, setup.seed, replicate)
     if stored.second is not None:
         other = mixture(data)
-        second = order(len(stored.second.images), stored.second.labels, other, run.seed, replicate)
+        second = order(len(stored.second.images), stored.second.labels, other, setup.seed, replicate)
         ranked = mixed(ranked, second, mixture_share(data))
         stored = _joined(stored, stored.second, facts)
 
     def labels(chosen: np.ndarray) -> np.ndarray:
         known = None if stored.labels is None else stored.labels[chosen]
-        return conditioning_labels(data, run.seed, replicate, stored.indices[chosen], known, n)
+        return conditioning_labels(data, setup.seed, replicate, stored.indices[chosen], known, n)
 
     inside, outside = ranked[:n], ranked[held_out_positions(available, len(ranked), n, data.held_out)]
     images = stored.images[inside]

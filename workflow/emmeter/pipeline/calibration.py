@@ -29,12 +29,12 @@ PROBE = 4  # images of the first step of a calibration, which tells how many a s
 MADE_UP = 1024  # images at most that a calibration trains on
 
 
-def calibrate(run: Setup, device: str, threads: int, jobs: int, claim: Sequence[str] = ()) -> Speed:
+def calibrate(setup: Setup, device: str, threads: int, jobs: int, claim: Sequence[str] = ()) -> Speed:
     """Measure the base network on this machine, in as many processes at once as jobs will run.
 
     `claim` are the words before a command that give it a GPU of its own (`gpus.claim`).
     """
-    options = ["--calibrate", run.model_dump_json(), "--device", device, "--threads", str(threads)]
+    options = ["--calibrate", setup.model_dump_json(), "--device", device, "--threads", str(threads)]
     command_line = [*claim, sys.executable, "-m", "emmeter.pipeline.plan", *options]
     environment = ENVIRONMENT | os.environ | {"OMP_NUM_THREADS": str(threads)}  # as a workflow's jobs have it
     pipe = {"env": environment | project.child_environment(), "stdout": subprocess.PIPE, "encoding": "utf-8"}
@@ -50,7 +50,7 @@ def calibrate(run: Setup, device: str, threads: int, jobs: int, claim: Sequence[
     return Speed(mean("train"), mean("sample"), mean("start"), jobs)
 
 
-def rates(run: Setup, device_name: str, threads: int, started: float) -> dict[str, float]:
+def rates(setup: Setup, device_name: str, threads: int, started: float) -> dict[str, float]:
     """Rates of one process: seconds of a job's start, operations a second of training steps and of sampling.
 
     On made-up images of the data set's shape.  A step or a sample that would take too long here has fewer images.
@@ -67,14 +67,14 @@ def rates(run: Setup, device_name: str, threads: int, started: float) -> dict[st
     if warm.fresh_name() != warm.OFF:  # jobs start with all this loaded
         started = time.time()
     device = select(device_name, threads)
-    drawn = made_up(run)
+    drawn = made_up(setup)
     shape = drawn.images.shape[1:]
-    denoiser = build(run, shape, drawn.label_count).to(device).train()
+    denoiser = build(setup, shape, drawn.label_count).to(device).train()
     forward = operations.forward(denoiser.network, shape)
 
     def trainer(batch: int) -> "Trainer":
-        training = run.training.model_copy(update={"batch_size": batch})
-        other = run.model_copy(update={"training": training})
+        training = setup.training.model_copy(update={"batch_size": batch})
+        other = setup.model_copy(update={"training": training})
         begun = Trainer(other, len(drawn.images), 0, denoiser, drawn, device)
         begun.advance().item()  # untimed: torch chooses its algorithms
         return begun
@@ -90,17 +90,17 @@ def rates(run: Setup, device_name: str, threads: int, started: float) -> dict[st
         begun = trainer(batch)
         return rate(3 * forward * batch, lambda: begun.advance().item(), seconds)
 
-    probe = min(PROBE, run.training.batch_size)
+    probe = min(PROBE, setup.training.batch_size)
     first = trainer(probe)
     start = time.time() - started
     fast = rate(3 * forward * probe, lambda: first.advance().item(), 0.0)
     batch = int(0.25 * CALIBRATION * fast / (3 * forward))
-    trained = train(min(max(batch, probe), run.training.batch_size), 0.7 * CALIBRATION)
-    count = max(1, min(run.sampling.images, 250, int(0.2 * CALIBRATION * trained / (3 * forward))))
+    trained = train(min(max(batch, probe), setup.training.batch_size), 0.7 * CALIBRATION)
+    count = max(1, min(setup.sampling.images, 250, int(0.2 * CALIBRATION * trained / (3 * forward))))
     latents = draws(count, shape, None, 0)
     denoiser.eval()
-    cast(denoiser.network, choose(run.sampling.precision))
-    levels = noise_levels(run.sampling, denoiser.kind.sigma_min, denoiser.kind.sigma_max)[-3:]
+    cast(denoiser.network, choose(setup.sampling.precision))
+    levels = noise_levels(setup.sampling, denoiser.kind.sigma_min, denoiser.kind.sigma_max)[-3:]
     with torch.no_grad():
         sample = rate(
             forward * count * 3, lambda: generate(denoiser, latents, levels, count, device), 0.2 * CALIBRATION
@@ -108,17 +108,17 @@ def rates(run: Setup, device_name: str, threads: int, started: float) -> dict[st
     return {"start": start, "train": trained, "sample": sample}
 
 
-def made_up(run: Setup) -> subset.Subset:
+def made_up(setup: Setup) -> subset.Subset:
     """A training set of random images, of the shape and with the labels of the run's; no file of a named set is read.
 
     Raises DataError for a file or folder of the user's that is not there: nothing else tells the shape of its images.
     """
-    facts = datasets.describe(run.data)
-    multiple, available = feasibility.usable(facts, run.data)
-    n = min(max(run.search.start // multiple, 1) * multiple, available, MADE_UP)
+    facts = datasets.describe(setup.data)
+    multiple, available = feasibility.usable(facts, setup.data)
+    n = min(max(setup.search.start // multiple, 1) * multiple, available, MADE_UP)
     images = np.random.default_rng(0).integers(0, 256, (n, *facts.shape), np.uint8)
     nothing = np.zeros(n, np.int64)
-    labels = subset.label_count(run.data, facts, n)
+    labels = subset.label_count(setup.data, facts, n)
     return subset.Subset(images, nothing, labels, nothing, nothing, images[:0], nothing[:0])
 
 
@@ -132,16 +132,16 @@ def calibrated(settings: Settings) -> Setup | None:
 
     Without labels, as their number changes nothing.  None where no selected study has a network.
     """
-    arms = [arm.run for study in settings.studies if study.name in settings.selected for arm in study.arms]
-    for run in (settings.base, *arms):
-        plain = run.model_copy(update={"data": run.data.model_copy(update={"labels": "none", "held_out": 0})})
-        if run.diffusion.denoiser == "network" and _fits(plain):
+    arms = [arm.setup for study in settings.studies if study.name in settings.selected for arm in study.arms]
+    for setup in (settings.base, *arms):
+        plain = setup.model_copy(update={"data": setup.data.model_copy(update={"labels": "none", "held_out": 0})})
+        if setup.diffusion.denoiser == "network" and _fits(plain):
             return plain
     return None
 
 
-def _fits(run: Setup) -> bool:
+def _fits(setup: Setup) -> bool:
     try:
-        return not feasibility.faults(run, datasets.describe(run.data))
+        return not feasibility.faults(setup, datasets.describe(setup.data))
     except (DataError, OSError):  # a file or folder that is not here, of a study that is not selected
         return False

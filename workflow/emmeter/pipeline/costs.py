@@ -63,17 +63,17 @@ class Assumed(Mapping[RunId, Count]):
     ``emm`` is where the curve crosses 1 - epsilon; infinite for the theoretical optimum, which memorizes everything.
     """
 
-    def __init__(self, run: Setup, known: Mapping[RunId, Count] | None = None):
-        self.run, self.known = run, known or {}
-        self.emm = math.inf if run.diffusion.denoiser == "optimum" else expected_emm(run, self.known)
+    def __init__(self, setup: Setup, known: Mapping[RunId, Count] | None = None):
+        self.setup, self.known = setup, known or {}
+        self.emm = math.inf if setup.diffusion.denoiser == "optimum" else expected_emm(setup, self.known)
 
     def __getitem__(self, one: RunId) -> Count:
         if one in self.known:
             return self.known[one]
-        images = self.run.sampling.images
+        images = self.setup.sampling.images
         if math.isinf(self.emm):
             return Count(images, images)
-        y = logit(1 - self.run.search.epsilon) + self.run.search.slope * math.log2(self.emm / one.n)
+        y = logit(1 - self.setup.search.epsilon) + self.setup.search.slope * math.log2(self.emm / one.n)
         return Count(round(images / (1 + math.exp(-y))), images)
 
     def __iter__(self) -> Iterator[RunId]:
@@ -86,9 +86,9 @@ class Assumed(Mapping[RunId, Count]):
         return True
 
 
-def expected_emm(run: Setup, known: Mapping[RunId, Count]) -> float:
+def expected_emm(setup: Setup, known: Mapping[RunId, Count]) -> float:
     """Training images at which the ratio should cross 1 - epsilon, by the runs that are known and search.start."""
-    line, slope = logit(1 - run.search.epsilon), run.search.slope
+    line, slope = logit(1 - setup.search.epsilon), setup.search.slope
     points = [(math.log2(one.n), count.logit - line) for one, count in known.items()]
     partly = [0 < count.memorized < count.images for count in known.values()]  # all or none tells but the side
     if near := [x + y / slope for (x, y), tells in zip(points, partly, strict=True) if tells and abs(y) < SATURATED]:
@@ -96,38 +96,38 @@ def expected_emm(run: Setup, known: Mapping[RunId, Count]) -> float:
     above, below = [x for x, y in points if y > 0], [x for x, y in points if y < 0]
     if above and below:
         return 2.0 ** ((max(above) + min(below)) / 2)
-    expected = math.log2(run.search.start) + OFF
+    expected = math.log2(setup.search.start) + OFF
     return 2.0 ** min([max([expected, *(x + OFF for x in above)]), *(x - OFF for x in below)])
 
 
 class Costs:
     """Costs of runs, with the counts of each network made once."""
 
-    def __init__(self, dag: Index):
-        self.dag = dag
+    def __init__(self, index: Index):
+        self.index = index
         self.networks: dict[str, tuple[int, int]] = {}  # forward operations and parameters
 
-    def network(self, run: Setup, shape: tuple[int, ...]) -> tuple[int, int]:
-        name = json.dumps([run.network.model_dump(), shape])
+    def network(self, setup: Setup, shape: tuple[int, ...]) -> tuple[int, int]:
+        name = json.dumps([setup.network.model_dump(), shape])
         if name not in self.networks:
             from emmeter.diffusion import operations
 
-            self.networks[name] = operations.planned(run.network, shape)
+            self.networks[name] = operations.planned(setup.network, shape)
         return self.networks[name]
 
-    def of(self, run: Setup, n: int, trained: bool = False) -> Cost:
+    def of(self, setup: Setup, n: int, trained: bool = False) -> Cost:
         """What one run on `n` images takes; with `trained` only its sampling, as another arm trains it."""
-        shape, snapshots = self.dag.shapes[key("subset", run)], 1
-        pixels, images = math.prod(shape), run.sampling.images
+        shape, snapshots = self.index.shapes[key("subset", setup)], 1
+        pixels, images = math.prod(shape), setup.sampling.images
         forward = parameters = seen = 0
-        if run.diffusion.denoiser == "network":
+        if setup.diffusion.denoiser == "network":
             from emmeter.training.schedule import budget
 
-            forward, parameters = self.network(run, shape)
-            seen, snapshots = budget(run, n).images, len(run.training.snapshots)
-        evaluations = (2 * run.sampling.steps - 1) * images * snapshots
-        weights = 4 * parameters * snapshots * len(run.training.ema_decays)
-        neighbours = images * snapshots * (12 * min(run.scoring.neighbours, n) + 4)
+            forward, parameters = self.network(setup, shape)
+            seen, snapshots = budget(setup, n).images, len(setup.training.snapshots)
+        evaluations = (2 * setup.sampling.steps - 1) * images * snapshots
+        weights = 4 * parameters * snapshots * len(setup.training.ema_decays)
+        neighbours = images * snapshots * (12 * min(setup.scoring.neighbours, n) + 4)
         disk = images * snapshots * pixels + neighbours
         if trained:
             return Cost(0, 0, forward * evaluations, disk)

@@ -10,26 +10,26 @@ if TYPE_CHECKING:
     from emmeter.pipeline.index import Index
 
 
-def description(dag: "Index", name: str) -> dict[str, Any]:
+def description(index: "Index", name: str) -> dict[str, Any]:
     """What the stage must know of a study beside its arms' records; a plain mapping for its command line."""
-    study = dag.study(name)
+    study = index.study(name)
     return {
         "name": study.name,
         "title": study.title,
         "source": study.source,
         "factor": study.factor,
-        "as_published": as_published(dag.settings.base),
+        "as_published": as_published(index.settings.base),
         "arms": [
             {
                 "name": arm.name,
-                "value": str(lookup(arm.run, study.factor)) if study.factor else "",
-                "search": arm.run.search.model_dump(),
-                "key": key("score", arm.run),
-                "data": arm.run.data.source + (f" + {arm.run.data.mixture}" if arm.run.data.sources[1:] else ""),
-                "resolution": dag.shapes[key("subset", arm.run)][1],
-                "budget": arm.run.training.duration if arm.run.diffusion.denoiser == "network" else "",
-                "multiple": dag.usable[key("emm", arm.run)][0],
-                "available": dag.usable[key("emm", arm.run)][1],
+                "value": str(lookup(arm.setup, study.factor)) if study.factor else "",
+                "search": arm.setup.search.model_dump(),
+                "key": key("score", arm.setup),
+                "data": arm.setup.data.source + (f" + {arm.setup.data.mixture}" if arm.setup.data.sources[1:] else ""),
+                "resolution": index.shapes[key("subset", arm.setup)][1],
+                "budget": arm.setup.training.duration if arm.setup.diffusion.denoiser == "network" else "",
+                "multiple": index.usable[key("emm", arm.setup)][0],
+                "available": index.usable[key("emm", arm.setup)][1],
             }
             for arm in study.arms
         ],
@@ -40,5 +40,5 @@ def description(dag: "Index", name: str) -> dict[str, Any]:
 def as_published(base: Setup) -> bool:
     """Whether base settings have the images, resolution and training budget of the published studies (the defaults)."""
     paper = Setup()
-    ours, theirs = ((run.data.source, run.data.resolution, run.training.duration) for run in (base, paper))
+    ours, theirs = ((setup.data.source, setup.data.resolution, setup.training.duration) for setup in (base, paper))
     return ours == theirs

@@ -30,13 +30,13 @@ INPUTS: dict[Stage, dict[str, Stage]] = {
 }
 
 
-def age(dag: Index) -> list[Path]:
+def age(index: Index) -> list[Path]:
     """Make each record that tells of another content of its inputs older than these, and return these records.
 
     Their times decide, as for all of Snakemake, when it makes them again; nothing is made newer than it is.
     """
     aged = []
-    for path, record in _outdated(dag):
+    for path, record in _outdated(index):
         with contextlib.suppress(OSError):  # where results cannot be written, nothing will be made again either
             before = path.stat().st_mtime_ns
             if before <= record.stat().st_mtime_ns:
@@ -45,38 +45,38 @@ def age(dag: Index) -> list[Path]:
     return aged
 
 
-def _outdated(dag: Index) -> Iterator[tuple[Path, Path]]:
+def _outdated(index: Index) -> Iterator[tuple[Path, Path]]:
     """Files that were made from the user's own images, and records of stages that used another content of them."""
-    for stage, key in dag.runs:
-        if not dag.has_own_images(stage, key):
+    for stage, key in index.setups:
+        if not index.has_own_images(stage, key):
             continue
         if stage == "emm":
-            yield from _uncounted(dag, key)
-        for folder in _folders(dag, stage, key) if stage in INPUTS else ():
+            yield from _uncounted(index, key)
+        for folder in _folders(index, stage, key) if stage in INPUTS else ():
             record = folder / RECORDS[stage]
             inputs = _json(record).get("inputs")
             for name, before in INPUTS[stage].items():
                 digest = inputs.get(name) if isinstance(inputs, dict) else None
-                earlier = run_folder(dag.results, before, dag.upstream(stage, key, before)).parents[1]
+                earlier = run_folder(index.results, before, index.upstream(stage, key, before)).parents[1]
                 there = earlier / folder.parts[-2] / folder.parts[-1]
                 if digest and _recorded(there).get(name, digest) != digest:
                     yield there / name, record
 
 
-def _uncounted(dag: Index, key: str) -> Iterator[tuple[Path, Path]]:
+def _uncounted(index: Index, key: str) -> Iterator[tuple[Path, Path]]:
     """Scores whose counts are not those in the record of their search."""
-    record = emm_folder(dag.results, key) / RECORDS["emm"]
-    score_key = dag.upstream("emm", key, "score")
+    record = emm_folder(index.results, key) / RECORDS["emm"]
+    score_key = index.upstream("emm", key, "score")
     runs = _json(record).get("runs")
     for run in runs if isinstance(runs, list) else ():
         with contextlib.suppress(KeyError, TypeError):  # a damaged record
-            path = run_folder(dag.results, "score", score_key, run["n"], run["replicate"]) / RECORDS["score"]
+            path = run_folder(index.results, "score", score_key, run["n"], run["replicate"]) / RECORDS["score"]
             if _json(path).get("snapshots", run["snapshots"]) != run["snapshots"]:
                 yield path, record
 
 
-def _folders(dag: Index, stage: Stage, key: str) -> list[Path]:
-    return sorted(run_folder(dag.results, stage, key).parents[1].glob("n*/r*"))
+def _folders(index: Index, stage: Stage, key: str) -> list[Path]:
+    return sorted(run_folder(index.results, stage, key).parents[1].glob("n*/r*"))
 
 
 def _recorded(folder: Path) -> dict[str, str]:
@@ -94,7 +94,7 @@ def _json(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def adopt(dag: Index, metadata: Path) -> None:
+def adopt(index: Index, metadata: Path) -> None:
     """Let Snakemake know the signature of own images for subsets that it made when it followed times and sizes.
 
     They are taken for made from the present images where the earlier rule says so, so that nothing is made again.
@@ -102,29 +102,29 @@ def adopt(dag: Index, metadata: Path) -> None:
     Args:
         metadata: the folder in which Snakemake keeps a record for each file.
     """
-    for stage, key in dag.runs:
-        if stage != "subset" or not dag.has_own_images(stage, key):
+    for stage, key in index.setups:
+        if stage != "subset" or not index.has_own_images(stage, key):
             continue
-        for folder in _folders(dag, "subset", key):
+        for folder in _folders(index, "subset", key):
             output = folder / "subset.npz"
             path = metadata / urlsafe_b64encode(os.fsencode(output)).decode()
             record = _json(path)
             if not record.get("input") or not output.is_file():
                 continue
             with contextlib.suppress(OSError, DataError):
-                files, old = _earlier(dag, key)
+                files, old = _earlier(index, key)
                 same = record["input"] == sorted(map(str, files)) and repr(old) in record.get("params", [])
                 dated = [file for file in files if file.suffix != ".npz"]  # the sums of an .npz are proof enough
                 if same and all(file.stat().st_mtime_ns <= output.stat().st_mtime_ns for file in dated):
-                    params = [repr(dag.data_signature(key)) if one == repr(old) else one for one in record["params"]]
+                    params = [repr(index.data_signature(key)) if one == repr(old) else one for one in record["params"]]
                     changed = {"input": [], "params": sorted(params), "input_checksums": {}}
                     write_text(path, json.dumps(record | changed))
 
 
-def _earlier(dag: Index, key: str) -> tuple[list[Path], str]:
+def _earlier(index: Index, key: str) -> tuple[list[Path], str]:
     """The files that were inputs of a subset, and the parameter, before the content of all images was followed."""
     files, digests = [], []
-    for source in dag.runs["subset", key].data.sources:
+    for source in index.setups["subset", key].data.sources:
         if not sources.is_own(source):
             continue
         path = sources.own_path(source)

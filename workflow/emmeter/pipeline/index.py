@@ -1,6 +1,6 @@
 """What the Snakefile asks: which runs exist for which key, and which a search wants next.
 
-The loop over N lives here alone, as the search replayed on the scores that exist; see `Dag.trail`.
+The loop over N lives here alone, as the search replayed on the scores that exist; see `Index.trail`.
 """
 
 import json
@@ -34,7 +34,7 @@ class Index:
 
     settings: Settings
     results: Path
-    runs: dict[tuple[Stage, str], Setup] = field(default_factory=dict)
+    setups: dict[tuple[Stage, str], Setup] = field(default_factory=dict)
     sizes: dict[str, list[int]] = field(default_factory=dict)  # ladder of each emm key
     usable: dict[str, tuple[int, int]] = field(default_factory=dict)  # `subset.usable` of each emm key
     arm_keys: dict[str, list[str]] = field(default_factory=dict)  # of `telling`, by study
@@ -49,18 +49,18 @@ class Index:
 
     def json(self, stage: Stage, key: str) -> str:
         """A stage's settings as its command line takes them; one string, so that Snakemake notices any change."""
-        return json.dumps(stage_settings(stage, self.runs[stage, key]), sort_keys=True)
+        return json.dumps(stage_settings(stage, self.setups[stage, key]), sort_keys=True)
 
     def upstream(self, stage: Stage, key_of: str, before: Stage) -> str:
         """Key of an earlier stage for the key of a later one."""
-        return key(before, self.runs[stage, key_of])
+        return key(before, self.setups[stage, key_of])
 
     def study(self, name: str) -> Study:
         return next(study for study in self.settings.studies if study.name == name)
 
     def scores(self, emm_key: str) -> Scores:
-        run = self.runs["emm", emm_key]
-        return Scores(self.results, key("score", run), run.scoring.snapshot)
+        setup = self.setups["emm", emm_key]
+        return Scores(self.results, key("score", setup), setup.scoring.snapshot)
 
     def trail(self, emm_key: str) -> list[Path]:
         """Files of the runs that a search has used, and of those that it asks for next.
@@ -68,7 +68,7 @@ class Index:
         Snakemake calls this again whenever a score (a checkpoint) is finished, so the list grows until the search ends.
         """
         scores = self.scores(emm_key)
-        found = replay(self.runs["emm", emm_key].search, self.sizes[emm_key], scores)
+        found = replay(self.setups["emm", emm_key].search, self.sizes[emm_key], scores)
         return [path for run in found.runs for path in run_files(scores, run)]
 
     def telling(self, studies: Iterable[str]) -> list[str]:
@@ -80,8 +80,8 @@ class Index:
         for name in studies:
             if name not in self.impossible:
                 if name not in self.arm_keys:  # Snakemake asks after every finished score
-                    arms = [arm for arm in self.study(name).arms if repeats(arm.run.search)]
-                    self.arm_keys[name] = [key("emm", arm.run) for arm in arms]
+                    arms = [arm for arm in self.study(name).arms if repeats(arm.setup.search)]
+                    self.arm_keys[name] = [key("emm", arm.setup) for arm in arms]
                 keys |= dict.fromkeys(self.arm_keys[name])
         return list(keys)
 
@@ -107,7 +107,7 @@ class Index:
         scores, trail = self.searches.get(emm_key, (None, None))
         if scores is None or trail is None or any(scores.path(run).exists() for run in trail.missing):
             scores = self.scores(emm_key)
-            trail = replay(self.runs["emm", emm_key].search, self.sizes[emm_key], scores)
+            trail = replay(self.setups["emm", emm_key].search, self.sizes[emm_key], scores)
             self.searches[emm_key] = scores, trail
         return scores, trail
 
@@ -117,12 +117,12 @@ class Index:
             f"{study.name}/{arm.name}"
             for study in self.settings.studies
             for arm in study.arms
-            if key(stage, arm.run) == key_of
+            if key(stage, arm.setup) == key_of
         ]
         return ", ".join(names)
 
     def is_optimum(self, stage: Stage, key_of: str) -> bool:
-        return self.runs[stage, key_of].diffusion.denoiser == "optimum"
+        return self.setups[stage, key_of].diffusion.denoiser == "optimum"
 
     def data_signature(self, subset_key: str) -> str:
         """What changes with the content of the user's own images behind a subset; empty where it has none."""
@@ -130,10 +130,10 @@ class Index:
 
     def has_own_images(self, stage: Stage, key_of: str) -> bool:
         """Whether a key is of runs on the user's own images."""
-        return any(map(is_own, self.runs[stage, key_of].data.sources))
+        return any(map(is_own, self.setups[stage, key_of].data.sources))
 
     def _own_sources(self, subset_key: str) -> list[str]:
-        return [source for source in self.runs["subset", subset_key].data.sources if is_own(source)]
+        return [source for source in self.setups["subset", subset_key].data.sources if is_own(source)]
 
     def own_images(self, source: str) -> signature.Own:
         """The user's own images of a source as they are now, read once however many jobs ask."""
@@ -161,7 +161,7 @@ class Index:
         """
         names = list(studies)
         told = self.why(names)
-        used = [arm.run.data for name in names for arm in self.study(name).arms]
+        used = [arm.setup.data for name in names for arm in self.study(name).arms]
         different = {str([getattr(data, name) for name in _CHOICES]): data for data in used}
         lines = (inventory.image_faults(data, self.inventories) for data in different.values())
         found = dict.fromkeys(line for one in lines for line in one)
@@ -170,12 +170,12 @@ class Index:
     def portraits(self, studies: Iterable[str]) -> list[str]:
         """What the user's own data hold that these studies use, of those that `faults` has looked at."""
         arms = [arm for name in studies for arm in self.study(name).arms]
-        sources = dict.fromkeys(source for arm in arms for source in arm.run.data.sources)
+        sources = dict.fromkeys(source for arm in arms for source in arm.setup.data.sources)
         held = [self.inventories[source] for source in sources if source in self.inventories]
         return [line for one in held for line in inventory.portrait(one)]
 
     def emm_files(self, study: str) -> list[Path]:
-        return [emm_folder(self.results, key("emm", arm.run)) / "emm.json" for arm in self.study(study).arms]
+        return [emm_folder(self.results, key("emm", arm.setup)) / "emm.json" for arm in self.study(study).arms]
 
 
 def _grouped(told: Iterable[tuple[str, str]]) -> list[str]:
@@ -189,7 +189,7 @@ def _grouped(told: Iterable[tuple[str, str]]) -> list[str]:
     ]
 
 
-def index(
+def index_of(
     settings: Settings,
     results: Path,
     data_needed: bool = True,
@@ -198,45 +198,45 @@ def index(
 ) -> Index:
     """Index a configuration, checking every arm against its data set.
 
-    What the settings leave to the data (null) is decided here: `Dag.settings` are those given, with it.
+    What the settings leave to the data (null) is decided here: `Index.settings` are those given, with it.
 
     With `data_needed`, images that torchvision's sets lack on this machine are a fault too.  With `looked`, the user's
     own images are looked at for what would stop a run, or what its user should know.
     A study that is not to be made (`asked`; None: those selected) may be impossible here (its data may be missing, or
-    its values not fit the base settings); `Dag.impossible` tells why.
+    its values not fit the base settings); `Index.impossible` tells why.
     Raises:
         SettingsError: an arm of a study that is to be made is impossible with its data; one line for each fault.
     """
-    dag = Index(settings, results)
-    sources = _Sources(dag, data_needed, looked)
+    index = Index(settings, results)
+    sources = _Sources(index, data_needed, looked)
     studies = []
     for study in settings.studies:
         places = [(place, fault) for place, _, fault in (line.partition(": ") for line in study.faults)]
         arms = study.arms
         if not places:
-            found = [_index_arm(dag, arm.run, sources) for arm in study.arms]
+            found = [_index_arm(index, arm.setup, sources) for arm in study.arms]
             names = [f"studies.{study.name}.arms.{arm.name}" for arm in study.arms]
             places = [(name, fault) for name, one in zip(names, found, strict=True) for fault in one.faults]
-            dag.noticed[study.name] = [
+            index.noticed[study.name] = [
                 (name if placed else "", line)
                 for name, one in zip(names, found, strict=True)
                 for placed, line in one.notices
             ]
-            arms = [arm.model_copy(update={"run": one.run}) for arm, one in zip(study.arms, found, strict=True)]
+            arms = [arm.model_copy(update={"setup": one.setup}) for arm, one in zip(study.arms, found, strict=True)]
         if places:
-            dag.impossible[study.name] = places
+            index.impossible[study.name] = places
         studies.append(study.model_copy(update={"arms": arms}))
-    if faults := dag.why(settings.selected if asked is None else asked):
+    if faults := index.why(settings.selected if asked is None else asked):
         raise SettingsError(*faults)
-    base = sources.fitted(settings.base).run
-    return replace(dag, settings=settings.model_copy(update={"studies": studies, "base": base}))
+    base = sources.fitted(settings.base).setup
+    return replace(index, settings=settings.model_copy(update={"studies": studies, "base": base}))
 
 
 @dataclass(frozen=True)
 class _Arm:
     """A run with what its data decide, what makes it impossible, and what its user should know (with its place?)."""
 
-    run: Setup
+    setup: Setup
     faults: list[str] = field(default_factory=list)
     notices: list[tuple[bool, str]] = field(default_factory=list)
 
@@ -245,35 +245,35 @@ class _Arm:
 class _Sources:
     """What is known of data sets, asked once for all arms."""
 
-    dag: Index
+    index: Index
     data_needed: bool
     looked: bool
     facts: dict[str, Facts] = field(default_factory=dict)  # by data settings as JSON
     looks: dict[str, signature.Look] = field(default_factory=dict)
 
-    def fitted(self, run: Setup) -> _Arm:
+    def fitted(self, setup: Setup) -> _Arm:
         """The run with what its data decide, or why that cannot be said."""
         try:
-            for source in run.data.sources:  # names the folder that `~` does not stand for
-                own_path(source) if is_own(source) else expanded(run.data.root)
-            facts = self.described(run.data)
-            run = feasibility.fitted(run, facts)
-            if run.diffusion.sigma_data is not None:
-                return _Arm(run)
-            if run.diffusion.preconditioning != "edm":
+            for source in setup.data.sources:  # names the folder that `~` does not stand for
+                own_path(source) if is_own(source) else expanded(setup.data.root)
+            facts = self.described(setup.data)
+            setup = feasibility.fitted(setup, facts)
+            if setup.diffusion.sigma_data is not None:
+                return _Arm(setup)
+            if setup.diffusion.preconditioning != "edm":
                 measured = Diffusion().sigma_data  # of no use
-            elif not named.absent(run.data) and _here(run.data):
-                measured = self.look(run.data).sigma_data
+            elif not named.absent(setup.data) and _here(setup.data):
+                measured = self.look(setup.data).sigma_data
             elif self.data_needed:
                 rule = "cannot be measured before the images are on this machine; give a number"
-                return _Arm(run, [f"diffusion.sigma_data = None: {rule}"])
+                return _Arm(setup, [f"diffusion.sigma_data = None: {rule}"])
             else:
                 measured = Diffusion().sigma_data  # for a plan, as good as any
         except (DataError, OSError) as error:
-            return _Arm(run, [f"data.source = {run.data.source!r}: {line}" for line in str(error).splitlines()])
+            return _Arm(setup, [f"data.source = {setup.data.source!r}: {line}" for line in str(error).splitlines()])
         except SettingsError as error:
-            return _Arm(run, str(error).splitlines())
-        return _Arm(run.model_copy(update={"diffusion": run.diffusion.model_copy(update={"sigma_data": measured})}))
+            return _Arm(setup, str(error).splitlines())
+        return _Arm(setup.model_copy(update={"diffusion": setup.diffusion.model_copy(update={"sigma_data": measured})}))
 
     def described(self, data: Data) -> Facts:
         name = data.model_dump_json()
@@ -285,8 +285,8 @@ class _Sources:
         """A look at all images of `data.source`, at the resolution at which they are used."""
         name = data.model_copy(update=signature.SELECTION | {"root": data.root}).model_dump_json()
         if name not in self.looks:
-            content = self.dag.own_images(data.source).signature if is_own(data.source) else "known by name"
-            self.looks[name] = signature.look(data, content, self.dag.cache)
+            content = self.index.own_images(data.source).signature if is_own(data.source) else "known by name"
+            self.looks[name] = signature.look(data, content, self.index.cache)
         return self.looks[name]
 
     def copies(self, data: Data, facts: Facts) -> Copies | None:
@@ -295,7 +295,7 @@ class _Sources:
             return None
         if is_small(facts):
             return self.look(data).copies
-        digests = self.dag.own_images(data.source).digests
+        digests = self.index.own_images(data.source).digests
         if digests is None:
             return None
         return signature.copies(digests, own.folder_files(own_path(data.source))[1])
@@ -312,35 +312,35 @@ def _here(data: Data) -> bool:
     return named.absent(data.model_copy(update={"download": False})) is None
 
 
-def _index_arm(dag: Index, run: Setup, sources: _Sources) -> _Arm:
+def _index_arm(index: Index, setup: Setup, sources: _Sources) -> _Arm:
     """Add one arm to the index, or say what its data make impossible."""
-    fitted = sources.fitted(run)
+    fitted = sources.fitted(setup)
     if fitted.faults:  # a faulty image may be why
-        return replace(fitted, faults=inventory.image_faults(run.data, dag.inventories) or fitted.faults)
-    run, facts = fitted.run, sources.described(fitted.run.data)
-    found = feasibility.faults(run, facts)
+        return replace(fitted, faults=inventory.image_faults(setup.data, index.inventories) or fitted.faults)
+    setup, facts = fitted.setup, sources.described(fitted.setup.data)
+    found = feasibility.faults(setup, facts)
     if any("resolution" in line for line in found):  # the first image, whose size is meant, may be the odd one
-        found = inventory.image_faults(run.data, dag.inventories) or found
-    if sources.data_needed and (missing := named.absent(run.data)):
-        found.append(f"data.source = {run.data.source!r}: {missing}")
+        found = inventory.image_faults(setup.data, index.inventories) or found
+    if sources.data_needed and (missing := named.absent(setup.data)):
+        found.append(f"data.source = {setup.data.source!r}: {missing}")
     notices: list[tuple[bool, str]] = []
     if not found and sources.looked:
-        notices = [(True, line) for line in feasibility.rounded(run, facts)]
+        notices = [(True, line) for line in feasibility.rounded(setup, facts)]
         try:
-            known = sources.copies(run.data, facts)
-            second = [sources.copies(mixture(run.data), facts.second)] if facts.second is not None else []
-            found += feasibility.too_equal(run, facts, [known, *second])
-            lines = [*feasibility.of_one_image(run.data, known), *_described(run, facts, sources)]
+            known = sources.copies(setup.data, facts)
+            second = [sources.copies(mixture(setup.data), facts.second)] if facts.second is not None else []
+            found += feasibility.too_equal(setup, facts, [known, *second])
+            lines = [*feasibility.of_one_image(setup.data, known), *_described(setup, facts, sources)]
             notices += [(False, line) for line in lines]
         except (DataError, OSError):  # all images were looked at: those that this arm uses may be sound
-            found += inventory.image_faults(run.data, dag.inventories) or _unreadable(run.data)
+            found += inventory.image_faults(setup.data, index.inventories) or _unreadable(setup.data)
     if not found:
-        dag.shapes[key("subset", run)] = facts.shape
-        dag.usable[key("emm", run)] = feasibility.usable(facts, run.data)
-        dag.sizes[key("emm", run)] = ladder(run.search, *dag.usable[key("emm", run)])
+        index.shapes[key("subset", setup)] = facts.shape
+        index.usable[key("emm", setup)] = feasibility.usable(facts, setup.data)
+        index.sizes[key("emm", setup)] = ladder(setup.search, *index.usable[key("emm", setup)])
         stages: list[Stage] = ["subset", "train", "sample", "score", "emm"]
-        dag.runs.update({(stage, key(stage, run)): run for stage in stages})
-    return _Arm(run, found, notices)
+        index.setups.update({(stage, key(stage, setup)): setup for stage in stages})
+    return _Arm(setup, found, notices)
 
 
 def _unreadable(data: Data) -> list[str]:
@@ -352,15 +352,15 @@ def _unreadable(data: Data) -> list[str]:
     return []
 
 
-def _described(run: Setup, facts: Facts, sources: _Sources) -> list[str]:
+def _described(setup: Setup, facts: Facts, sources: _Sources) -> list[str]:
     """A line about the user's own images, if they are used at another size or with another sigma_data than theirs."""
-    if not is_own(run.data.source):
+    if not is_own(setup.data.source):
         return []
     stored, used = (f"{height}x{width}" for _, height, width in (facts.stored_shape, facts.shape))
     parts = [f"images of {stored} pixels are used at {used}"] if stored != used else []
-    given = run.diffusion.sigma_data
-    if run.diffusion.denoiser == "network" and run.diffusion.preconditioning == "edm" and given and is_small(facts):
-        measured = sources.look(run.data).sigma_data
+    given = setup.diffusion.sigma_data
+    if setup.diffusion.denoiser == "network" and setup.diffusion.preconditioning == "edm" and given and is_small(facts):
+        measured = sources.look(setup.data).sigma_data
         if not 1 / NEAR < measured / given < NEAR:
             parts.append(f"diffusion.sigma_data = {given:g} is not theirs, which is {measured:g} (null measures it)")
-    return [f"{run.data.source}: {'; '.join(parts)}"] if parts else []
+    return [f"{setup.data.source}: {'; '.join(parts)}"] if parts else []

@@ -18,9 +18,9 @@ UNKNOWN = 60  # minutes of the first attempt where the throughput is not known
 class Limits:
     """Limits by the throughput of ``execution``, with each network counted once."""
 
-    def __init__(self, dag: Index):
-        self.dag, self.execution = dag, dag.settings.execution
-        self.costs = Costs(dag)
+    def __init__(self, index: Index):
+        self.index, self.execution = index, index.settings.execution
+        self.costs = Costs(index)
 
     def minutes(self, stage: Literal["train", "sample"], key: str, n: int, attempt: int, known: bool = True) -> int:
         """Limit of a job's attempt 1, 2, ...; with ``known=False`` as if the throughput were not known.
@@ -29,7 +29,7 @@ class Limits:
         """
         first = UNKNOWN
         if known and self.execution.throughput is not None:
-            cost, speed = self.costs.of(self.dag.runs[stage, key], n), throughput_speed(self.execution.throughput)
+            cost, speed = self.costs.of(self.index.setups[stage, key], n), throughput_speed(self.execution.throughput)
             seconds = speed.training(cost) if stage == "train" else speed.evaluation(cost)
             first = max(SHORTEST, math.ceil(ROOM * seconds / 60))
         return min(first * 2 ** (attempt - 1), self.execution.longest_job)

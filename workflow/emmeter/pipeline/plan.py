@@ -23,7 +23,7 @@ from emmeter.measure.outcome import Count, RunId
 from emmeter.measure.search import Trail, replay
 from emmeter.pipeline.calibration import CALIBRATION, calibrate, calibrated, jobs_at_once, rates
 from emmeter.pipeline.costs import START, Assumed, Cost, Costs, Speed, throughput_speed
-from emmeter.pipeline.index import Index, index
+from emmeter.pipeline.index import Index, index_of
 from emmeter.presentation.tables import aligned
 from emmeter.settings.configuration import read
 from emmeter.settings.keys import Stage, key
@@ -46,29 +46,29 @@ class Planned:
     done: frozenset[Place] = field(default_factory=frozenset)  # its runs that have a score already
 
 
-def plan(settings: Settings, dag: Index) -> list[Planned]:
+def plan(settings: Settings, index: Index) -> list[Planned]:
     """Plan the selected studies in order."""
-    costs = Costs(dag)
+    costs = Costs(index)
     made: set[Place] = set()
     trained: set[Place] = set()
     result = []
-    for study in (dag.study(name) for name in settings.selected):
+    for study in (index.study(name) for name in settings.selected):
         asked: dict[Place, Cost] = {}
         scored: set[Place] = set()
         chains = []
         for arm in study.arms:
-            run, known = arm.run, found(arm.run, dag)
-            trail = replay(run.search, dag.sizes[key("emm", run)], Assumed(run, known))
+            setup, known = arm.setup, found(arm.setup, index)
+            trail = replay(setup.search, index.sizes[key("emm", setup)], Assumed(setup, known))
             for one in trail.runs:
                 # Arms that differ only in sampling share their trainings, those that differ only in scoring all.
-                training, sampled = (key("train", run), one), (key("sample", run), one)
+                training, sampled = (key("train", setup), one), (key("sample", setup), one)
                 if one in known:
                     scored.add(sampled)
                 elif sampled not in asked:
-                    asked[sampled] = remaining(costs, run, one, training in trained)
+                    asked[sampled] = remaining(costs, setup, one, training in trained)
                 trained.add(training)
-            in_turn = [one for one in _in_turn(run, trail) if one not in known]
-            chains.append([remaining(costs, run, one) for one in in_turn])
+            in_turn = [one for one in _in_turn(setup, trail) if one not in known]
+            chains.append([remaining(costs, setup, one) for one in in_turn])
         new = {place: cost for place, cost in asked.items() if place not in made}
         done = frozenset(scored - set(asked))  # another arm may want another score of the same samples
         made |= set(asked)
@@ -76,26 +76,26 @@ def plan(settings: Settings, dag: Index) -> list[Planned]:
     return result
 
 
-def found(run: Setup, dag: Index) -> dict[RunId, Count]:
+def found(setup: Setup, index: Index) -> dict[RunId, Count]:
     """The runs that the search of an arm has used so far."""
-    scores = dag.scores(key("emm", run))
-    trail = replay(run.search, dag.sizes[key("emm", run)], scores)
+    scores = index.scores(key("emm", setup))
+    trail = replay(setup.search, index.sizes[key("emm", setup)], scores)
     return {one: scores[one] for one in trail.runs if one in scores}
 
 
-def _in_turn(run: Setup, trail: Trail) -> Sequence[RunId]:
+def _in_turn(setup: Setup, trail: Trail) -> Sequence[RunId]:
     """Of a search the runs that must follow one another."""
-    return [*trail.locate, *trail.confirm[:1]] if run.search.rule == "bisection" else trail.locate[-1:]
+    return [*trail.locate, *trail.confirm[:1]] if setup.search.rule == "bisection" else trail.locate[-1:]
 
 
-def remaining(costs: "Costs", run: Setup, one: RunId, trained: bool = False) -> Cost:
+def remaining(costs: "Costs", setup: Setup, one: RunId, trained: bool = False) -> Cost:
     """What is left of a run without a score; with `trained` another arm trains it."""
 
     def there(stage: Stage) -> bool:
-        folder = run_folder(costs.dag.results, stage, key(stage, run), one.n, one.replicate)
+        folder = run_folder(costs.index.results, stage, key(stage, setup), one.n, one.replicate)
         return (folder / RECORDS[stage]).is_file()
 
-    cost = costs.of(run, one.n, trained or there("train"))
+    cost = costs.of(setup, one.n, trained or there("train"))
     return replace(cost, sample_flops=0) if there("sample") else cost
 
 
@@ -159,7 +159,7 @@ def amount(size: float) -> str:
     return f"{float(f'{size / scale:.2g}'):g} {unit}"
 
 
-def show(settings: Settings, dag: Index, cores: int | None = None, throughput: float | None = None) -> str:
+def show(settings: Settings, index: Index, cores: int | None = None, throughput: float | None = None) -> str:
     """Plan the selected studies: with a given throughput (GFLOP/s of one job), or one measured here.
 
     Raises:
@@ -171,20 +171,20 @@ def show(settings: Settings, dag: Index, cores: int | None = None, throughput: f
     if throughput is None:  # at once: counting networks and calibrating take a while
         told = f"plan: counts operations, then calibrates on this machine for about {CALIBRATION:.0f} seconds ..."
         print(told, file=sys.stderr, flush=True)
-    settings = dag.settings  # with what the data decide
-    planned = plan(settings, dag)
+    settings = index.settings  # with what the data decide
+    planned = plan(settings, index)
     execution = settings.execution
     jobs = jobs_at_once(cores, execution.threads)
     if throughput is not None:
         return text(planned, throughput_speed(throughput, jobs))
     costs = [cost for one in planned for cost in one.new.values()]
-    run = calibrated(settings)
-    if run is None or not any(cost.train_flops + cost.sample_flops for cost in costs):
+    setup = calibrated(settings)
+    if setup is None or not any(cost.train_flops + cost.sample_flops for cost in costs):
         return text(planned, Speed(math.inf, math.inf, START, jobs))
     if shared := gpus.devices(execution):
         jobs = min(jobs, len(shared) * execution.jobs_per_gpu)
     claim = gpus.claim(shared, execution, python=sys.executable)
-    return text(planned, calibrate(run, gpus.device(execution), execution.threads, jobs, claim))
+    return text(planned, calibrate(setup, gpus.device(execution), execution.threads, jobs, claim))
 
 
 def main() -> None:
@@ -200,7 +200,7 @@ def main() -> None:
         print(json.dumps(rates(read_settings(args.calibrate), args.device, args.threads, started)))
         return
     settings = read(json.loads(args.config))
-    print(show(settings, index(settings, Path("results"), data_needed=False, looked=False)))
+    print(show(settings, index_of(settings, Path("results"), data_needed=False, looked=False)))
 
 
 if __name__ == "__main__":

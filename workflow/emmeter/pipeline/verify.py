@@ -91,30 +91,30 @@ def verify(results: Path, scores: int = 10, seed: int = 0) -> Verified:
     for place in places(results):
         done.counts["searches" if place.stage == "emm" else "runs"] += 1
         before = len(done.mismatches)
-        run = _settings(place, done)
+        setup = _settings(place, done)
         _files(place, done)
-        if run is not None and place.record.is_file():
-            _record(place, run, done)
+        if setup is not None and place.record.is_file():
+            _record(place, setup, done)
         listed = (place.folder / checksums.NAME).exists()  # without it, of an earlier version: derived all the same
-        if run is not None and (len(done.mismatches) == before or not listed):
-            sound[place] = run
+        if setup is not None and (len(done.mismatches) == before or not listed):
+            sound[place] = setup
     if not done.counts:
         raise StageError(f"{results}: holds no runs: must be a whole folder of results, as snakemake makes it")
-    _data({place: run for place, run in sound.items() if place.stage == "subset" and place.record.is_file()}, done)
-    scored = {place: run for place, run in sound.items() if place.stage == "score"}
-    for place, run in scored.items():
-        _attempt(place, done, _counts, place, run, done)
+    _data({place: setup for place, setup in sound.items() if place.stage == "subset" and place.record.is_file()}, done)
+    scored = {place: setup for place, setup in sound.items() if place.stage == "score"}
+    for place, setup in scored.items():
+        _attempt(place, done, _counts, place, setup, done)
     folders = {place.folder for place in sound}
     able = [
         place
-        for place, run in scored.items()
-        if all(path.parent in folders and path.is_file() for path in _sources(results, place, run))
+        for place, setup in scored.items()
+        if all(path.parent in folders and path.is_file() for path in _sources(results, place, setup))
     ]
     for place in random.Random(seed).sample(able, min(max(scores, 0), len(able))):
         _attempt(place, done, _scored_again, place, scored[place], done)
-    for place, run in sound.items():
+    for place, setup in sound.items():
         if place.stage == "emm":
-            _attempt(place, done, _search, place, run, done)
+            _attempt(place, done, _search, place, setup, done)
     return done
 
 
@@ -148,16 +148,16 @@ def _settings(place: Place, done: Verified) -> Setup | None:
     """The settings of a folder, if the folder is named by them."""
     path = place.folder / SETTINGS
     try:
-        run = read_setup(yaml.safe_load(path.read_text(encoding="utf-8")))
+        setup = read_setup(yaml.safe_load(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, yaml.YAMLError) as error:
         reason = error.strerror if isinstance(error, OSError) else "; ".join(str(error).splitlines())
         done.mismatches.append(f"{path}: cannot be read as settings ({reason})")
         return None
-    if (found := key(place.stage, run)) != place.key:
+    if (found := key(place.stage, setup)) != place.key:
         what = f"have the key {found}, not {place.key} (settings or a stage's version have changed)"
         done.mismatches.append(f"{path}: the settings {what}")
         return None
-    return run
+    return setup
 
 
 def _files(place: Place, done: Verified) -> None:
@@ -185,7 +185,7 @@ def _files(place: Place, done: Verified) -> None:
             done.mismatches.append(f"{path}: is missing")
 
 
-def _record(place: Place, run: Setup, done: Verified) -> None:
+def _record(place: Place, setup: Setup, done: Verified) -> None:
     """What made the output is told, and is what the folder says; and it was made from the files that are there."""
     try:
         record = json.loads(place.record.read_text(encoding="utf-8"))
@@ -199,36 +199,36 @@ def _record(place: Place, run: Setup, done: Verified) -> None:
     if place.n is not None and place.replicate is not None:
         expected |= {"n": place.n, "replicate": place.replicate}
         if place.stage == "subset":
-            expected["seed"] = run.seed
+            expected["seed"] = setup.seed
         if place.stage == "train":
-            expected["seed"] = derive(run.seed, "train", place.replicate, place.n)
+            expected["seed"] = derive(setup.seed, "train", place.replicate, place.n)
         if place.stage == "sample":
             from emmeter.diffusion.sampling import SEEDS_PER_REPLICATE  # brings torch, which takes seconds
 
             first = place.replicate * SEEDS_PER_REPLICATE
-            expected["seeds"] = [first, first + run.sampling.images - 1]
+            expected["seeds"] = [first, first + setup.sampling.images - 1]
     for name, value in expected.items():
         if record.get(name) != value:
             done.mismatches.append(f"{place.record}: {name} is {record.get(name)!r}, not {value!r}")
     inputs = record.get("inputs", {})
     for name, digest in inputs.items() if isinstance(inputs, dict) else ():
         if name in _INPUTS:
-            path = _folder(done.results, _INPUTS[name], place, run) / name
+            path = _folder(done.results, _INPUTS[name], place, setup) / name
             if path.is_file() and checksums.sha256(path) != digest:
                 done.mismatches.append(f"{place.record}: was made from another {path}")
 
 
-def _folder(results: Path, stage: Stage, place: Place, run: Setup) -> Path:
+def _folder(results: Path, stage: Stage, place: Place, setup: Setup) -> Path:
     """Folder of an earlier stage of the same run."""
     assert place.n is not None and place.replicate is not None
-    return run_folder(results, stage, key(stage, run), place.n, place.replicate)
+    return run_folder(results, stage, key(stage, setup), place.n, place.replicate)
 
 
-def _sources(results: Path, place: Place, run: Setup) -> tuple[Path, Path, Path]:
+def _sources(results: Path, place: Place, setup: Setup) -> tuple[Path, Path, Path]:
     """Subset, samples and neighbours of a score."""
     return (
-        _folder(results, "subset", place, run) / "subset.npz",
-        _folder(results, "sample", place, run) / "samples.npz",
+        _folder(results, "subset", place, setup) / "subset.npz",
+        _folder(results, "sample", place, setup) / "samples.npz",
         place.folder / "neighbours.npz",
     )
 
@@ -249,12 +249,12 @@ def _loaded(data: Data, done: Verified) -> Images | None:
 def _data(subsets: Mapping[Place, Setup], done: Verified) -> None:
     """Whether data sets are still those that the subsets were drawn from."""
     drawn: dict[tuple[str, str], list[Place]] = {}
-    for place, run in subsets.items():
+    for place, setup in subsets.items():
         try:
             recorded = checksums.read_json(place.record).get("data_sha256")
         except (DataError, OSError, AttributeError):  # `_record` has told it
             continue
-        drawn.setdefault((run.data.model_dump_json(), str(recorded)), []).append(place)
+        drawn.setdefault((setup.data.model_dump_json(), str(recorded)), []).append(place)
     for (_, recorded), group in drawn.items():
         data = subsets[group[0]].data
         try:
@@ -269,14 +269,14 @@ def _data(subsets: Mapping[Place, Setup], done: Verified) -> None:
             done.mismatches.append(f"data.source = {data.source!r}: has changed since {of} was drawn from it")
 
 
-def _counts(place: Place, run: Setup, done: Verified) -> None:
+def _counts(place: Place, setup: Setup, done: Verified) -> None:
     """The counts of a score follow from its neighbours."""
     path = place.folder / "neighbours.npz"
     if not path.is_file():
         return
     done.counts["scores"] += 1
     score = checksums.read_json(place.record)
-    derived = rows(read_neighbours(path), run, math.prod(score["image_shape"]))
+    derived = rows(read_neighbours(path), setup, math.prod(score["image_shape"]))
     if len(derived) != len(score["snapshots"]) or not all(map(_equal, score["snapshots"], derived)):
         done.mismatches.append(f"{place.record}: its counts do not follow from {path}")
 
@@ -286,34 +286,34 @@ def _equal(stored: Mapping[str, Any], derived: Mapping[str, Any]) -> bool:
     return all(math.isclose(stored[name], value, rel_tol=1e-9) for name, value in derived.items())
 
 
-def _scored_again(place: Place, run: Setup, done: Verified) -> None:
+def _scored_again(place: Place, setup: Setup, done: Verified) -> None:
     """Subset from the data, neighbours from subset and samples."""
     assert place.n is not None and place.replicate is not None
-    subset_file, samples_file, neighbours_file = _sources(done.results, place, run)
+    subset_file, samples_file, neighbours_file = _sources(done.results, place, setup)
     subset = load_subset(subset_file)
-    stored = _loaded(run.data, done)
+    stored = _loaded(setup.data, done)
     if stored is not None:
-        again = draw(run, place.n, place.replicate, stored)
+        again = draw(setup, place.n, place.replicate, stored)
         if not all(np.array_equal(value, getattr(subset, name)) for name, value in vars(again).items()):
             done.mismatches.append(f"{subset_file}: is not the subset that its settings draw")
             return
-    derived = neighbour_arrays(nearest(read_samples(samples_file)["images"], subset, run))
+    derived = neighbour_arrays(nearest(read_samples(samples_file)["images"], subset, setup))
     kept = neighbour_arrays(read_neighbours(neighbours_file))
     done.counts["rescored"] += 1
     if not all(np.array_equal(derived[name], kept[name]) for name in derived):
         done.mismatches.append(f"{neighbours_file}: does not follow from {subset_file} and {samples_file}")
 
 
-def _search(place: Place, run: Setup, done: Verified) -> None:
+def _search(place: Place, setup: Setup, done: Verified) -> None:
     """The record of a search follows from its scores."""
     record = checksums.read_json(place.record)
-    scores = Scores(done.results, key("score", run), run.scoring.snapshot)
-    trail = replay(run.search, record["sizes"], scores)
+    scores = Scores(done.results, key("score", setup), setup.scoring.snapshot)
+    trail = replay(setup.search, record["sizes"], scores)
     if not trail.finished:
         if not scores.path(trail.missing[0]).is_file():  # else what is wrong with it has been told
             done.counts["unreplayed"] += 1
         return
-    derived: Sequence[dict[str, Any]] = [describe_run(run, scores, trail, one) for one in trail.runs]
+    derived: Sequence[dict[str, Any]] = [describe_run(setup, scores, trail, one) for one in trail.runs]
     if (record["status"], record["runs"]) != (trail.status, derived):
         folder = scores.path(trail.runs[0]).parents[2]
         done.mismatches.append(f"{place.record}: its runs or its answer do not follow from the scores in {folder}")

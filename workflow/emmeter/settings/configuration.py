@@ -44,7 +44,7 @@ def _names(value: object) -> object:
 
 
 class _ConfigText(Setup):
-    """The file as it is written: `Run` at the top level, and what is not an arm's beside it."""
+    """The file as it is written: `Setup` at the top level, and what is not an arm's beside it."""
 
     execution: Execution = Execution()
     figures: Figures = Figures()
@@ -165,18 +165,18 @@ def _arms(name: str, text: _StudyText, base: Mapping[str, Any]) -> tuple[list[Ar
         if arm in text.without:
             continue
         try:
-            arms.append(Arm(name=arm, run=_respelled(validate(Setup, override(shared, overrides or {})))))
+            arms.append(Arm(name=arm, setup=_respelled(validate(Setup, override(shared, overrides or {})))))
         except SettingsError as error:
             faults += [f"studies.{name}.arms.{arm}: {line}" for line in str(error).splitlines()]
     return arms, faults
 
 
-def _respelled(run: Setup) -> Setup:
-    """`run` with the paths of its sources in one spelling, so that one place has one key."""
-    spelled = {name: respelled(source) for name in ("source", "mixture") if (source := getattr(run.data, name))}
-    if all(getattr(run.data, name) == text for name, text in spelled.items()):
-        return run
-    return run.model_copy(update={"data": run.data.model_copy(update=spelled)})
+def _respelled(setup: Setup) -> Setup:
+    """`setup` with the paths of its sources in one spelling, so that one place has one key."""
+    spelled = {name: respelled(source) for name in ("source", "mixture") if (source := getattr(setup.data, name))}
+    if all(getattr(setup.data, name) == text for name, text in spelled.items()):
+        return setup
+    return setup.model_copy(update={"data": setup.data.model_copy(update=spelled)})
 
 
 def _misnamed(name: str, text: _StudyText) -> list[str]:

@@ -16,63 +16,63 @@ Stage = Literal["subset", "train", "sample", "score", "emm"]
 VERSIONS: dict[Stage, int] = {"subset": 1, "train": 2, "sample": 1, "score": 1, "emm": 2}
 
 
-def stage_settings(stage: Stage, run: Setup) -> dict[str, Any]:
-    """The settings that determine a stage's output, resolved: a (partial) mapping that `Run` reads back."""
-    data = run.data.model_dump()
-    if not run.data.mixture_share:
+def stage_settings(stage: Stage, setup: Setup) -> dict[str, Any]:
+    """The settings that determine a stage's output, resolved: a (partial) mapping that `Setup` reads back."""
+    data = setup.data.model_dump()
+    if not setup.data.mixture_share:
         data = {name: value for name, value in data.items() if not name.startswith("mixture")}
-    if run.data.fit is None:
+    if setup.data.fit is None:
         del data["fit"]
-    resolved: dict[str, Any] = {"seed": run.seed, "data": data}
+    resolved: dict[str, Any] = {"seed": setup.seed, "data": data}
     if stage == "subset":
         return resolved
-    optimum = run.diffusion.denoiser == "optimum"
+    optimum = setup.diffusion.denoiser == "optimum"
     if optimum:  # no network, no training: only the images decide
         resolved["diffusion"] = {"denoiser": "optimum"}
     else:
-        network, diffusion, training = (s.model_dump() for s in (run.network, run.diffusion, run.training))
+        network, diffusion, training = (s.model_dump() for s in (setup.network, setup.diffusion, setup.training))
         # One form for settings that mean the same, so that such arms share runs.
-        network["embedding"] = run.network.embedding or (
-            "fourier" if run.network.architecture == "ncsnpp" else "positional"
+        network["embedding"] = setup.network.embedding or (
+            "fourier" if setup.network.architecture == "ncsnpp" else "positional"
         )
-        if run.network.skips and all(run.network.skips):
+        if setup.network.skips and all(setup.network.skips):
             network["skips"] = None
-        if run.diffusion.preconditioning != "edm":
+        if setup.diffusion.preconditioning != "edm":
             diffusion = {k: v for k, v in diffusion.items() if k not in ("sigma_data", "p_mean", "p_std")}
-        if run.training.optimizer != "sgd":
+        if setup.training.optimizer != "sgd":
             del training["momentum"]
         del training["gpus"]  # the same batches, whoever computes them
-        if run.training.precision == "float32":
+        if setup.training.precision == "float32":
             del training["precision"]
-        if not run.training.flip:
+        if not setup.training.flip:
             del training["flip"]
-        if not run.training.weight_decay:
+        if not setup.training.weight_decay:
             del training["decoupled"]
         resolved |= {"network": network, "diffusion": diffusion, "training": training}
     if stage == "train":
         return resolved
-    sampling = run.sampling.model_dump()
-    sampling["ema_decay"] = None if optimum else ema_decay(run)
-    if optimum or run.sampling.precision == "float32":
+    sampling = setup.sampling.model_dump()
+    sampling["ema_decay"] = None if optimum else ema_decay(setup)
+    if optimum or setup.sampling.precision == "float32":
         del sampling["precision"]
     resolved["sampling"] = sampling
     if stage == "sample":
         return resolved
-    scoring = run.scoring.model_dump(exclude=None if run.scoring.mirrored else {"mirrored"})
+    scoring = setup.scoring.model_dump(exclude=None if setup.scoring.mirrored else {"mirrored"})
     resolved["scoring"] = {name: value for name, value in scoring.items() if name != "snapshot"}
     if stage == "score":
         return resolved
-    return resolved | {"scoring": scoring, "search": run.search.model_dump()}
+    return resolved | {"scoring": scoring, "search": setup.search.model_dump()}
 
 
-def ema_decay(run: Setup) -> float:
+def ema_decay(setup: Setup) -> float:
     """The EMA decay that is sampled: `sampling.ema_decay`, by default the first that training tracks."""
-    return run.training.ema_decays[0] if run.sampling.ema_decay is None else run.sampling.ema_decay
+    return setup.training.ema_decays[0] if setup.sampling.ema_decay is None else setup.sampling.ema_decay
 
 
-def key(stage: Stage, run: Setup) -> str:
+def key(stage: Stage, setup: Setup) -> str:
     """Ten hexadecimal digits that name the settings of a stage."""
-    content = stage_settings(stage, run)
+    content = stage_settings(stage, setup)
     # Where files lie and whether they may be downloaded does not change the images.
     content["data"] = {k: v for k, v in content["data"].items() if k not in ("root", "download")}
     if content.get("scoring", {}).get("mirrored"):

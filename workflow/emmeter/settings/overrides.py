@@ -18,9 +18,9 @@ from emmeter.settings.types import Span
 from emmeter.settings.validation import lookup, validate
 
 
-def replaced(run: Setup, dotted: str) -> Any:
+def replaced(setup: Setup, dotted: str) -> Any:
     """The value that an override replaces.  Raises SettingsError for an unknown name or a whole section."""
-    was = lookup(run, dotted)
+    was = lookup(setup, dotted)
     if isinstance(was, BaseModel):
         raise SettingsError(f"{dotted}: is a section; override its keys one by one, as {dotted}.KEY")
     return was

@@ -12,7 +12,7 @@ class Arm(Section):
     """One setting of a study's factor."""
 
     name: str
-    run: Setup
+    setup: Setup
 
 
 class Finding(Section):

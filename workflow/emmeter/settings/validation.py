@@ -16,9 +16,9 @@ def read_setup(config: Mapping[str, Any]) -> Setup:
     return validate(Setup, config)
 
 
-def lookup(run: Setup, dotted: str) -> Any:
+def lookup(setup: Setup, dotted: str) -> Any:
     """The value of a dotted setting such as ``data.labels``.  Raises SettingsError for a name that does not exist."""
-    node: Any = run
+    node: Any = setup
     parts = dotted.split(".")
     for depth, part in enumerate(parts):
         fields = list(type(node).model_fields) if isinstance(node, BaseModel) else []

@@ -29,16 +29,16 @@ def main() -> None:
     parser.add_argument("--sizes", required=True, help="ladder of the search as JSON")
     args = parser.parse_args()
     started = time.monotonic()
-    run = read_settings(args.settings)
-    scores = Scores(args.results, key("score", run), run.scoring.snapshot)
+    setup = read_settings(args.settings)
+    scores = Scores(args.results, key("score", setup), setup.scoring.snapshot)
     sizes = json.loads(args.sizes)
-    trail = replay(run.search, sizes, scores)
+    trail = replay(setup.search, sizes, scores)
     if not trail.finished:  # guards against a workflow that stopped asking
         missing = trail.missing[0]
         checksums.check([scores.path(missing)])
         raise StageError(f"the search is not finished: N = {missing.n}, replicate {missing.replicate} has no score")
-    runs = [describe_run(run, scores, trail, one) for one in trail.runs]
-    alone = estimate(run.search, trail, scores, sizes, None)
+    runs = [describe_run(setup, scores, trail, one) for one in trail.runs]
+    alone = estimate(setup.search, trail, scores, sizes, None)
     gallery = run_files(scores, representative(trail, alone))[1]
     checksums.check([gallery])
     settings = record_settings(args.output.parent, args.settings)
@@ -47,10 +47,10 @@ def main() -> None:
     write_json(
         args.output,
         {
-            "rule": run.search.rule,
-            "epsilon": run.search.epsilon,
-            "threshold": run.scoring.threshold,
-            "snapshot": run.scoring.snapshot,
+            "rule": setup.search.rule,
+            "epsilon": setup.search.epsilon,
+            "threshold": setup.scoring.threshold,
+            "snapshot": setup.scoring.snapshot,
             "status": trail.status,
             "sizes": sizes,
             "runs": runs,
@@ -63,14 +63,14 @@ def main() -> None:
     checksums.record(args.output, args.gallery, settings)
 
 
-def describe_run(run: Setup, scores: Scores, trail: Trail, one: RunId) -> dict[str, Any]:
+def describe_run(setup: Setup, scores: Scores, trail: Trail, one: RunId) -> dict[str, Any]:
     """One run of the search: place, role, counts of every snapshot, cost."""
     score = checksums.read_json(scores.path(one))
-    chosen = count(score, run.scoring.snapshot)
+    chosen = count(score, setup.scoring.snapshot)
     return {
         "n": one.n,
         "replicate": one.replicate,
-        "role": "confirm" if one in trail.confirm else ("grid" if run.search.rule == "grid" else "locate"),
+        "role": "confirm" if one in trail.confirm else ("grid" if setup.search.rule == "grid" else "locate"),
         "memorized": chosen.memorized,
         "images": chosen.images,
         "snapshots": score["snapshots"],

@@ -37,20 +37,20 @@ _FREE = {
 }
 
 
-def identity(run: Setup) -> str:
+def identity(setup: Setup) -> str:
     """A key of the settings in which a run and a published number must agree."""
     settings: dict[str, Any] = {
         section: {name: value for name, value in content.items() if name not in _FREE.get(section, ())}
-        for section, content in stage_settings("score", run).items()
+        for section, content in stage_settings("score", setup).items()
         if section != "seed"
     }
-    return digest(settings | {"ema_decay": ema_decay(run)})
+    return digest(settings | {"ema_decay": ema_decay(setup)})
 
 
 def identities(settings: Settings) -> dict[str, dict[str, str]]:
     """Of each selected study the identity of every arm that trains a network."""
     return {
-        study.name: {arm.name: identity(arm.run) for arm in study.arms if arm.run.diffusion.denoiser == "network"}
+        study.name: {arm.name: identity(arm.setup) for arm in study.arms if arm.setup.diffusion.denoiser == "network"}
         for study in settings.studies
         if study.name in settings.selected
     }

@@ -40,21 +40,21 @@ def main() -> None:
     execution_options(parser)
     args = parser.parse_args()
     started = time.monotonic()
-    run = read_settings(args.settings)
+    setup = read_settings(args.settings)
     subset = load_subset(args.subset)
     device = select(args.device, args.threads)
     labels = torch.from_numpy(np.unique(subset.labels)) if subset.label_count else None
-    drawn = draws(run.sampling.images, subset.images.shape[1:], labels, args.replicate)
-    if run.diffusion.denoiser == "optimum":
+    drawn = draws(setup.sampling.images, subset.images.shape[1:], labels, args.replicate)
+    if setup.diffusion.denoiser == "optimum":
         optimum = OptimalDenoiser(
             to_unit(torch.from_numpy(subset.images)), None if labels is None else torch.from_numpy(subset.labels)
         ).to(device)
-        images = [generate(optimum, drawn, noise_levels(run.sampling), args.batch, device)]
+        images = [generate(optimum, drawn, noise_levels(setup.sampling), args.batch, device)]
         shares, seen, forward = [1.0], [0], 0
     elif args.snapshots is None:
         raise StageError("--snapshots: is needed, because diffusion.denoiser = 'network'")
     else:
-        images, shares, seen, forward = from_snapshots(run, subset, args.snapshots, drawn, args.batch, device)
+        images, shares, seen, forward = from_snapshots(setup, subset, args.snapshots, drawn, args.batch, device)
     settings = record_settings(args.output.parent, args.settings)
     write_npz(
         args.output,
@@ -64,7 +64,7 @@ def main() -> None:
         shares=np.array(shares),  # of the training budget, one a snapshot
         images_seen=np.array(seen, np.int64),
     )
-    evaluations = (2 * run.sampling.steps - 1) * run.sampling.images * len(images)
+    evaluations = (2 * setup.sampling.steps - 1) * setup.sampling.images * len(images)
     record = {
         "n": args.n,
         "replicate": args.replicate,
@@ -81,7 +81,7 @@ def main() -> None:
 
 
 def from_snapshots(
-    run: Setup, subset: Subset, path: Path, drawn: Draws, batch: int, device: torch.device
+    setup: Setup, subset: Subset, path: Path, drawn: Draws, batch: int, device: torch.device
 ) -> tuple[list[torch.Tensor], list[float], list[int], int]:
     """Images of every snapshot in a file, with its share of the budget and its images seen; operations of one image.
 
@@ -90,19 +90,19 @@ def from_snapshots(
         StageError: the file is damaged or belongs to other settings.
     """
     checksums.check([path])
-    denoiser = build(run, subset.images.shape[1:], subset.label_count).to(device).eval().requires_grad_(False)
-    cast(denoiser.network, choose(run.sampling.precision))
-    levels = noise_levels(run.sampling, denoiser.kind.sigma_min, denoiser.kind.sigma_max)
+    denoiser = build(setup, subset.images.shape[1:], subset.label_count).to(device).eval().requires_grad_(False)
+    cast(denoiser.network, choose(setup.sampling.precision))
+    levels = noise_levels(setup.sampling, denoiser.kind.sigma_min, denoiser.kind.sigma_max)
     try:
         with safe_open(path, "pt") as file:
             description = json.loads(file.metadata()["run"])
-            if description["key"] not in ("", key("train", run)):
+            if description["key"] not in ("", key("train", setup)):
                 raise ValueError("its settings are others")
-            decay = description["ema_decays"].index(ema_decay(run))
+            decay = description["ema_decays"].index(ema_decay(setup))
             shares, seen = description["shares"], description["images_seen"]
             images = []
             names = denoiser.network.state_dict()
-            places = itertools.product(range(len(shares)), range(len(run.training.ema_decays)), names)
+            places = itertools.product(range(len(shares)), range(len(setup.training.ema_decays)), names)
             if set(file.keys()) != {tensor_name(*place) for place in places}:
                 raise ValueError("its tensors are those of another network")
             for index in range(len(shares)):

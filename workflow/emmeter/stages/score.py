@@ -33,11 +33,11 @@ def main() -> None:
     parser.add_argument("--arms", default="", help="names of the arms that this run serves, for the last line")
     args = parser.parse_args()
     started = time.monotonic()
-    run = read_settings(args.settings)
+    setup = read_settings(args.settings)
     subset = load_subset(args.subset)
     samples, spent = read_samples(args.samples), cost(args.records)
     try:
-        found = nearest(samples["images"], subset, run)
+        found = nearest(samples["images"], subset, setup)
     except ValueError as error:
         raise StageError(f"{args.subset}: {error}") from None
     settings = record_settings(args.score.parent, args.settings)
@@ -50,12 +50,12 @@ def main() -> None:
             "replicate": args.replicate,
             "inputs": checksums.of(args.subset, args.samples),
             "image_shape": subset.images.shape[1:],
-            "threshold": run.scoring.threshold,
+            "threshold": setup.scoring.threshold,
             "engine": found[-1].engine,
             "snapshots": [
                 row | {"progress": float(share), "images_seen": int(seen)}
                 for row, share, seen in zip(
-                    rows(found, run, subset.images[0].size), samples["shares"], samples["images_seen"], strict=True
+                    rows(found, setup, subset.images[0].size), samples["shares"], samples["images_seen"], strict=True
                 )
             ],
             "cost": spent,
@@ -63,19 +63,19 @@ def main() -> None:
         },
     )
     checksums.record(args.score, args.neighbours, args.gallery, settings)
-    ratio = memorized(found[-1], run.scoring.threshold, run.scoring.distinct).mean()
+    ratio = memorized(found[-1], setup.scoring.threshold, setup.scoring.distinct).mean()
     print(f"{args.arms or args.key}: N = {args.n}, replicate {args.replicate}: {100 * ratio:.1f} % memorized")
 
 
-def nearest(images: np.ndarray, subset: Subset, run: Setup) -> list[Neighbours]:
+def nearest(images: np.ndarray, subset: Subset, setup: Setup) -> list[Neighbours]:
     """Nearest training images of `images`, uint8 (snapshots, m, C, H, W), one entry a snapshot.
 
     All snapshots are searched at once, so that one engine serves them all.
 
     Raises ValueError where the subset has fewer than two distinct images.
     """
-    search = mirrored_neighbours if run.scoring.mirrored else neighbours
-    every = search(images.reshape(-1, *images.shape[2:]), subset.images, subset.groups, run.scoring.neighbours)
+    search = mirrored_neighbours if setup.scoring.mirrored else neighbours
+    every = search(images.reshape(-1, *images.shape[2:]), subset.images, subset.groups, setup.scoring.neighbours)
     indices, squared, copies = (np.split(of, len(images)) for of in (every.indices, every.squared, every.copies))
     return [Neighbours(*part, engine=every.engine) for part in zip(indices, squared, copies, strict=True)]
 
@@ -86,11 +86,11 @@ def cost(records: Sequence[Path]) -> dict[str, float]:
     return {name: sum(record.get(name, 0) for record in read) for name in COST}
 
 
-def rows(found: list[Neighbours], run: Setup, pixels: int) -> list[dict[str, Any]]:
+def rows(found: list[Neighbours], setup: Setup, pixels: int) -> list[dict[str, Any]]:
     """One row a snapshot: memorized images, ratio with its Wilson interval (images only), mean nearest distance."""
     result = []
     for neighbour in found:
-        flags = memorized(neighbour, run.scoring.threshold, run.scoring.distinct)
+        flags = memorized(neighbour, setup.scoring.threshold, setup.scoring.distinct)
         count, images = int(flags.sum()), len(flags)
         low, high = wilson(count, images)
         result.append(

@@ -129,7 +129,7 @@ def read_arms(study: Mapping[str, Any], records: Sequence[Path]) -> list[ArmResu
 
 
 def read_prior(text: str) -> Prior | None:
-    """The prior of `Dag.prior` from a command line: a mapping as JSON, or null."""
+    """The prior of `Index.prior` from a command line: a mapping as JSON, or null."""
     fields = json.loads(text)
     return None if fields is None else Prior(**fields)
 

@@ -16,18 +16,18 @@ from emmeter.settings.keys import key
 def main() -> None:
     args = arguments(__doc__, "--output").parse_args()
     started = time.monotonic()
-    run = read_settings(args.settings)
-    stored = datasets.load(run.data)
-    subset = draw(run, args.n, args.replicate, stored)
+    setup = read_settings(args.settings)
+    stored = datasets.load(setup.data)
+    subset = draw(setup, args.n, args.replicate, stored)
     if not subset.groups.any():  # before a training whose images could not be scored
         side = "x".join(map(str, subset.images.shape[2:]))
         what = f"the {args.n} images of replicate {args.replicate} are all the same at {side} pixels"
-        raise DataError(f"data.source = {run.data.source!r}: {what}: memorization needs two that differ")
+        raise DataError(f"data.source = {setup.data.source!r}: {what}: memorization needs two that differ")
     settings = record_settings(args.output.parent, args.settings)
     save(args.output, subset)
     record = args.output.with_name(RECORDS["subset"])
-    place = {"n": args.n, "replicate": args.replicate, "seed": run.seed, "data_sha256": images.digest(stored)}
-    write_json(record, place | provenance(args.key or key("subset", run), started))
+    place = {"n": args.n, "replicate": args.replicate, "seed": setup.seed, "data_sha256": images.digest(stored)}
+    write_json(record, place | provenance(args.key or key("subset", setup), started))
     checksums.record(args.output, record, settings)
 
 

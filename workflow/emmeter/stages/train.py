@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--state-seconds", type=float, default=30.0, help="between two saves of the training state")
     parser.add_argument("--log-seconds", type=float, default=20.0, help="between two lines of progress")
     args = parser.parse_args()
-    run = read_settings(args.settings)
+    setup = read_settings(args.settings)
     subset = load_subset(args.subset)
     device = select(args.device, args.threads)
     stop = Stop()
@@ -55,7 +55,7 @@ def main() -> None:
                 state.bind(args.state, _identity(args))
                 processes.first(GO)  # the others read the state folder only now
             trainer = start(
-                run, subset, args.n, args.replicate, device, args.state, processes=processes, compiled=args.compile
+                setup, subset, args.n, args.replicate, device, args.state, processes=processes, compiled=args.compile
             )
             first_step, clock = trainer.step, time.monotonic()
             try:
@@ -71,15 +71,15 @@ def main() -> None:
                 state.save(args.state, trainer.state())  # not cleared: `emmeter.training.state` says why
             if not steps:  # an earlier job made all of them
                 steps, seconds = trainer.step, trainer.seconds_before
-            rate = steps * run.training.batch_size / max(seconds, 1e-9)
+            rate = steps * setup.training.batch_size / max(seconds, 1e-9)
             if processes.writes:
                 finish(
                     args,
-                    run,
+                    setup,
                     trainer,
                     {
                         "images_per_second": round(rate, 1),
-                        "resumed_at_image": first_step * run.training.batch_size,
+                        "resumed_at_image": first_step * setup.training.batch_size,
                         **provenance(args.key, started - trainer.seconds_before),
                     },
                 )
@@ -114,7 +114,7 @@ def _locked(folder: Path, processes: Processes, stop: Stop) -> Iterator[None]:
         yield
 
 
-def finish(args: argparse.Namespace, run: Setup, trainer: Trainer, course: dict[str, Any]) -> None:
+def finish(args: argparse.Namespace, setup: Setup, trainer: Trainer, course: dict[str, Any]) -> None:
     """Write the outputs of a finished training.  `course`: how the computation went."""
     forward = operations.forward(trainer.denoiser.network, trainer.subset.images.shape[1:])
     record = {
@@ -132,9 +132,9 @@ def finish(args: argparse.Namespace, run: Setup, trainer: Trainer, course: dict[
     }
     description = {
         "key": args.key,
-        "shares": run.training.snapshots,
-        "ema_decays": run.training.ema_decays,
-        "images_seen": [step * run.training.batch_size for step in trainer.budget.snapshots],
+        "shares": setup.training.snapshots,
+        "ema_decays": setup.training.ema_decays,
+        "images_seen": [step * setup.training.batch_size for step in trainer.budget.snapshots],
     }
     if not snapshots.intact(args.state, trainer.kept):
         raise TrainingError(f"{args.state}: a snapshot is damaged; the same command trains this run again")
@@ -164,7 +164,7 @@ class Progress:
 
     def __init__(self, trainer: Trainer, log_seconds: float):
         self.trainer, self.log_seconds = trainer, log_seconds
-        self.batch = trainer.run.training.batch_size
+        self.batch = trainer.setup.training.batch_size
         done = trainer.step * self.batch
         self.last, self.begun, self.first = time.monotonic(), time.monotonic(), done
         quiet = not trainer.processes.writes or not sys.stderr.isatty()

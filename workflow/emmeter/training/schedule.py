@@ -21,9 +21,9 @@ class Budget:
     log: tuple[int, ...]  # steps after which a row is logged
 
 
-def budget(run: Setup, n: int) -> Budget:
+def budget(setup: Setup, n: int) -> Budget:
     """The schedule of a run on `n` images.  Snapshots are shares of it, so their number does not depend on n."""
-    training = run.training
+    training = setup.training
     steps = max(1, math.ceil(Span.parse(training.duration).images(n) / training.batch_size))
     images = steps * training.batch_size
     snapshots = tuple(max(1, round(share * steps)) for share in training.snapshots)

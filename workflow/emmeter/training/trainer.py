@@ -45,20 +45,20 @@ class Interrupted(Exception):
     """The process was asked to end; the state has been saved."""
 
 
-def build(run: Setup, shape: tuple[int, ...], label_count: int) -> Denoiser:
+def build(setup: Setup, shape: tuple[int, ...], label_count: int) -> Denoiser:
     """An initialized denoiser for images of `shape` (C, H, W), its weights laid out channels last.
 
     That layout makes convolutions 1.4 times and resampling 5 to 10 times as fast on a CPU; activations follow it.
     """
-    network = UNet(run.network, shape[-1], shape[0], label_count).to(memory_format=torch.channels_last)
-    return Denoiser(network, preconditioning(run.diffusion))
+    network = UNet(setup.network, shape[-1], shape[0], label_count).to(memory_format=torch.channels_last)
+    return Denoiser(network, preconditioning(setup.diffusion))
 
 
 @dataclass
 class Trainer:
     """The moving parts of one run."""
 
-    run: Setup
+    setup: Setup
     n: int
     seed: int
     denoiser: Denoiser
@@ -72,10 +72,10 @@ class Trainer:
     kept: dict[int, str] = field(default_factory=dict)  # checksum of the file of each snapshot so far, by its index
 
     def __post_init__(self) -> None:
-        self.budget = budget(self.run, self.n)
-        self.parameters = FlatParameters(self.denoiser.network, choose(self.run.training.precision))
-        self.optimizer = Optimizer(self.run.training, self.parameters)
-        self.averages = [self.parameters.values.clone() for _ in self.run.training.ema_decays]
+        self.budget = budget(self.setup, self.n)
+        self.parameters = FlatParameters(self.denoiser.network, choose(self.setup.training.precision))
+        self.optimizer = Optimizer(self.setup.training, self.parameters)
+        self.averages = [self.parameters.values.clone() for _ in self.setup.training.ema_decays]
         # The whole training set stays on the device as uint8 and is indexed there: no loader processes.
         self.images = torch.from_numpy(self.subset.images).to(self.device)
         self.labels = torch.from_numpy(self.subset.labels).to(self.device) if self.subset.label_count else None
@@ -86,7 +86,7 @@ class Trainer:
 
     def advance(self) -> Tensor:
         """One optimizer step; returns the mean loss of its batch (of this process's share of it)."""
-        training, seen = self.run.training, self.step * self.run.training.batch_size
+        training, seen = self.setup.training, self.step * self.setup.training.batch_size
         if self.batches is None:
             fixed = training.order == "fixed"
             self.batches = ahead(batches(self.n, training.batch_size, self.seed, self.step, fixed), self.device)
@@ -124,7 +124,7 @@ class Trainer:
 
     def check(self, loss: float) -> None:
         """Raises Diverged where a loss is not finite.  A sum that was not finite once never is again."""
-        training = self.run.training
+        training = self.setup.training
         if not math.isfinite(loss):
             raise Diverged(
                 f"the loss became {loss} after {self.step * training.batch_size} training images"
@@ -191,7 +191,7 @@ class Trainer:
         return train, held_out
 
     def log(self) -> dict[str, Any]:
-        seen = self.step * self.run.training.batch_size
+        seen = self.step * self.setup.training.batch_size
         mean = self.mean_loss()
         self.check(mean)
         train, held_out = self.evaluate()
@@ -201,7 +201,7 @@ class Trainer:
         row = {
             "images_seen": seen,
             "progress": self.step / self.budget.steps,
-            "learning_rate": self.run.training.learning_rate * factor,
+            "learning_rate": self.setup.training.learning_rate * factor,
             "loss": mean,
             "train_loss": train,
             "held_out_loss": held_out,
@@ -213,7 +213,7 @@ class Trainer:
 
 
 def start(
-    run: Setup,
+    setup: Setup,
     subset: Subset,
     n: int,
     replicate: int,
@@ -227,10 +227,10 @@ def start(
     `compiled`: whether the network is compiled; "auto" decides by the length of the whole run, so that a resumed run
     computes as it began.
     """
-    seed = derive(run.seed, "train", replicate, n)
+    seed = derive(setup.seed, "train", replicate, n)
     torch.manual_seed(derive(seed, "weights"))
-    denoiser = build(run, subset.images.shape[1:], subset.label_count).to(device).train()
-    trainer = Trainer(run, n, seed, denoiser, subset, device, processes)
+    denoiser = build(setup, subset.images.shape[1:], subset.label_count).to(device).train()
+    trainer = Trainer(setup, n, seed, denoiser, subset, device, processes)
     if saved := training_state.load(folder):
         if snapshots.intact(folder, saved["kept"]):
             trainer.restore(saved)
