@@ -2,7 +2,7 @@
 
 Eager float32, NCHW memory, a module for each layer, attention by two matrix products and a softmax, a data loader,
 `torch.optim.Adam`, a loop over the parameters for their average, `torch.cdist` for neighbours.  The mathematics is
-the project's: tests/unit/test_benchmarks.py holds both to the same outputs and the same training steps.
+the project's: tests/test_benchmarks.py holds both to the same outputs and the same training steps.
 
 Widths, levels and initial weights are those of a network that `emmeter.training.trainer.build` makes; its computations
 are written out here, so that a change of those does not move the baseline.

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
-from stages import call
+from one_run import call
 
 PRELOADED = [
-    "stages",
+    "one_run",
     "torch._dynamo",
     "emmeter.stages.subset",
     "emmeter.stages.train",

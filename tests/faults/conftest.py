@@ -7,7 +7,7 @@ import pytest
 from outcome import TABLES, outcome
 
 from forked import start
-from stages import STAGES, Pipeline
+from one_run import STAGES, Pipeline
 
 
 @pytest.fixture(scope="session")

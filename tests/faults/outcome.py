@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from emmeter.files.provenance import provenance
-from stages import Pipeline
+from one_run import Pipeline
 
 TABLES = ("study", "figures", "tables", "findings")
 VARIES = {*provenance("", 0), "cost", "run_seconds", "runs", "images_per_second", "resumed_at_image"} - {"key"}

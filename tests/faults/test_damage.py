@@ -18,7 +18,7 @@ from emmeter.training import state
 from emmeter.training.snapshots import intact
 from emmeter.training.trainer import start
 from forked import start as start_stage
-from stages import Pipeline
+from one_run import Pipeline
 
 # Each stage with the files that it reads, by the stage that wrote them.
 READ = [

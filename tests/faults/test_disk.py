@@ -12,7 +12,7 @@ import pytest
 from outcome import assert_equal, assert_whole, remove
 
 from forked import Ended, start
-from stages import STAGES, Pipeline
+from one_run import STAGES, Pipeline
 
 WRITING = (*STAGES, "study", "figures", "summary")
 LINE = 500  # bytes that the stage's own log must be able to hold

@@ -12,7 +12,7 @@ import pytest
 from outcome import assert_equal, assert_whole, remove
 
 from forked import start
-from stages import Pipeline
+from one_run import Pipeline
 
 pytestmark = pytest.mark.slow
 

@@ -18,7 +18,7 @@ from emmeter.diffusion import preconditioning
 from emmeter.pipeline.verify import verify
 from emmeter.training import trainer
 from forked import start
-from stages import CONTENT, STAGES, Pipeline
+from one_run import CONTENT, STAGES, Pipeline
 
 # ---- NaN
 

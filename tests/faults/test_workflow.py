@@ -15,8 +15,8 @@ from PIL import Image
 from emmeter.files import layout
 from emmeter.pipeline.index import index_of
 from emmeter.settings import configuration, keys
+from one_run import CONTENT
 from project import fresh
-from stages import CONTENT
 
 pytestmark = pytest.mark.slow
 

@@ -27,7 +27,7 @@ CONTENT = {
 
 
 @pytest.fixture
-def dag(tmp_path: Path) -> Index:
+def index(tmp_path: Path) -> Index:
     return index_of(read(CONTENT), tmp_path / "results")
 
 

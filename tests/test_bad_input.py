@@ -32,7 +32,7 @@ from emmeter.pipeline.index import index_of
 from emmeter.settings import configuration
 from emmeter.settings.sections import Setup
 from emmeter.settings.validation import read_setup
-from stages import CONTENT, call
+from one_run import CONTENT, call
 
 CONFIG = CONTENT | {
     "search": {"n_min": 10, "n_max": 40, "start": 20},

@@ -10,7 +10,7 @@ import pytest
 from emmeter import project
 from emmeter.settings import configuration
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 THEIRS = "import os, sys\nprint('theirs', *sys.argv[1:])\n"
 
 

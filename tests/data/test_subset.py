@@ -18,7 +18,7 @@ from emmeter.data.images import Copies, Facts
 from emmeter.errors import DataError, SettingsError
 from emmeter.settings.sections import Data, Setup
 from emmeter.stages import subset as subset_stage
-from stages import call
+from one_run import call
 
 SMALL = {"n_min": 2, "n_max": 10, "start": 2}  # a search of sizes that few images have
 DIGITS = {"data": {"source": "digits"}, "search": {"n_min": 20, "n_max": 1740, "start": 160}}

@@ -13,7 +13,7 @@ import yaml
 
 from emmeter.settings.configuration import json_schema
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 
 
 def pinned() -> dict[str, set[str]]:

@@ -15,7 +15,7 @@ from emmeter.files.layout import FILES, RECORDS, SETTINGS
 from emmeter.files.npz import write_npz
 from emmeter.measure import engines
 from emmeter.pipeline.verify import places, verify
-from stages import CONTENT, Pipeline
+from one_run import CONTENT, Pipeline
 
 DATA = {"data": {"source": "npz:own.npz", "held_out": 8, "balanced": False}}
 

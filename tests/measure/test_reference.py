@@ -7,7 +7,7 @@ from tests.reference import REFERENCE, STUDIES, rows
 
 
 @pytest.fixture(scope="module")
-def dag(tmp_path_factory):
+def index(tmp_path_factory):
     return reference.configured(tmp_path_factory.mktemp("results"))
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from emmeter.machine import warm
+from one_run import Pipeline
 from processes import lives, parent, wait_until
-from stages import Pipeline
 
 pytestmark = pytest.mark.skipif(warm.fresh_name() == warm.OFF, reason="needs Linux")
 
