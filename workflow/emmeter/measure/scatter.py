@@ -23,7 +23,7 @@ CANDIDATES = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 20.0, 40.0, math.inf
 # images commonly have, on as few degrees of freedom as an arm has.
 ENOUGH, GUESS, GUESS_DF = 4, 0.5, 2.0
 # Share of the likelihood below the degrees of freedom that are taken.  The median makes arms look alike too easily:
-# noisy arms then had intervals that held EMM in 0.91 of cases, with eight arms to learn from (tests/measure/test_scatter).
+# noisy arms then had intervals that held EMM in 0.91 of cases, with eight arms to learn from.
 CAUTION = 0.3
 
 
