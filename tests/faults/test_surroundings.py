@@ -14,7 +14,6 @@ import pytest
 import torch
 from outcome import assert_equal, assert_whole, outcome
 
-from emmeter.diffusion import preconditioning
 from emmeter.pipeline.verify import verify
 from emmeter.training import trainer
 from forked import start
@@ -25,13 +24,13 @@ from one_run import CONTENT, STAGES, Pipeline
 
 def spoil_loss(step: int, value: float) -> None:
     """The loss of one step of this process is `value`."""
-    steps, loss = count(), preconditioning.denoising_loss
+    steps, loss = count(), trainer.denoising_loss
 
     def spoiled(*arguments):
         found = loss(*arguments)
         return found * value if next(steps) == step else found
 
-    preconditioning.denoising_loss = spoiled
+    trainer.denoising_loss = spoiled
 
 
 def spoil_weights(step: int) -> None:
