@@ -79,7 +79,7 @@ def plan(args: argparse.Namespace) -> None:
 
 def schema(args: argparse.Namespace) -> None:
     """Write the JSON schema of the configuration."""
-    from emmeter.settings.configuration import json_schema
+    from emmeter.settings.written import json_schema
 
     write_text(args.output, json.dumps(json_schema(), indent=1) + "\n")
 
