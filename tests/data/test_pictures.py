@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from emmeter.data import pictures
+from emmeter.data import formats, pictures
 from emmeter.errors import DataError
 
 SIDES = [(6, 6), (5, 8), (8, 5)]  # (H, W)
@@ -216,7 +216,7 @@ def test_bmp_that_pillow_would_misread(tmp_path, bits):
     rows = [bytes(16 * bits // 8)] * 16
     path = tmp_path / "x.bmp"
     path.write_bytes(bmp(16, 16, bits, [0, 255], rows))
-    assert f"found {bits} bits a pixel with few greys" in refusal(path)
+    assert f"found {bits} bits per pixel with few greys" in refusal(path)
 
 
 def test_white_may_be_zero(tmp_path):
@@ -232,14 +232,14 @@ DEEP = Image.fromarray(noise(6, 6).astype(np.uint16) * 257)
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("grey.png", DEEP, "16 bits a channel"),
-        ("colour.png", png(6, 6, 16, 2, (b"\0" + bytes(36)) * 6), "16 bits a channel"),
-        ("alpha.png", png(6, 6, 16, 6, (b"\0" + bytes(48)) * 6), "16 bits a channel"),
-        ("grey.tif", DEEP, "16 bits a channel"),
-        ("colour.tif", tiff(6, 6, 2, (16,) * 3, bytes(216)), "16 bits a channel"),
-        ("float.tif", Image.fromarray(noise(6, 6) / np.float32(255)), "32 bits a channel"),
+        ("grey.png", DEEP, "16 bits per channel"),
+        ("colour.png", png(6, 6, 16, 2, (b"\0" + bytes(36)) * 6), "16 bits per channel"),
+        ("alpha.png", png(6, 6, 16, 6, (b"\0" + bytes(48)) * 6), "16 bits per channel"),
+        ("grey.tif", DEEP, "16 bits per channel"),
+        ("colour.tif", tiff(6, 6, 2, (16,) * 3, bytes(216)), "16 bits per channel"),
+        ("float.tif", Image.fromarray(noise(6, 6) / np.float32(255)), "32 bits per channel"),
         ("signed.tif", tiff(6, 6, 1, (8,), bytes(36), t339=2), "samples that are no unsigned integers"),
-        ("unspecified.tif", tiff(6, 6, 2, (8,) * 4, bytes(144), t338=0), "4 samples a pixel"),
+        ("unspecified.tif", tiff(6, 6, 2, (8,) * 4, bytes(144), t338=0), "4 samples per pixel"),
         ("preview.tif", tiff(6, 6, 2, (8,) * 3, bytes(108), t254=1), "a preview of a larger one"),
         ("cmyk.tif", Image.new("CMYK", (6, 6)), "mode CMYK"),
         ("cmyk.jpg", Image.new("CMYK", (6, 6)), "mode CMYK"),
@@ -278,14 +278,14 @@ def test_a_still_gif_that_leaves_a_part_of_itself_empty(tmp_path):
 )
 def test_texts_are_no_pictures(tmp_path, content):
     (tmp_path / "x").write_bytes(content)
-    assert not pictures.is_picture(tmp_path / "x")
+    assert not formats.is_picture(tmp_path / "x")
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "bmp", "tif", "gif", "jp2"])
 @pytest.mark.parametrize("name", ["x", "x.bak", "x.txt", "x.JPG.old", "x.png~", "x."])
 def test_pictures_are_known_by_their_first_bytes(tmp_path, name, suffix):
     write(tmp_path / f"y.{suffix}", noise(6, 6)).rename(tmp_path / name)
-    assert pictures.is_picture(tmp_path / name)
+    assert formats.is_picture(tmp_path / name)
     if suffix == "jp2":
         assert "is a JPEG 2000 image; images must be .png" in refusal(tmp_path / name)
     else:
@@ -356,7 +356,7 @@ def test_the_shape_that_is_told_is_that_of_the_square(height, width, fit):
 )
 def test_natural_order(names):
     for rotation in range(len(names)):
-        assert sorted(names[rotation:] + names[:rotation], key=pictures.natural) == names
+        assert sorted(names[rotation:] + names[:rotation], key=formats.natural) == names
 
 
 NAMES = st.lists(st.text(st.sampled_from("019٣²a.-_ B"), max_size=6), unique=True, max_size=8)
@@ -365,7 +365,7 @@ NAMES = st.lists(st.text(st.sampled_from("019٣²a.-_ B"), max_size=6), unique=T
 @given(NAMES, st.randoms())
 def test_any_names_have_one_order(names, random):
     shuffled = random.sample(names, len(names))
-    assert sorted(shuffled, key=pictures.natural) == sorted(names, key=pictures.natural)
+    assert sorted(shuffled, key=formats.natural) == sorted(names, key=formats.natural)
 
 
 @given(
@@ -379,7 +379,7 @@ def test_any_names_have_one_order(names, random):
 )
 def test_names_that_are_padded_keep_their_order(parts):
     names = [f"{before}{number:03}{after}" for before, number, after in parts]
-    assert sorted(names, key=pictures.natural) == sorted(names)
+    assert sorted(names, key=formats.natural) == sorted(names)
 
 
 def test_names_of_any_bytes_make_one_printable_line():

@@ -31,7 +31,7 @@ def digits(**overrides) -> Setup:
 
 
 def faults(setup: Setup) -> list[str]:
-    return feasibility.faults(setup, datasets.describe(setup.data))
+    return [str(fault) for fault in feasibility.faults(setup, datasets.describe(setup.data))]
 
 
 LABELS = st.lists(st.integers(0, 4), min_size=5, max_size=60).map(
@@ -622,7 +622,7 @@ def test_sizes_of_a_mixture_end_where_a_source_is_exhausted(tmp_path, share, ava
     with pytest.raises(SettingsError, match=f"n = {available + 1}: must be at most {available}, the largest subset"):
         subset.draw(setup, available + 1, 0)
     searched = Setup.model_validate(setup.model_dump() | {"search": {"rule": "grid", "grid": [7, available + 1]}})
-    (line,) = (line for line in feasibility.faults(searched, known) if line.startswith("search."))
+    (line,) = (str(fault) for fault in feasibility.faults(searched, known) if fault.key.startswith("search."))
     assert line.startswith(f"search.grid = [7, {available + 1}]: must be at most {available}")
 
 
@@ -734,7 +734,7 @@ def too_equal(copies: Copies | None, search: dict[str, object], **data: object) 
     setup = Setup.model_validate({"data": {"source": "npz:a.npz"} | data, "search": SMALL | search})
     used = counts if counts is None or setup.data.classes is None else tuple(counts[c] for c in setup.data.classes)
     known = Facts(sum(used) if used else count, (1, 8, 8), used, (1, 8, 8), counts)
-    return feasibility.too_equal(setup, known, [copies])
+    return list(map(str, feasibility.too_equal(setup, known, [copies])))
 
 
 def test_different_images_are_no_fault():
@@ -755,9 +755,9 @@ def test_a_class_of_one_image_is_told_where_it_is_used_alone():
     assert too_equal(copies, {}, classes=[0]) == []
     (line,) = too_equal(copies, {}, classes=[1])
     assert "its 10 images are all the same" in line
-    (notice,) = feasibility.of_one_image(Data(source="npz:a.npz"), copies)
+    (notice,) = feasibility.single_image_classes(Data(source="npz:a.npz"), copies)
     assert notice == "npz:a.npz: class 1 holds copies of one image only"
-    assert feasibility.of_one_image(Data(source="npz:a.npz", classes=[0]), copies) == []
+    assert feasibility.single_image_classes(Data(source="npz:a.npz", classes=[0]), copies) == []
 
 
 @pytest.mark.parametrize("search", [{}, {"rule": "grid", "grid": [2, 4]}])
@@ -783,7 +783,7 @@ def test_what_is_told_is_what_is_drawn(tmp_path, monkeypatch):
     )
     copies = alike([0] * 9 + [9, 10, 11])
     drawn = [not subset.draw(setup, 2, replicate).groups.any() for replicate in range(20)]
-    (line,) = feasibility.too_equal(setup, datasets.describe(setup.data), [copies])
+    (line,) = map(str, feasibility.too_equal(setup, datasets.describe(setup.data), [copies]))
     assert f"replicate {drawn.index(True)} would" in line
 
 
@@ -795,7 +795,7 @@ def test_a_mixture_is_looked_at_as_a_whole(tmp_path, monkeypatch):
     known = datasets.describe(setup.data)
     assert feasibility.too_equal(setup, known, [alike([0] * 12), None]) == []  # every second image is a digit
     less = setup.model_copy(update={"data": setup.data.model_copy(update={"mixture_share": 0.1})})
-    (line,) = feasibility.too_equal(less, datasets.describe(less.data), [alike([0] * 12), None])
+    (line,) = map(str, feasibility.too_equal(less, datasets.describe(less.data), [alike([0] * 12), None]))
     assert "search.n_min from " in line
 
 
