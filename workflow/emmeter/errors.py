@@ -65,8 +65,8 @@ class StageError(RuntimeError):
 
 
 def lines(error: Exception) -> list[str]:
-    """The lines of an error's message: several for settings and data, one for any other error."""
-    return error.lines if isinstance(error, SettingsError | DataError) else [str(error)]
+    """The lines of an error's message; none if the message is empty."""
+    return error.lines if isinstance(error, SettingsError | DataError) else str(error).splitlines()
 
 
 def printable(text: str) -> str:

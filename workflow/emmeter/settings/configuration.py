@@ -29,7 +29,6 @@ def load(overlays: Sequence[Path] = (), folder: Path = Path()) -> dict[str, Any]
     """The configuration of the project in `folder`, with `overlays` laid over it as by Snakemake's ``--configfile``.
 
     A file that `folder` lacks is taken from the project that this code belongs to.
-
     Raises:
         SettingsError: a file cannot be read, or is not a YAML mapping.
     """
@@ -57,7 +56,7 @@ def _laid(paths: Iterable[Path]) -> dict[str, Any]:
 
 
 def _merged(base: dict[str, Any], overlay: dict[str, Any]) -> dict[str, Any]:
-    """Merge mappings key by key, and replace anything else."""
+    """Mappings are merged key by key, anything else is replaced."""
     result = dict(base)
     for key, value in overlay.items():
         old = result.get(key)
@@ -66,7 +65,7 @@ def _merged(base: dict[str, Any], overlay: dict[str, Any]) -> dict[str, Any]:
 
 
 def ordered(config: Any, like: Any) -> Any:
-    """`config` with its keys in the order of `like`, and new keys last: Snakemake puts the keys of overlays first."""
+    """`config` with its keys in the order of `like`, new ones last: Snakemake puts the keys of overlays first."""
     if not isinstance(config, Mapping) or not isinstance(like, Mapping):
         return config
     keys = [key for key in like if key in config] + [key for key in config if key not in like]
