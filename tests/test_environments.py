@@ -46,11 +46,11 @@ STARTED = {"report": {"snakemake"}}  # by a stage as a program of its own
 
 def imported(module: str, seen: set[str]) -> set[str]:
     """Top-level modules that a module of the package imports, anywhere in it or in those that it imports."""
-    found: set[str] = set()
+    modules: set[str] = set()
     path = ROOT / "workflow" / module.replace(".", "/")
     file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
     if module in seen or not file.is_file():  # the latter: a name of a module, not a module
-        return found
+        return modules
     seen.add(module)
     for node in ast.walk(ast.parse(file.read_text())):
         names = []
@@ -60,8 +60,8 @@ def imported(module: str, seen: set[str]) -> set[str]:
             names = [node.module, *(f"{node.module}.{name.name}" for name in node.names)]
         for name in names:
             top = name.partition(".")[0]
-            found |= imported(name, seen) if top == "emmeter" else {top}
-    return found - sys.stdlib_module_names - {"emmeter"}
+            modules |= imported(name, seen) if top == "emmeter" else {top}
+    return modules - sys.stdlib_module_names - {"emmeter"}
 
 
 STAGES = {

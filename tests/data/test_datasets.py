@@ -350,12 +350,12 @@ def test_npz_truncated_or_flipped(tmp_path):
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 10**6), st.integers(0, 255), st.booleans())
-def test_no_damage_escapes_as_another_error(tmp_path_factory, place, value, compressed):
+def test_no_damage_escapes_as_another_error(tmp_path_factory, position, value, compressed):
     path = tmp_path_factory.mktemp("fuzz") / "a.npz"
     arrays = {"images": pixels(6, 4, 4), "labels": np.arange(6) % 2}
     (np.savez_compressed if compressed else np.savez)(path, **arrays)
     content = bytearray(path.read_bytes())
-    content[place % len(content)] = value
+    content[position % len(content)] = value
     path.write_bytes(content)
     try:
         loaded = datasets.load(Data(source=f"npz:{path}"))
@@ -697,14 +697,14 @@ def test_pictures_of_any_size_are_made_square_then_downscaled(tmp_path, fit):
     facts, loaded = datasets.describe(data), datasets.load(data)
     assert selected(data) == [] and image_faults(data, {}) == []
     assert loaded.images.shape == (4, *facts.shape) == (4, 3, 8, 8)
-    for index, ((height, width, _), found) in enumerate(zip(shapes, loaded.images, strict=True)):
+    for index, ((height, width, _), square) in enumerate(zip(shapes, loaded.images, strict=True)):
         image = Image.fromarray(pixels(*shapes[index], seed=index))
         side = min(height, width) if fit == "crop" else max(height, width)
         left, top = (width - side) // 2, (height - side) // 2
         if fit == "pad":
             left, top = -((side - width) // 2), -((side - height) // 2)
         box = image.crop((left, top, left + side, top + side))  # black outside
-        assert np.array_equal(found.transpose(1, 2, 0), np.asarray(box.resize((8, 8), Image.Resampling.LANCZOS)))
+        assert np.array_equal(square.transpose(1, 2, 0), np.asarray(box.resize((8, 8), Image.Resampling.LANCZOS)))
 
 
 def test_turned_pictures_are_made_square_as_they_are_shown(tmp_path):
@@ -749,9 +749,9 @@ def test_arrays_are_made_square_too(tmp_path, stored):
     data = npz(tmp_path / "a.npz", images=pixels(*stored))
     refused(data, "'images' must be square with 1 or 3 channels")
     for fit, side in (("crop", 6), ("pad", 9)):
-        one = data.model_copy(update={"fit": fit})
-        loaded = datasets.load(one)
-        assert loaded.images.shape == (4, *datasets.describe(one).shape) and loaded.images.shape[2:] == (side, side)
+        framed = data.model_copy(update={"fit": fit})
+        loaded = datasets.load(framed)
+        assert loaded.images.shape == (4, *datasets.describe(framed).shape) and loaded.images.shape[2:] == (side, side)
     small = datasets.load(data.model_copy(update={"fit": "crop", "resolution": 3}))
     assert small.images.shape[2:] == (3, 3)
     assert "must be at most 6" in selected(data.model_copy(update={"fit": "crop", "resolution": 8}))[0]

@@ -212,7 +212,7 @@ def test_the_reported_replicate_is_drawn_like_this(tmp_path, monkeypatch):
     assert f"replicate {drawn.index(True)} would" in line
 
 
-def test_a_mixture_is_looked_at_as_a_whole(tmp_path, monkeypatch):
+def test_a_mixture_is_judged_as_a_whole(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     np.savez("a.npz", images=np.zeros((12, 8, 8), np.uint8))
     mixed = {"source": "npz:a.npz", "mixture": "digits", "mixture_share": 0.5}

@@ -98,8 +98,8 @@ def test_first_is_file_order_in_every_replicate():
 def test_a_class_is_drawn_alike_whatever_other_classes_are_used():
     few = subset.draw(digits(data={"classes": [3, 8]}), 40, 1)
     many = subset.draw(digits(data={"classes": [8, 0, 3]}), 60, 1)
-    for one, other in ((0, 2), (1, 0)):
-        assert np.array_equal(few.indices[one::2], many.indices[other::3])
+    for first, other in ((0, 2), (1, 0)):
+        assert np.array_equal(few.indices[first::2], many.indices[other::3])
 
 
 @pytest.mark.parametrize("balanced", [True, False])
@@ -194,17 +194,17 @@ def test_label_modes():
 
 
 def test_random_labels_belong_to_the_stored_image():
-    """An image keeps its label whatever the size, the classes and the place in the subset (held out too)."""
-    known: dict[int, int] = {}
+    """An image keeps its label for every size, selection of classes and position in the subset (held out too)."""
+    seen: dict[int, int] = {}
     for overrides, n in (({}, 100), ({}, 1000), ({"classes": [4, 1]}, 50), ({"balanced": False}, 700)):
         drawn = subset.draw(digits(data={"labels": "random-50", **overrides}), n, 0)
         for index, label in zip(drawn.indices.tolist(), drawn.labels.tolist(), strict=True):
-            assert known.setdefault(index, label) == label
+            assert seen.setdefault(index, label) == label
     everything = datasets.load(Data(source="digits"))
     where = {image.tobytes(): i for i, image in enumerate(everything.images)}
     drawn = subset.draw(digits(data={"labels": "random-50"}), 100, 0)
     for image, label in zip(drawn.held_out, drawn.held_out_labels.tolist(), strict=True):
-        assert known.setdefault(where[image.tobytes()], label) == label
+        assert seen.setdefault(where[image.tobytes()], label) == label
 
 
 def test_random_labels_are_uniform_and_differ_between_replicates():
@@ -235,8 +235,8 @@ def test_digits_hold_no_duplicates():
 # -- files and stage
 
 
-def equal(one: subset.Subset, other: subset.Subset) -> bool:
-    return all(np.array_equal(value, getattr(other, name)) for name, value in vars(one).items())
+def equal(first: subset.Subset, other: subset.Subset) -> bool:
+    return all(np.array_equal(value, getattr(other, name)) for name, value in vars(first).items())
 
 
 def test_saved_and_loaded(tmp_path):
@@ -372,14 +372,14 @@ HUNDREDTHS = st.integers(0, 100).map(lambda percent: Fraction(percent, 100))
 def test_every_start_of_a_mixture_has_the_share(first, second, over, under, seed):
     share = min(Fraction(over, under), Fraction(1))
     random = np.random.default_rng(seed)
-    one, other = random.permutation(first), random.permutation(second)
-    ranked = ordering.mixed(one, other, share)
+    front, other = random.permutation(first), random.permutation(second)
+    ranked = ordering.mixed(front, other, share)
     assert ranked.dtype == np.int64
     for n in range(len(ranked) + 1):
         assert (ranked[:n] >= first).sum() == math.floor(n * share)
     chosen = ranked >= first  # each source in its own order, none twice
     assert np.array_equal(ranked[chosen], other[: chosen.sum()] + first)
-    assert np.array_equal(ranked[~chosen], one[: (~chosen).sum()])
+    assert np.array_equal(ranked[~chosen], front[: (~chosen).sum()])
     longer = len(ranked) + 1  # one more would exhaust a source
     assert math.floor(longer * share) > second or longer - math.floor(longer * share) > first
 
@@ -439,8 +439,8 @@ def test_shares_of_many_digits_do_not_overflow(share):
 
 @settings(max_examples=15, deadline=None)
 @given(st.integers(1, 183), st.integers(1, 183), st.integers(0, 3), st.sampled_from(["0.2", "0.5", "0.8", "1/3", "1"]))
-def test_mixtures_are_nested_and_have_their_share(one, other, replicate, share):
-    small, large = sorted((one, other))
+def test_mixtures_are_nested_and_have_their_share(first, other, replicate, share):
+    small, large = sorted((first, other))
     setup = digits(data=DIGIT_MIXTURE | {"mixture_share": share, "held_out": 20})
     inner, outer = subset.draw(setup, small, replicate), subset.draw(setup, large, replicate)
     for field in ("images", "labels", "indices", "groups"):
@@ -479,9 +479,9 @@ def test_no_share_is_no_mixture(tmp_path):
         at_zero = digits(data={"labels": labels, "classes": [1, 2], "mixture": f"npz:{tmp_path}/none.npz"})
         assert at_zero.data.mixture_share == 0
         assert equal(subset.draw(without, 60, 1), subset.draw(at_zero, 60, 1))
-        known = datasets.describe(at_zero.data)
-        assert feasibility.usable(known, at_zero.data) == (2, 354)
-        assert feasibility.faults(at_zero, known) == feasibility.faults(without, datasets.describe(without.data))
+        facts = datasets.describe(at_zero.data)
+        assert feasibility.usable(facts, at_zero.data) == (2, 354)
+        assert feasibility.faults(at_zero, facts) == feasibility.faults(without, datasets.describe(without.data))
 
 
 def test_the_whole_share_is_the_second_source_alone():
@@ -535,15 +535,15 @@ def test_sizes_of_a_mixture_end_where_a_source_is_exhausted(tmp_path, share, ava
     """30 images and 10 of the second source; classes of the two make no multiples."""
     first = written(tmp_path, "a.npz", 30, labels=[0, 1, 2] * 10)
     setup = mixture_of(first, written(tmp_path, "b.npz", 10), share)
-    known = datasets.describe(setup.data)
-    assert feasibility.usable(known, setup.data) == (1, available)
+    facts = datasets.describe(setup.data)
+    assert feasibility.usable(facts, setup.data) == (1, available)
     for n in (1, available):
         drawn = subset.draw(setup, n, 0)
         assert len(drawn.images) == n == len(set(drawn.indices.tolist()))
     with pytest.raises(SettingsError, match=f"n = {available + 1}: must be at most {available}, the largest subset"):
         subset.draw(setup, available + 1, 0)
     searched = Setup.model_validate(setup.model_dump() | {"search": {"rule": "grid", "grid": [7, available + 1]}})
-    (line,) = (str(fault) for fault in feasibility.faults(searched, known) if fault.key.startswith("search."))
+    (line,) = (str(fault) for fault in feasibility.faults(searched, facts) if fault.key.startswith("search."))
     assert line.startswith(f"search.grid = [7, {available + 1}]: must be at most {available}")
 
 

@@ -223,7 +223,7 @@ MISFITS = {"one": {"arms": {"good": {}}}, "two": {"arms": {"fits": {}, "not": {"
 
 
 def test_values_that_do_not_fit_the_base_are_faults_of_selected_studies_alone():
-    """A base setting may be changed for one study without the others, which nobody asked for, in the way."""
+    """A base setting may be changed for one study even if other studies, which are not selected, do not allow it."""
     content = config(studies=MISFITS, search={"n_min": 200}, run=["one"])
     one, two = read(content).studies
     (line,) = map(str, two.faults)
@@ -236,13 +236,13 @@ def test_values_that_do_not_fit_the_base_are_faults_of_selected_studies_alone():
         read(content, asked=["two"])
 
 
-@pytest.mark.parametrize("place", ["base", "arms"])
+@pytest.mark.parametrize("part", ["base", "arms"])
 @pytest.mark.parametrize("name", ["search.strat", "search"])
-def test_misnamed_settings_of_any_study_are_faults(place, name):
+def test_misnamed_settings_of_any_study_are_faults(part, name):
     content = {"base": {}, "arms": {"a": {}}}
-    (content["arms"]["a"] if place == "arms" else content["base"])[name] = 150
+    (content["arms"]["a"] if part == "arms" else content["base"])[name] = 150
     (line,) = faults(config(studies={"one": {"arms": {"good": {}}}, "two": content}, run=["one"]))
-    assert line.startswith(f"studies.two.{'arms.a' if place == 'arms' else place}: {name}: ")
+    assert line.startswith(f"studies.two.{'arms.a' if part == 'arms' else part}: {name}: ")
 
 
 def test_a_study_whose_base_does_not_fit_has_no_arms():

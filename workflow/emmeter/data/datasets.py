@@ -15,7 +15,7 @@ from emmeter.data.defects import compare, damaged, shared_shape
 from emmeter.data.feasibility import selection_faults
 from emmeter.data.images import Facts, Images, channels_first, downscale, parts
 from emmeter.data.named import NAMED, read_digits, read_torchvision
-from emmeter.data.own import folder_files, npz_facts, of_classes
+from emmeter.data.own import folder_files, npz_facts, used_positions
 from emmeter.errors import DataError, SettingsError
 from emmeter.files.npz import read_arrays
 from emmeter.settings.sections import Data
@@ -48,7 +48,7 @@ def _describe(data: Data) -> Facts:
         counts = None if labels is None else tuple(np.bincount(labels).tolist())
     elif kind == "folder":
         files, labels = folder_files(own_path(data.source))
-        first = files[min(of_classes(labels, data), default=0)]
+        first = files[min(used_positions(labels, data), default=0)]
         shape, images = pictures.square(first, pictures.head(first), data.fit), len(files)
         counts = None if labels is None else tuple(np.bincount(labels).tolist())
     else:

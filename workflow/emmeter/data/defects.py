@@ -7,7 +7,7 @@ from pathlib import Path
 from emmeter.data import pictures
 from emmeter.data.images import parts
 from emmeter.data.inventory import Inventory, inventory
-from emmeter.data.own import folder_files, of_classes
+from emmeter.data.own import folder_files, used_positions
 from emmeter.data.pictures import Shape
 from emmeter.errors import DataError, Fault, lines
 from emmeter.settings.sections import Data
@@ -27,7 +27,7 @@ def damaged(data: Data) -> list[str]:
         except DataError as error:
             messages += error.lines
             continue
-        paths = [files[i] for i in of_classes(labels, part) or range(len(files))]
+        paths = [files[i] for i in used_positions(labels, part) or range(len(files))]
         faults = _head_faults(paths, pictures.heads(paths), part)
         for index in set(range(len(paths))) - set(faults):
             try:
@@ -54,7 +54,7 @@ def image_faults(data: Data, inventories: dict[str, Inventory]) -> list[Fault]:
             messages = lines(error)
         else:
             inventories[part.source] = held
-            chosen = of_classes(held.labels, part) or range(len(held.files))
+            chosen = used_positions(held.labels, part) or range(len(held.files))
             files, heads = [held.files[i] for i in chosen], [held.heads[i] for i in chosen]
             messages = _first(part.source, _head_faults(files, heads, part))
         faults += [Fault(key, repr(part.source), message) for message in messages]
@@ -62,7 +62,7 @@ def image_faults(data: Data, inventories: dict[str, Inventory]) -> list[Fault]:
 
 
 def _head_faults(files: Sequence[Path], heads: Sequence[Shape | DataError], data: Data) -> dict[int, str]:
-    """What the heads show to be wrong, by the position of the image; at -1, what is wrong with all images."""
+    """Faults that the heads show, by the position of the image; at -1, a fault of all images together."""
     faults: dict[int, str] = {}
     squares: dict[int, Shape] = {}
     for index, (path, head) in enumerate(zip(files, heads, strict=True)):

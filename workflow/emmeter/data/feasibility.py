@@ -1,4 +1,4 @@
-"""What a data set decides and rules out: sizes of subsets, values that are left to it, and impossible settings.
+"""Consequences of a data set: sizes of subsets, values that are left to it, and settings that it makes impossible.
 
 All of this is computed from the settings, the facts of the data set and, if its images were compared, their copies.
 `emmeter.data.survey` reads these from the data.
@@ -211,7 +211,7 @@ def too_equal(setup: Setup, facts: Facts, copies: Sequence[Copies | None]) -> li
 
 
 def _used(copies: Copies | None, data: Data, facts: Facts) -> tuple[np.ndarray, np.ndarray | None]:
-    """Of the used images: their group of equal ones, and their labels or None; both int64 (n,)."""
+    """Groups of equal images among the used ones, and their labels or None; both int64 (n,)."""
     if copies is None:  # all differ, so their order does not matter: as if stored class by class
         counts = facts.class_counts
         return np.arange(facts.images), None if counts is None else np.repeat(np.arange(len(counts)), counts)

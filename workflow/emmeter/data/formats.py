@@ -83,7 +83,7 @@ def kind(start: bytes) -> str | None:
 
 
 def refusal(start: bytes) -> str:
-    """Why Pillow does not open a file with these first bytes, and what to do."""
+    """The line about a file that Pillow does not open, from its first bytes: what is wrong, and what to do."""
     if not start:
         return "is empty"
     if (name := kind(start)) in FORMATS:

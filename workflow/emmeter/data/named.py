@@ -29,7 +29,7 @@ class Named:
     files: str = ""
     """File or folder below data.root that torchvision reads; empty for the digits."""
     note: str = ""
-    """How to obtain `files` by hand."""
+    """Instructions to obtain `files` by hand."""
 
 
 _IDX = "/raw/train-images-idx3-ubyte"

@@ -123,7 +123,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def of_classes(labels: np.ndarray | None, data: Data) -> list[int]:
+def used_positions(labels: np.ndarray | None, data: Data) -> list[int]:
     """Positions of the images of the used classes, given the labels of all images; [] without labels or classes."""
     if labels is None or data.classes is None:
         return []

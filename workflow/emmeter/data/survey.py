@@ -42,7 +42,7 @@ class Survey:
     looks: dict[str, signature.Look] = field(default_factory=dict)
     """By data settings as JSON."""
     inventories: dict[str, inventory.Inventory] = field(default_factory=dict)
-    """Of the user's own data, by source."""
+    """Contents of the user's own data, by source."""
     signed: dict[str, signature.Own] = field(default_factory=dict)
     """Signatures of the user's own images, by source."""
 

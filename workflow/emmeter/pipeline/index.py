@@ -43,7 +43,7 @@ class Index:
     arm_keys: dict[str, list[str]] = field(default_factory=dict)
     """`repeating` of each study that was asked for."""
     searches: dict[str, tuple[Scores, Trail]] = field(default_factory=dict)
-    """Where the search of each emm key stood when it was last replayed."""
+    """Scores and state of the search of each emm key, when it was last replayed."""
     priors: dict[tuple[str, ...], Prior | None] = field(default_factory=dict)
     """Scatter by the emm keys that it was fitted to."""
     impossible: dict[str, list[Fault]] = field(default_factory=dict)
@@ -141,18 +141,18 @@ class Index:
         return any(map(is_own, self.setups[stage, stage_key].data.sources))
 
     def why(self, studies: Iterable[str]) -> list[Fault]:
-        """Why studies cannot run: each different fault once, with its first arm and the number of further ones."""
+        """Faults that keep studies from running, each once, with its first arm and the number of further ones."""
         faults = [fault for study in studies for fault in self.impossible.get(study, [])]
         places = _grouped((replace(fault, where=""), fault.where) for fault in faults)
         return [replace(fault, where=where) for fault, where in places.items()]
 
     def notices(self, studies: Iterable[str]) -> list[str]:
-        """What the user should know about studies before they run: one line each, with arms as in `why`."""
+        """Lines that the user should see before studies run, each once, with arms as in `why`."""
         lines = [(line, where) for study in studies for where, line in self.noticed.get(study, [])]
         return [f"{where}: {line}" if where else line for line, where in _grouped(lines).items()]
 
     def faults(self, studies: Iterable[str]) -> list[Fault]:
-        """Why studies cannot run, as `why`, and what is wrong with the user's own images that they use.
+        """Faults that keep studies from running, as `why`, and those of the user's own images that they use.
 
         Reads the head of every image, once for all arms: too slow for every start of the workflow.
         """

@@ -365,7 +365,7 @@ def _gpus(value: object) -> object:
 
 
 class Execution(Section):
-    """Where and how jobs run.  Nothing here changes a result beyond rounding, so nothing here enters a key."""
+    """Devices, threads and timing of jobs.  Nothing here changes a result beyond rounding or enters a key."""
 
     device: Literal["auto", "cpu", "cuda"] = Field(
         default="auto", description="Device of trainings and samplings. `auto`: a GPU if there is one."

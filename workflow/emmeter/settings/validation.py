@@ -80,7 +80,7 @@ def _faults(model: type[BaseModel], details: Mapping[str, Any]) -> Iterator[Faul
 
 
 def _rule(details: Mapping[str, Any]) -> str:
-    """What is allowed, in our words."""
+    """The rule that a value breaks, in our words."""
     rule = details["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
     if details["type"] == "literal_error" and isinstance(details["input"], str):
         near = difflib.get_close_matches(details["input"], re.findall(r"'([^']*)'", rule), 1)
