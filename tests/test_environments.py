@@ -6,12 +6,15 @@ import json
 import re
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
-from emmeter.settings.configuration import json_schema
+from emmeter.settings.reference import page
+from emmeter.settings.written import json_schema
 
 ROOT = Path(__file__).parents[1]
 
@@ -43,11 +46,11 @@ STARTED = {"report": {"snakemake"}}  # by a stage as a program of its own
 
 def imported(module: str, seen: set[str]) -> set[str]:
     """Top-level modules that a module of the package imports, anywhere in it or in those that it imports."""
-    found: set[str] = set()
+    modules: set[str] = set()
     path = ROOT / "workflow" / module.replace(".", "/")
     file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
     if module in seen or not file.is_file():  # the latter: a name of a module, not a module
-        return found
+        return modules
     seen.add(module)
     for node in ast.walk(ast.parse(file.read_text())):
         names = []
@@ -57,8 +60,8 @@ def imported(module: str, seen: set[str]) -> set[str]:
             names = [node.module, *(f"{node.module}.{name.name}" for name in node.names)]
         for name in names:
             top = name.partition(".")[0]
-            found |= imported(name, seen) if top == "emmeter" else {top}
-    return found - sys.stdlib_module_names - {"emmeter"}
+            modules |= imported(name, seen) if top == "emmeter" else {top}
+    return modules - sys.stdlib_module_names - {"emmeter"}
 
 
 STAGES = {
@@ -98,6 +101,38 @@ def test_every_direct_dependency_is_pinned():
 def test_schema_for_editors_is_up_to_date():
     """To renew: `uv run emm schema workflow/schemas/config.schema.json`."""
     assert json.loads((ROOT / "workflow/schemas/config.schema.json").read_text()) == json_schema()
+
+
+def test_page_of_settings_is_up_to_date():
+    """To renew: `uv run python -m emmeter.settings.reference > docs/settings.md`."""
+    assert (ROOT / "docs/settings.md").read_text() == page()
+
+
+def fields(node: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+    """All keys of a JSON schema with their schemas."""
+    if isinstance(node, dict):
+        for name, value in node.get("properties", {}).items():
+            yield name, value
+        for value in node.values():
+            yield from fields(value)
+
+
+def test_every_setting_has_a_description():
+    """Sections, which are references, are described by their own docstrings."""
+    bare = [name for name, value in fields(json_schema()) if "$ref" not in value and not value.get("description")]
+    assert bare == []
+
+
+def test_the_page_states_types_ranges_and_defaults():
+    rows = [line.strip("| ").split(" | ") for line in page().splitlines() if line.startswith("| `")]
+    table = {key.strip("`"): (kind, default) for key, kind, default, *_ in rows}
+    assert table["network.channels"] == ("whole number from 4 to 4096, divisible by 2", "`128`")
+    assert table["search.n_max"] == ("whole number from 2, or `null`", "`50000`")
+    assert table["scoring.threshold"] == ("number above 0, below 1", "`1/3`")
+    assert table["training.snapshots"] == ("list of 1 to 256 numbers above 0, up to 1", "`[0.25, 0.5, 0.75, 1.0]`")
+    assert table["training.lr_ramp"] == ("span", "`200 epochs`")
+    assert table["data.fit"] == ("`crop`, `pad`, or `null`", "`null`")
+    assert table["arms"][1] == "required"
 
 
 def test_no_machine_paths_or_addresses_of_mirrors_are_in_the_project_file():

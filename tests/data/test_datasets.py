@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from emmeter.data import datasets, feasibility, inventory, named, pictures
+from emmeter.data import datasets, defects, feasibility, inventory, named, pictures
 from emmeter.errors import DataError, SettingsError
 from emmeter.settings.sections import Data
 
@@ -45,8 +45,12 @@ def refused(data: Data, *words: object) -> None:
         assert str(word) in message
 
 
+def image_faults(data: Data, inventories: dict[str, inventory.Inventory]) -> list[str]:
+    return [str(fault) for fault in defects.image_faults(data, inventories)]
+
+
 def selected(data: Data) -> list[str]:
-    return feasibility.selection_faults(data, datasets.describe(data))
+    return [str(fault) for fault in feasibility.selection_faults(data, datasets.describe(data))]
 
 
 # -- digits
@@ -346,12 +350,12 @@ def test_npz_truncated_or_flipped(tmp_path):
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 10**6), st.integers(0, 255), st.booleans())
-def test_no_damage_escapes_as_another_error(tmp_path_factory, place, value, compressed):
+def test_no_damage_escapes_as_another_error(tmp_path_factory, position, value, compressed):
     path = tmp_path_factory.mktemp("fuzz") / "a.npz"
     arrays = {"images": pixels(6, 4, 4), "labels": np.arange(6) % 2}
     (np.savez_compressed if compressed else np.savez)(path, **arrays)
     content = bytearray(path.read_bytes())
-    content[place % len(content)] = value
+    content[position % len(content)] = value
     path.write_bytes(content)
     try:
         loaded = datasets.load(Data(source=f"npz:{path}"))
@@ -447,12 +451,12 @@ def bomb(path: Path) -> None:
     [
         ("x.png", lambda p: write(p, image_of("P"), transparency=3), "found mode P with transparency"),
         ("x.png", lambda p: write(p, image_of("RGBA")), "found mode RGBA"),
-        ("x.tif", lambda p: write(p, image_of("F")), "found 32 bits a channel"),
+        ("x.tif", lambda p: write(p, image_of("F")), "found 32 bits per channel"),
         ("x.tif", lambda p: write(p, image_of("LAB")), "found mode LAB"),
         ("x.png", lambda p: write(p, image_of("LA")), "found mode LA"),
         ("x.png", lambda p: write(p, image_of("RGB"), transparency=(1, 2, 3)), "mode RGB with transparency"),
-        ("x.png", lambda p: write(p, pixels(6, 6).astype(np.uint16)), "found 16 bits a channel"),
-        ("x.png", lambda p: p.write_bytes(png16()), "found 16 bits a channel"),
+        ("x.png", lambda p: write(p, pixels(6, 6).astype(np.uint16)), "found 16 bits per channel"),
+        ("x.png", lambda p: p.write_bytes(png16()), "found 16 bits per channel"),
         ("x.jpg", lambda p: write(p, image_of("CMYK")), "found mode CMYK"),
         ("x.png", lambda p: write(p, image_of("L")), "has shape (C, H, W) = (1, 6, 6), but others have (3, 6, 6)"),
         ("x.png", lambda p: write(p, pixels(7, 7, 3)), "has shape (C, H, W) = (3, 7, 7)"),
@@ -600,7 +604,7 @@ def test_all_faulty_images_are_named_at_once_whichever_is_first(tmp_path, first)
         make(tmp_path / f"{index + 10 * (first > 0)}{name}")
     for index in range(5):
         write(tmp_path / f"{index + (not first) * 20:02}.png", pixels(6, 6, 3, seed=index))
-    lines = inventory.image_faults(folder(tmp_path), {})
+    lines = image_faults(folder(tmp_path), {})
     assert len(lines) == 6 and all(line.startswith(f"data.source = 'folder:{tmp_path}': {tmp_path}/") for line in lines)
     with pytest.raises(DataError) as failure:
         datasets.load(folder(tmp_path))
@@ -617,7 +621,7 @@ def test_damage_behind_the_head_is_named_with_all_other_faults(tmp_path):
         if index in (1, 3):
             path.write_bytes(path.read_bytes()[:2000])
     write(tmp_path / "2.png", pixels(32, 32))
-    assert len(inventory.image_faults(folder(tmp_path), {})) == 1
+    assert len(image_faults(folder(tmp_path), {})) == 1
     with pytest.raises(DataError) as failure:
         datasets.load(folder(tmp_path))
     lines = str(failure.value).splitlines()
@@ -632,7 +636,7 @@ def test_of_very_many_faulty_images_the_first_are_named(tmp_path):
     for index in range(50):
         write(tmp_path / f"{index}.png", pixels(6, 6, 1 if index % 2 else 3).squeeze())
     write(tmp_path / "x.png", pixels(6, 6))
-    lines = inventory.image_faults(folder(tmp_path), {})
+    lines = image_faults(folder(tmp_path), {})
     assert len(lines) == 21 and "/0.png: has shape (C, H, W) = (3, 6, 6), but others have (1, 6, 6)" in lines[0]
     assert lines[-1].endswith(": and 5 more")
 
@@ -642,9 +646,9 @@ def test_a_folder_is_looked_at_once_and_unused_classes_may_be_faulty(tmp_path, m
         write(tmp_path / name / "1.png", pixels(8, 8))
     (tmp_path / "b" / "1.png").write_bytes(b"not an image")
     looked: dict[str, inventory.Inventory] = {}
-    assert len(inventory.image_faults(folder(tmp_path), looked)) == 1
+    assert len(image_faults(folder(tmp_path), looked)) == 1
     monkeypatch.setattr(pictures, "heads", None)
-    assert inventory.image_faults(folder(tmp_path).model_copy(update={"classes": [2, 0]}), looked) == []
+    assert image_faults(folder(tmp_path).model_copy(update={"classes": [2, 0]}), looked) == []
     assert datasets.load(folder(tmp_path).model_copy(update={"classes": [2, 0]})).labels.tolist() == [1, 0]
 
 
@@ -667,12 +671,12 @@ def test_both_sources_of_a_mixture_are_looked_at(tmp_path):
         update={"mixture": f"folder:{tmp_path / 'two'}", "mixture_share": 0.5, "held_out": 0}
     )
     looked: dict[str, inventory.Inventory] = {}
-    assert [line.partition(" = ")[0] for line in inventory.image_faults(data, looked)] == [
+    assert [line.partition(" = ")[0] for line in image_faults(data, looked)] == [
         "data.source",
         "data.mixture",
     ]
     assert [held.unnamed for held in looked.values()] == [["b"], ["b"]]
-    assert inventory.image_faults(data.model_copy(update={"mixture": "folder:gone"}), looked)[1].startswith(
+    assert image_faults(data.model_copy(update={"mixture": "folder:gone"}), looked)[1].startswith(
         "data.mixture = 'folder:gone': gone: cannot be read as a folder"
     )
 
@@ -691,16 +695,16 @@ def test_pictures_of_any_size_are_made_square_then_downscaled(tmp_path, fit):
         write(tmp_path / f"{index}.png", pixels(*shape, seed=index))
     data = fitted(tmp_path, fit=fit, resolution=8)
     facts, loaded = datasets.describe(data), datasets.load(data)
-    assert selected(data) == [] and inventory.image_faults(data, {}) == []
+    assert selected(data) == [] and image_faults(data, {}) == []
     assert loaded.images.shape == (4, *facts.shape) == (4, 3, 8, 8)
-    for index, ((height, width, _), found) in enumerate(zip(shapes, loaded.images, strict=True)):
+    for index, ((height, width, _), square) in enumerate(zip(shapes, loaded.images, strict=True)):
         image = Image.fromarray(pixels(*shapes[index], seed=index))
         side = min(height, width) if fit == "crop" else max(height, width)
         left, top = (width - side) // 2, (height - side) // 2
         if fit == "pad":
             left, top = -((side - width) // 2), -((side - height) // 2)
         box = image.crop((left, top, left + side, top + side))  # black outside
-        assert np.array_equal(found.transpose(1, 2, 0), np.asarray(box.resize((8, 8), Image.Resampling.LANCZOS)))
+        assert np.array_equal(square.transpose(1, 2, 0), np.asarray(box.resize((8, 8), Image.Resampling.LANCZOS)))
 
 
 def test_turned_pictures_are_made_square_as_they_are_shown(tmp_path):
@@ -717,9 +721,9 @@ def test_turned_pictures_are_made_square_as_they_are_shown(tmp_path):
 def test_sizes_that_differ_need_a_resolution(tmp_path):
     for index, shape in enumerate([(12, 20, 3), (33, 15, 3), (10, 10, 3)]):
         write(tmp_path / f"{index}.png", pixels(*shape))
-    (line,) = inventory.image_faults(fitted(tmp_path, fit="crop"), {})
-    assert line.endswith("holds squares of 10 to 15 pixels a side; set data.resolution")
-    refused(fitted(tmp_path, fit="pad"), "holds squares of 10 to 33 pixels a side; set data.resolution")
+    (line,) = image_faults(fitted(tmp_path, fit="crop"), {})
+    assert line.endswith("holds squares with sides of 10 to 15 pixels; set data.resolution")
+    refused(fitted(tmp_path, fit="pad"), "holds squares with sides of 10 to 33 pixels; set data.resolution")
     (tmp_path / "1.png").unlink()
     (tmp_path / "2.png").unlink()
     assert datasets.load(fitted(tmp_path, fit="crop")).images.shape == (1, 3, 12, 12)
@@ -730,14 +734,14 @@ def test_pictures_that_are_too_small_are_named(tmp_path, order):
     for index, shape in enumerate([(12, 20, 3), (33, 7, 3), (10, 10, 3), (4, 4, 3)][::order]):
         write(tmp_path / f"{index}.png", pixels(*shape))
     data = fitted(tmp_path, fit="crop", resolution=8)
-    lines = inventory.image_faults(data, {})
+    lines = image_faults(data, {})
     assert selected(data) == [] and len(lines) == 2
     assert any("has 7 x 33 pixels, too few for data.resolution = 8" in line for line in lines)
     assert any("has 4 x 4 pixels, too few" in line for line in lines)
     with pytest.raises(DataError) as failure:
         datasets.load(data)
     assert len(str(failure.value).splitlines()) == 2
-    assert len(inventory.image_faults(data.model_copy(update={"fit": "pad"}), {})) == 1
+    assert len(image_faults(data.model_copy(update={"fit": "pad"}), {})) == 1
 
 
 @pytest.mark.parametrize("stored", [(4, 6, 9), (4, 6, 9, 3), (4, 3, 6, 9), (4, 6, 9, 1), (4, 1, 9, 6), (4, 9, 6, 3)])
@@ -745,9 +749,9 @@ def test_arrays_are_made_square_too(tmp_path, stored):
     data = npz(tmp_path / "a.npz", images=pixels(*stored))
     refused(data, "'images' must be square with 1 or 3 channels")
     for fit, side in (("crop", 6), ("pad", 9)):
-        one = data.model_copy(update={"fit": fit})
-        loaded = datasets.load(one)
-        assert loaded.images.shape == (4, *datasets.describe(one).shape) and loaded.images.shape[2:] == (side, side)
+        framed = data.model_copy(update={"fit": fit})
+        loaded = datasets.load(framed)
+        assert loaded.images.shape == (4, *datasets.describe(framed).shape) and loaded.images.shape[2:] == (side, side)
     small = datasets.load(data.model_copy(update={"fit": "crop", "resolution": 3}))
     assert small.images.shape[2:] == (3, 3)
     assert "must be at most 6" in selected(data.model_copy(update={"fit": "crop", "resolution": 8}))[0]

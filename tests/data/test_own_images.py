@@ -18,13 +18,13 @@ TEMPLATE = ROOT / "config" / "own_images.yaml"
 
 
 def write(folder: Path, count: int, side: int, channels: int, classes: int) -> None:
-    """Images of random pixels, in one folder, or in turn in one folder a class."""
+    """Images of random pixels, in one folder, or in turn in one folder per class."""
     rng = np.random.default_rng(0)
     for i in range(count):
-        place = folder / f"class{i % classes}" if classes else folder
-        place.mkdir(parents=True, exist_ok=True)
+        target = folder / f"class{i % classes}" if classes else folder
+        target.mkdir(parents=True, exist_ok=True)
         pixels = rng.integers(0, 256, (side, side, channels)[: 2 + (channels == 3)], dtype=np.uint8)
-        Image.fromarray(pixels).save(place / f"{i}.png")
+        Image.fromarray(pixels).save(target / f"{i}.png")
 
 
 def indexed(folder: Path, images: str = "folder:images") -> Index:
@@ -49,9 +49,9 @@ def indexed(folder: Path, images: str = "folder:images") -> Index:
 def test_the_template_works_as_it_is(tmp_path, monkeypatch, count, side, channels, classes):
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "images", count, side, channels, classes)
-    found = indexed(tmp_path)
-    study = found.study("conditioning")
-    assert found.settings.selected == ["conditioning"]
+    index = indexed(tmp_path)
+    study = index.study("conditioning")
+    assert index.settings.selected == ["conditioning"]
     assert [arm.name for arm in study.arms] == ["unconditional", "random-labels", "unique-labels"]
     for arm in study.arms:
         assert arm.setup.network.attention == [4]
@@ -59,27 +59,27 @@ def test_the_template_works_as_it_is(tmp_path, monkeypatch, count, side, channel
         assert ends(arm.setup.search, 1, count) == (4, count)
         assert arm.setup.search.start <= count
         assert 0.05 < arm.setup.diffusion.sigma_data < 1  # of random pixels, which shrinking makes more alike
-    told = [] if side == 8 else [f"folder:images: images of {side}x{side} pixels are used at 8x8"]
-    assert found.notices(["conditioning"]) == told
+    notices = [] if side == 8 else [f"folder:images: images of {side}x{side} pixels are used at 8x8"]
+    assert index.notices(["conditioning"]) == notices
 
 
 def test_larger_networks_and_true_labels_work_with_it(tmp_path, monkeypatch):
-    """What its comments tell to change."""
+    """The changes that its comments suggest."""
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "images", 60, 32, 3, 4)
     text = yaml.safe_load(TEMPLATE.read_text())
     text["data"] |= {"resolution": None, "balanced": True}
     text["studies"]["conditioning"]["without"] = []
     (tmp_path / "own.yaml").write_text(yaml.safe_dump(text))
-    found = index_of(read(load([tmp_path / "own.yaml"], ROOT)), tmp_path / "results")
-    runs = [arm.setup for arm in found.study("conditioning").arms]
+    index = index_of(read(load([tmp_path / "own.yaml"], ROOT)), tmp_path / "results")
+    runs = [arm.setup for arm in index.study("conditioning").arms]
     assert [setup.data.labels for setup in runs] == ["none", "true", "random-10", "unique"]
     assert {setup.network.attention[0] for setup in runs if setup.network.attention} == {16}
     assert {setup.search.n_max for setup in runs} == {60}
-    assert found.notices(["conditioning"]) == []
+    assert index.notices(["conditioning"]) == []
 
 
-def test_a_sigma_data_of_other_images_is_told(tmp_path, monkeypatch):
+def test_a_sigma_data_of_other_images_is_a_notice(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "images", 60, 8, 1, 0)
     (tmp_path / "own.yaml").write_text(
@@ -93,8 +93,8 @@ def test_a_measured_sigma_data_needs_images_that_are_here(tmp_path, monkeypatch)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SettingsError, match=r"diffusion\.sigma_data = None: cannot be measured before the images are"):
         indexed(tmp_path, "cifar10")
-    found = index_of(read(load([tmp_path / "own.yaml"], ROOT)), tmp_path / "results", data_needed=False)  # to plan
-    assert found.settings.base.diffusion.sigma_data == 0.5
+    index = index_of(read(load([tmp_path / "own.yaml"], ROOT)), tmp_path / "results", data_needed=False)  # to plan
+    assert index.settings.base.diffusion.sigma_data == 0.5
 
 
 def test_images_that_are_not_there_are_one_line(tmp_path, monkeypatch):

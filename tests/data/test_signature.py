@@ -18,7 +18,7 @@ from emmeter.settings.sections import Data
 
 def write(path: Path, value: int, side: int = 4) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.full((side, side), value, np.uint8)).save(path, format="BMP")  # of one size, whatever its pixels
+    Image.fromarray(np.full((side, side), value, np.uint8)).save(path, format="BMP")  # all files have one size
 
 
 @pytest.fixture
@@ -195,7 +195,7 @@ def test_a_file_that_is_no_npz_is_named(tmp_path, cache):
         signature.sign(f"npz:{tmp_path / 'text.npz'}", cache)
 
 
-# A home that is not known
+# Unknown home folders
 
 
 @pytest.mark.parametrize("text", ["~nobody-of-that-name/photos", "~nobody-of-that-name"])
@@ -215,13 +215,13 @@ def test_a_home(monkeypatch):
 
 def test_a_look_is_remembered_with_the_content(photos, cache, monkeypatch):
     data = Data(source=f"folder:{photos}")
-    found = signature.look(data, "one", cache)
+    look = signature.look(data, "one", cache)
     values = np.repeat([0.0, 10.0, 20.0, 30.0], 16)
-    assert found.sigma_data == float(f"{values.std() / 127.5:.2g}")
-    assert found.copies is None
+    assert look.sigma_data == float(f"{values.std() / 127.5:.2g}")
+    assert look.copies is None
     monkeypatch.setattr(signature.datasets, "load", None)
-    assert signature.look(data, "one", cache) == found
-    assert signature.look(data.model_copy(update={"classes": [1]}), "one", cache) == found  # of all images
+    assert signature.look(data, "one", cache) == look
+    assert signature.look(data.model_copy(update={"classes": [1]}), "one", cache) == look  # of all images
     with pytest.raises(TypeError):
         signature.look(data, "two", cache)
 

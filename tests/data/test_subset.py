@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from emmeter import command
 from emmeter.data import datasets, feasibility, ordering, subset
-from emmeter.data.images import Copies, Facts
+from emmeter.data.images import Facts
 from emmeter.errors import DataError, SettingsError
 from emmeter.settings.sections import Data, Setup
 from emmeter.stages import subset as subset_stage
@@ -31,7 +31,7 @@ def digits(**overrides) -> Setup:
 
 
 def faults(setup: Setup) -> list[str]:
-    return feasibility.faults(setup, datasets.describe(setup.data))
+    return [str(fault) for fault in feasibility.faults(setup, datasets.describe(setup.data))]
 
 
 LABELS = st.lists(st.integers(0, 4), min_size=5, max_size=60).map(
@@ -98,8 +98,8 @@ def test_first_is_file_order_in_every_replicate():
 def test_a_class_is_drawn_alike_whatever_other_classes_are_used():
     few = subset.draw(digits(data={"classes": [3, 8]}), 40, 1)
     many = subset.draw(digits(data={"classes": [8, 0, 3]}), 60, 1)
-    for one, other in ((0, 2), (1, 0)):
-        assert np.array_equal(few.indices[one::2], many.indices[other::3])
+    for first, other in ((0, 2), (1, 0)):
+        assert np.array_equal(few.indices[first::2], many.indices[other::3])
 
 
 @pytest.mark.parametrize("balanced", [True, False])
@@ -194,17 +194,17 @@ def test_label_modes():
 
 
 def test_random_labels_belong_to_the_stored_image():
-    """An image keeps its label whatever the size, the classes and the place in the subset (held out too)."""
-    known: dict[int, int] = {}
+    """An image keeps its label for every size, selection of classes and position in the subset (held out too)."""
+    seen: dict[int, int] = {}
     for overrides, n in (({}, 100), ({}, 1000), ({"classes": [4, 1]}, 50), ({"balanced": False}, 700)):
         drawn = subset.draw(digits(data={"labels": "random-50", **overrides}), n, 0)
         for index, label in zip(drawn.indices.tolist(), drawn.labels.tolist(), strict=True):
-            assert known.setdefault(index, label) == label
+            assert seen.setdefault(index, label) == label
     everything = datasets.load(Data(source="digits"))
     where = {image.tobytes(): i for i, image in enumerate(everything.images)}
     drawn = subset.draw(digits(data={"labels": "random-50"}), 100, 0)
     for image, label in zip(drawn.held_out, drawn.held_out_labels.tolist(), strict=True):
-        assert known.setdefault(where[image.tobytes()], label) == label
+        assert seen.setdefault(where[image.tobytes()], label) == label
 
 
 def test_random_labels_are_uniform_and_differ_between_replicates():
@@ -232,89 +232,11 @@ def test_digits_hold_no_duplicates():
     assert np.array_equal(subset.draw(digits(), 1740, 0).groups, np.arange(1740))
 
 
-# -- what is usable, and faults
-
-
-def facts(counts=(5, 7), side=8, images=None) -> Facts:
-    shape = (1, side, side)
-    return Facts(sum(counts) if counts else images, shape, counts, shape, counts)
-
-
-@pytest.mark.parametrize(
-    ("known", "balanced", "expected"),
-    [
-        (facts(), True, (2, 10)),
-        (facts(), False, (1, 12)),
-        (facts(None, images=9), True, (1, 9)),
-        (facts((4,)), True, (1, 4)),
-    ],
-)
-def test_usable(known, balanced, expected):
-    assert feasibility.usable(known, Data(source="digits", balanced=balanced)) == expected
-
-
-def test_no_fault():
-    assert faults(digits()) == []
-    assert faults(digits(search={"rule": "grid", "grid": [10, 1740], "n_max": 50_000})) == []  # the rule ignores n_max
-    assert faults(digits(network={"attention": []})) == []
-
-
-@pytest.mark.parametrize(
-    ("overrides", "words"),
-    [
-        (
-            {"search": {"n_max": 1741}},
-            "search.n_max = 1741: must be at most 1740, the largest subset of digits (10 classes",
-        ),
-        ({"search": {"n_min": 1800, "start": 1801, "n_max": 1802}}, "search.n_min = 1800: must be at most 1740"),
-        ({"search": {"n_min": 1800, "start": 1801, "n_max": 1802}}, "search.start = 1801: must be at most 1740"),
-        (
-            {"search": {"n_min": 11, "start": 12, "n_max": 19}},
-            "fewer than two multiples of 10, the number of classes, lie between",
-        ),
-        ({"search": {"n_min": 20, "start": 25, "n_max": 29}}, "search.n_max = 29: fewer than two multiples of 10"),
-        ({"search": {"rule": "grid", "grid": [15, 20]}}, "search.grid = [15, 20]: sizes must be multiples of 10"),
-        ({"search": {"rule": "grid", "grid": [20, 2000]}}, "search.grid = [20, 2000]: must be at most 1740"),
-        (
-            {"data": {"balanced": False}, "search": {"n_max": 1798}},
-            "must be at most 1797, the largest subset of digits",
-        ),
-        ({"data": {"classes": [1, 10]}}, "data.classes = [1, 10]: must be among 0 to 9"),
-        ({"data": {"classes": [1, 1]}}, "data.classes = [1, 1]: must name at least one class, and none twice"),
-        ({"data": {"classes": [1, 2]}}, "search.n_max = 1740: must be at most 354"),
-        ({"data": {"resolution": 16}}, "data.resolution = 16: must be at most 8"),
-        ({"data": {"resolution": 6}}, "3 levels need a data.resolution divisible by 4, which 6 is not"),
-        ({"network": {"multipliers": [1, 1, 1, 1, 1]}}, "network.multipliers = [1, 1, 1, 1, 1]: 5 levels need"),
-        (
-            {"network": {"attention": [4, 16]}},
-            "network.attention = [4, 16]: no level has resolution 16; allowed: 8, 4, 2",
-        ),
-    ],
-)
-def test_faults(overrides, words):
-    found = faults(digits(**overrides))
-    assert any(words in line for line in found), found
-    assert not any("\n" in line for line in found)
-
-
-def test_network_is_not_checked_for_the_optimum():
-    setup = digits(network={"attention": [16], "multipliers": [1] * 6}, diffusion={"denoiser": "optimum"})
-    assert faults(setup) == []
-
-
-def test_true_labels_need_labels(tmp_path):
-    np.savez(tmp_path / "a.npz", images=np.zeros((1000, 8, 8), np.uint8))
-    setup = digits(data={"source": f"npz:{tmp_path}/a.npz", "labels": "true"}, search={"n_max": 500})
-    assert faults(setup) == [f"data.labels = 'true': {setup.data.source} has no labels; use none, unique or random-K"]
-    with pytest.raises(SettingsError, match="has no labels"):
-        subset.draw(setup, 10, 0)
-
-
 # -- files and stage
 
 
-def equal(one: subset.Subset, other: subset.Subset) -> bool:
-    return all(np.array_equal(value, getattr(other, name)) for name, value in vars(one).items())
+def equal(first: subset.Subset, other: subset.Subset) -> bool:
+    return all(np.array_equal(value, getattr(other, name)) for name, value in vars(first).items())
 
 
 def test_saved_and_loaded(tmp_path):
@@ -450,14 +372,14 @@ HUNDREDTHS = st.integers(0, 100).map(lambda percent: Fraction(percent, 100))
 def test_every_start_of_a_mixture_has_the_share(first, second, over, under, seed):
     share = min(Fraction(over, under), Fraction(1))
     random = np.random.default_rng(seed)
-    one, other = random.permutation(first), random.permutation(second)
-    ranked = ordering.mixed(one, other, share)
+    front, other = random.permutation(first), random.permutation(second)
+    ranked = ordering.mixed(front, other, share)
     assert ranked.dtype == np.int64
     for n in range(len(ranked) + 1):
         assert (ranked[:n] >= first).sum() == math.floor(n * share)
     chosen = ranked >= first  # each source in its own order, none twice
     assert np.array_equal(ranked[chosen], other[: chosen.sum()] + first)
-    assert np.array_equal(ranked[~chosen], one[: (~chosen).sum()])
+    assert np.array_equal(ranked[~chosen], front[: (~chosen).sum()])
     longer = len(ranked) + 1  # one more would exhaust a source
     assert math.floor(longer * share) > second or longer - math.floor(longer * share) > first
 
@@ -467,10 +389,9 @@ def test_available_sizes_of_a_mixture_can_all_be_drawn(first, second, share):
     """And the share is kept beyond them at most until one more image of either source."""
     ranked = ordering.mixed(np.arange(first), np.arange(second), share)
     data = Data(source="digits", mixture="digits", mixture_share=float(share))
-    known = (
-        replace(facts(None, images=first), second=facts(None, images=second)) if share else facts(None, images=first)
-    )
-    multiple, available = feasibility.usable(known, data)
+    facts = Facts(first, (1, 8, 8), None, (1, 8, 8), None)
+    facts = replace(facts, second=replace(facts, images=second)) if share else facts
+    multiple, available = feasibility.usable(facts, data)
     assert multiple == 1
     assert available <= len(ranked)
     if share:
@@ -518,8 +439,8 @@ def test_shares_of_many_digits_do_not_overflow(share):
 
 @settings(max_examples=15, deadline=None)
 @given(st.integers(1, 183), st.integers(1, 183), st.integers(0, 3), st.sampled_from(["0.2", "0.5", "0.8", "1/3", "1"]))
-def test_mixtures_are_nested_and_have_their_share(one, other, replicate, share):
-    small, large = sorted((one, other))
+def test_mixtures_are_nested_and_have_their_share(first, other, replicate, share):
+    small, large = sorted((first, other))
     setup = digits(data=DIGIT_MIXTURE | {"mixture_share": share, "held_out": 20})
     inner, outer = subset.draw(setup, small, replicate), subset.draw(setup, large, replicate)
     for field in ("images", "labels", "indices", "groups"):
@@ -558,9 +479,9 @@ def test_no_share_is_no_mixture(tmp_path):
         at_zero = digits(data={"labels": labels, "classes": [1, 2], "mixture": f"npz:{tmp_path}/none.npz"})
         assert at_zero.data.mixture_share == 0
         assert equal(subset.draw(without, 60, 1), subset.draw(at_zero, 60, 1))
-        known = datasets.describe(at_zero.data)
-        assert feasibility.usable(known, at_zero.data) == (2, 354)
-        assert feasibility.faults(at_zero, known) == feasibility.faults(without, datasets.describe(without.data))
+        facts = datasets.describe(at_zero.data)
+        assert feasibility.usable(facts, at_zero.data) == (2, 354)
+        assert feasibility.faults(at_zero, facts) == feasibility.faults(without, datasets.describe(without.data))
 
 
 def test_the_whole_share_is_the_second_source_alone():
@@ -614,15 +535,15 @@ def test_sizes_of_a_mixture_end_where_a_source_is_exhausted(tmp_path, share, ava
     """30 images and 10 of the second source; classes of the two make no multiples."""
     first = written(tmp_path, "a.npz", 30, labels=[0, 1, 2] * 10)
     setup = mixture_of(first, written(tmp_path, "b.npz", 10), share)
-    known = datasets.describe(setup.data)
-    assert feasibility.usable(known, setup.data) == (1, available)
+    facts = datasets.describe(setup.data)
+    assert feasibility.usable(facts, setup.data) == (1, available)
     for n in (1, available):
         drawn = subset.draw(setup, n, 0)
         assert len(drawn.images) == n == len(set(drawn.indices.tolist()))
     with pytest.raises(SettingsError, match=f"n = {available + 1}: must be at most {available}, the largest subset"):
         subset.draw(setup, available + 1, 0)
     searched = Setup.model_validate(setup.model_dump() | {"search": {"rule": "grid", "grid": [7, available + 1]}})
-    (line,) = (line for line in feasibility.faults(searched, known) if line.startswith("search."))
+    (line,) = (str(fault) for fault in feasibility.faults(searched, facts) if fault.key.startswith("search."))
     assert line.startswith(f"search.grid = [7, {available + 1}]: must be at most {available}")
 
 
@@ -673,130 +594,6 @@ def test_a_second_source_that_is_missing_is_named(tmp_path):
     run = mixture_of(written(tmp_path, "a.npz", 9), f"npz:{tmp_path}/none.npz", 0.5)
     with pytest.raises(DataError, match=r"none\.npz: cannot be read"):
         subset.draw(run, 4, 0)
-
-
-# -- what the data decide
-
-
-def test_what_is_left_to_the_data_is_decided():
-    setup = Setup.model_validate({"network": {"attention": None}, "search": {"n_max": None, "n_min": 2, "start": 30}})
-    fitted = feasibility.fitted(setup, facts((7, 9), side=16))
-    assert fitted.network.attention == [8]
-    assert (fitted.search.n_max, fitted.search.start) == (14, 14)  # balanced
-    free = setup.model_copy(update={"data": setup.data.model_copy(update={"balanced": False})})
-    assert feasibility.fitted(free, facts((7, 9))).search.n_max == 16
-    one_level = Setup.model_validate({"network": {"attention": None, "multipliers": [1]}})
-    assert feasibility.fitted(one_level, facts()).network.attention == []
-    given = Setup()
-    assert feasibility.fitted(given, facts()) == given
-
-
-@pytest.mark.parametrize(("side", "levels"), [(8, 2), (32, 3), (16, 3), (28, 2), (64, 4), (9, 1)])
-def test_the_attention_that_is_chosen_is_one_of_the_network(side, levels):
-    run = Setup.model_validate({"network": {"attention": None, "multipliers": [1] * levels}, "search": SMALL})
-    known = facts(side=side)
-    assert feasibility.faults(feasibility.fitted(run, known), known) == []
-
-
-# -- bounds that class balance moves
-
-
-@pytest.mark.parametrize(
-    ("search", "balanced", "told"),
-    [
-        ({"n_min": 5, "start": 5, "n_max": 645}, True, "search.n_min = 5 becomes 10, search.start = 5 becomes 10, "),
-        ({"n_min": 5, "start": 20, "n_max": 640}, True, "search.n_min = 5 becomes 10: "),
-        ({"n_min": 10, "start": 25, "n_max": 645}, True, "search.n_max = 645 becomes 640: "),
-        ({"n_min": 10, "start": 25, "n_max": 640}, True, ""),  # the start is a hint
-        ({"n_min": 5, "start": 5, "n_max": 645}, False, ""),
-        ({"rule": "grid", "grid": [10], "n_min": 5, "start": 5, "n_max": 645}, True, ""),
-    ],
-)
-def test_bounds_that_class_balance_moves_are_told(search, balanced, told):
-    setup = digits(search=search, data={"balanced": balanced})
-    lines = feasibility.rounded(setup, datasets.describe(setup.data))
-    assert len(lines) == bool(told)
-    assert not told or (lines[0].startswith(told) and "multiples of the 10 classes" in lines[0])
-
-
-# -- equal images
-
-
-def alike(same: list[int], labels: list[int] | None = None) -> Copies:
-    return Copies(np.array(same), None if labels is None else np.array(labels))
-
-
-def too_equal(copies: Copies | None, search: dict[str, object], **data: object) -> list[str]:
-    """The line about a file of images which are equal as `copies` says."""
-    count = 40 if copies is None else len(copies.same)
-    labels = None if copies is None else copies.labels
-    counts = None if labels is None else tuple(np.bincount(labels).tolist())
-    setup = Setup.model_validate({"data": {"source": "npz:a.npz"} | data, "search": SMALL | search})
-    used = counts if counts is None or setup.data.classes is None else tuple(counts[c] for c in setup.data.classes)
-    known = Facts(sum(used) if used else count, (1, 8, 8), used, (1, 8, 8), counts)
-    return feasibility.too_equal(setup, known, [copies])
-
-
-def test_different_images_are_no_fault():
-    assert too_equal(None, {}) == []
-    assert too_equal(alike([0, 0, *range(2, 12)]), {"n_min": 3, "start": 3}) == []  # a third image always differs
-
-
-@pytest.mark.parametrize("data", [{}, {"balanced": False}, {"classes": [1]}])
-def test_images_that_are_all_the_same_are_told(data):
-    (line,) = too_equal(alike([0] * 20, [0] * 10 + [1] * 10), {}, **data)
-    assert line.startswith("data.source = 'npz:a.npz': its ")
-    assert "all the same" in line
-
-
-def test_a_class_of_one_image_is_told_where_it_is_used_alone():
-    copies = alike([*range(10), *[10] * 10], [0] * 10 + [1] * 10)
-    assert too_equal(copies, {}) == []
-    assert too_equal(copies, {}, classes=[0]) == []
-    (line,) = too_equal(copies, {}, classes=[1])
-    assert "its 10 images are all the same" in line
-    (notice,) = feasibility.of_one_image(Data(source="npz:a.npz"), copies)
-    assert notice == "npz:a.npz: class 1 holds copies of one image only"
-    assert feasibility.of_one_image(Data(source="npz:a.npz", classes=[0]), copies) == []
-
-
-@pytest.mark.parametrize("search", [{}, {"rule": "grid", "grid": [2, 4]}])
-def test_a_subset_that_would_hold_copies_of_one_image_is_told(search):
-    """The first images of each replicate, as they will be drawn."""
-    copies = alike([0] * 8 + [8, 9])
-    (line,) = too_equal(copies, search, draw="first")
-    name = "grid" if search else "n_min"
-    assert line == (
-        "data.source = 'npz:a.npz': replicate 0 would begin with 2 copies of one image; "
-        f"search.{name} from 9 on is large enough"
-    )
-    assert too_equal(copies, {"n_min": 9, "start": 9}, draw="first") == []
-
-
-def test_what_is_told_is_what_is_drawn(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    images = np.zeros((12, 8, 8), np.uint8)
-    images[9:] = np.arange(1, 4)[:, None, None]
-    np.savez("a.npz", images=images)
-    setup = Setup.model_validate(
-        {"data": {"source": "npz:a.npz"}, "search": SMALL | {"rule": "grid", "grid": [2], "replicates": 20}}
-    )
-    copies = alike([0] * 9 + [9, 10, 11])
-    drawn = [not subset.draw(setup, 2, replicate).groups.any() for replicate in range(20)]
-    (line,) = feasibility.too_equal(setup, datasets.describe(setup.data), [copies])
-    assert f"replicate {drawn.index(True)} would" in line
-
-
-def test_a_mixture_is_looked_at_as_a_whole(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    np.savez("a.npz", images=np.zeros((12, 8, 8), np.uint8))
-    mixed = {"source": "npz:a.npz", "mixture": "digits", "mixture_share": 0.5}
-    setup = Setup.model_validate({"data": mixed, "search": SMALL})
-    known = datasets.describe(setup.data)
-    assert feasibility.too_equal(setup, known, [alike([0] * 12), None]) == []  # every second image is a digit
-    less = setup.model_copy(update={"data": setup.data.model_copy(update={"mixture_share": 0.1})})
-    (line,) = feasibility.too_equal(less, datasets.describe(less.data), [alike([0] * 12), None])
-    assert "search.n_min from " in line
 
 
 def test_a_subset_without_two_different_images_stops_before_its_training(tmp_path, monkeypatch, capsys):

@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from emmeter.measure.outcome import Count, RunId, logit
@@ -124,10 +124,7 @@ def test_ladder(n_min, span, steps, multiple, available):
     n_max = math.ceil(n_min * span)
     search = Search(n_min=n_min, n_max=n_max, start=n_min, steps_per_octave=steps)
     admissible = range(math.ceil(n_min / multiple) * multiple, min(n_max, available) + 1, multiple)
-    if len(admissible) < 2:
-        with pytest.raises(ValueError, match=r"search\.n_min = \d+, search\.n_max = \d+: .*two multiples of"):
-            ladder(search, multiple, available)
-        return
+    assume(len(admissible) >= 2)  # the contract of `ladder`
     sizes = ladder(search, multiple, available)
     assert sizes == sorted(set(sizes))
     assert set(sizes) <= set(admissible)
@@ -143,12 +140,9 @@ def test_ladder_keeps_its_sizes_when_bounds_move():
     assert set(narrow[1:-1]) <= set(wide)  # all but the bounds themselves
 
 
-def test_grid_sizes_must_be_admissible():
+def test_the_ladder_of_a_grid_is_the_grid():
     search = Search(rule="grid", grid=[500, 1000, 2000])
     assert ladder(search, 10, 50_000) == [500, 1000, 2000]
-    for multiple, available in ((300, 50_000), (10, 1500)):
-        with pytest.raises(ValueError, match=r"search\.grid = .*must be a multiple of"):
-            ladder(search, multiple, available)
 
 
 def test_count():

@@ -1,4 +1,4 @@
-"""The index: which scores are still asked for, and what all finished arms tell of the scatter of runs."""
+"""The index: scores that are still missing, and the scatter of runs that all finished arms show."""
 
 import math
 from pathlib import Path
@@ -51,7 +51,7 @@ def test_scores_are_pending_until_the_searches_end(index):
     finish(index, "first")
     assert index.pending(["first"]) == []
     assert len(index.pending(["second"])) == 1
-    # A run that is told once tells nothing of the scatter: nobody waits for it.
+    # An arm without repeated runs shows no scatter, so nothing waits for it.
     assert index.pending(["once"]) == []
 
 
@@ -59,18 +59,18 @@ def test_the_prior_is_that_of_all_finished_arms_each_once(index):
     finish(index, "first")
     early = index.prior()
     finish(index, "second")
-    known = {}
+    arms = {}
     for study in index.settings.studies[:2]:
         for arm in study.arms:
             scores = index.scores(key("emm", arm.setup))
             trail = replay(arm.setup.search, index.sizes[key("emm", arm.setup)], scores)
             assert trail.finished
-            known[scores.key] = (trail, {run: scores[run] for run in trail.confirm})
-    assert len(known) == 3
-    own = [one for trail, counts in known.values() if (one := scatter.own(trail, counts)) is not None]
+            arms[scores.key] = (trail, {run: scores[run] for run in trail.confirm})
+    assert len(arms) == 3
+    own = [estimate for trail, counts in arms.values() if (estimate := scatter.own(trail, counts)) is not None]
     assert index.prior() == scatter.fit(own)
     assert early is not None and index.prior() != early
-    # Another start finds the same, whatever was asked for first.
+    # Another start gives the same prior, for any order of questions.
     assert index_of(read(CONTENT), index.results).prior() == index.prior()
 
 

@@ -83,9 +83,9 @@ RELATIVE: list[tuple[dict[str, Any], str, str, Any]] = [
 @pytest.mark.parametrize(("base", "key", "text", "expected"), RELATIVE, ids=[f"{k} {t}" for _, k, t, _ in RELATIVE])
 def test_relative_values_compute_with_the_base(base, key, text, expected):
     before = copy.deepcopy(base)
-    found = lookup(read_setup(override(base, {key: text})), key)
-    assert found == expected
-    assert type(found) is type(expected)
+    value = lookup(read_setup(override(base, {key: text})), key)
+    assert value == expected
+    assert type(value) is type(expected)
     assert base == before
 
 
@@ -103,8 +103,8 @@ def test_whole_numbers_come_out_whole_or_are_refused(size, over, under):
 @given(st.integers(100, 10**6), st.integers(1, 50), st.integers(1, 50))
 def test_sizes_of_the_search_are_rounded_to_the_nearest(size, over, under):
     base = {"search": {"n_min": 2, "n_max": 10**9, "start": size}}
-    found = value_of(base, search__start=f"times {over}/{under}")
-    assert abs(found - Fraction(size * over, under)) <= Fraction(1, 2)
+    value = value_of(base, search__start=f"times {over}/{under}")
+    assert abs(value - Fraction(size * over, under)) <= Fraction(1, 2)
 
 
 @given(
@@ -114,11 +114,11 @@ def test_sizes_of_the_search_are_rounded_to_the_nearest(size, over, under):
     st.integers(1, 10**6),
 )
 def test_spans_are_multiplied_and_still_spans(amount, unit, over, under):
-    found = Span.parse(
+    span = Span.parse(
         value_of({"training": {"lr_ramp": f"{amount} {unit}"}}, training__lr_ramp=f"times {over}/{under}")
     )
-    assert found.unit == unit
-    assert found.amount == pytest.approx(float(Fraction(amount) * over / under), rel=1e-13)
+    assert span.unit == unit
+    assert span.amount == pytest.approx(float(Fraction(amount) * over / under), rel=1e-13)
 
 
 @pytest.mark.parametrize("amount", [1e-7, 1e16, 123456.5])
@@ -131,8 +131,8 @@ def test_relative_values_of_arms_start_from_the_base_of_their_study():
         {"x1": {}, "x3": {"training.learning_rate": "times 3", "network.blocks": "add 1"}},
         base={"training.learning_rate": "times 2", "network.blocks": "add 2"},
     )
-    one, three = read(content | {"training": {"learning_rate": 1e-3}}).studies[0].arms
-    assert (one.setup.training.learning_rate, one.setup.network.blocks) == (2e-3, 4)
+    two, three = read(content | {"training": {"learning_rate": 1e-3}}).studies[0].arms
+    assert (two.setup.training.learning_rate, two.setup.network.blocks) == (2e-3, 4)
     assert (three.setup.training.learning_rate, three.setup.network.blocks) == (6e-3, 5)
 
 
@@ -273,14 +273,14 @@ def project(folder: Path, *overlays: str, studies: str = "", own: str = "", **ot
 
 
 def test_later_files_win_key_by_key(tmp_path):
-    found = project(
+    merged = project(
         tmp_path,
         "network: {blocks: 3}\nsampling: {images: 7}",
         "network: {attention: [4]}\nsampling: null\nseed: {x: 1}",
         studies="studies: {s: {title: one, arms: {a: {seed: 1}, b: {seed: 2}}}}",
         own="seed: 1\nnetwork: {blocks: 2, channels: 8, attention: [16, 8]}\nstudies: {s: {arms: {b: {seed: 3}}}}",
     )
-    assert found == {
+    assert merged == {
         "studies": {"s": {"title": "one", "arms": {"a": {"seed": 1}, "b": {"seed": 3}}}},
         "seed": {"x": 1},
         "network": {"blocks": 3, "channels": 8, "attention": [4]},  # lists are replaced as a whole
@@ -437,7 +437,7 @@ def test_bad_findings_are_one_line_each(finding, start, hint):
     assert hint in line
 
 
-# One place, one spelling
+# One spelling per path
 
 
 @pytest.fixture
@@ -506,8 +506,8 @@ def test_every_spelling_has_the_key_of_the_plain_one(here):
 
 def test_relative_values_of_what_is_left_to_the_data():
     left = {"network": {"attention": None}, "search": {"n_max": None}, "diffusion": {"sigma_data": None}}
-    (one,) = read(left | study(arms={"a": {"network.attention": "times 1/2"}})).studies
-    assert (one.faults, one.arms[0].setup.network.attention) == ([], None)  # chosen for the arm's own images
+    (decided,) = read(left | study(arms={"a": {"network.attention": "times 1/2"}})).studies
+    assert (decided.faults, decided.arms[0].setup.network.attention) == ([], None)  # chosen for the arm's own images
     (line,) = faults(left | study(arms={"a": {"search.n_max": "times 1/2"}}))
     assert line.endswith("needs a number to compute with; the base value is None")
     (line,) = faults({"search": {"n_max": None, "n_min": 50, "start": 20}} | study())
@@ -528,32 +528,34 @@ def catalogue(request) -> Settings:
 
 def test_every_overlay_keeps_all_studies(catalogue):
     named = list(yaml.safe_load((ROOT / FILES[0]).read_text())["studies"])
-    assert [one.name for one in catalogue.studies] == named
+    assert [study.name for study in catalogue.studies] == named
     assert "conditioning" in catalogue.selected
 
 
 def test_every_study_cites_a_source_and_varies_its_factor(catalogue):
-    for one in catalogue.studies:
-        assert one.source, one.name
-        assert one.title != one.name
-        values = [lookup(arm.setup, one.factor) for arm in one.arms]
-        assert not any(isinstance(value, BaseModel) for value in values), f"{one.name}: a section is no factor"
-        assert len(set(map(repr, values))) > 1 or len(one.arms) == 1, one.name
-        assert len({arm.setup.model_dump_json() for arm in one.arms}) == len(one.arms), f"{one.name}: arms are alike"
+    for study in catalogue.studies:
+        assert study.source, study.name
+        assert study.title != study.name
+        values = [lookup(arm.setup, study.factor) for arm in study.arms]
+        assert not any(isinstance(value, BaseModel) for value in values), f"{study.name}: a section is no factor"
+        assert len(set(map(repr, values))) > 1 or len(study.arms) == 1, study.name
+        assert len({arm.setup.model_dump_json() for arm in study.arms}) == len(study.arms), (
+            f"{study.name}: arms are alike"
+        )
 
 
 def test_every_selected_arm_fits_its_data(catalogue):
     """As the workflow checks before it starts; facts of named data sets are known without their files."""
     if is_own(catalogue.base.data.source):
         pytest.skip("test_own_images has images for it")
-    chosen = [one for one in catalogue.studies if one.name in catalogue.selected]
-    found = {
-        (one.name, arm.name): lines
-        for one in chosen
-        for arm in one.arms
+    chosen = [study for study in catalogue.studies if study.name in catalogue.selected]
+    faults = {
+        (study.name, arm.name): lines
+        for study in chosen
+        for arm in study.arms
         if (lines := feasibility.faults(arm.setup, datasets.describe(arm.setup.data)))
     }
-    assert found == {}
+    assert faults == {}
 
 
 def test_a_missing_overlay_is_one_line(tmp_path):

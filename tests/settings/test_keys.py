@@ -1,4 +1,4 @@
-"""Keys: frozen for known settings, shared by settings that mean the same, changed by exactly what they depend on."""
+"""Keys: frozen for these settings, shared by settings that mean the same, changed by exactly what they depend on."""
 
 import json
 from pathlib import Path
@@ -21,18 +21,18 @@ def keys(content: dict[str, Any]) -> dict[str, str]:
 
 def changed(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     """The stages whose key differs."""
-    one, two = keys(before), keys(after)
-    return [stage for stage in STAGES if one[stage] != two[stage]]
+    first, second = keys(before), keys(after)
+    return [stage for stage in STAGES if first[stage] != second[stage]]
 
 
-def merged(one: dict[str, Any], two: dict[str, Any]) -> dict[str, Any]:
-    result = {section: dict(values) if isinstance(values, dict) else values for section, values in one.items()}
-    for section, values in two.items():
+def merged(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+    result = {section: dict(values) if isinstance(values, dict) else values for section, values in first.items()}
+    for section, values in second.items():
         result[section] = result.get(section, {}) | values if isinstance(values, dict) else values
     return result
 
 
-# Frozen: a change here makes everybody's results anew.  Only a deliberate one is right.
+# Frozen: a change here makes all results of all users again.  Only a deliberate change is right.
 
 FROZEN: list[tuple[dict[str, Any], list[str]]] = [
     ({}, ["dc9a6758ab", "b745f53232", "bb9b4fd04c", "21eda8a43d", "5c42c2becd"]),
@@ -170,7 +170,7 @@ def test_settings_without_effect_change_no_key(dotted, beside):
 
 
 @pytest.mark.parametrize(
-    ("one", "two"),
+    ("first", "second"),
     [
         ({}, {"network": {"embedding": "positional"}}),
         ({"network": {"architecture": "ncsnpp"}}, {"network": {"architecture": "ncsnpp", "embedding": "fourier"}}),
@@ -188,8 +188,8 @@ def test_settings_without_effect_change_no_key(dotted, beside):
         ),
     ],
 )
-def test_settings_that_mean_the_same_share_keys(one, two):
-    assert changed(one, two) == []
+def test_settings_that_mean_the_same_share_keys(first, second):
+    assert changed(first, second) == []
 
 
 def test_sampled_decay_decides_from_sampling_on():

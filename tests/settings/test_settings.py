@@ -9,11 +9,12 @@ import yaml
 from pydantic import ValidationError
 
 from emmeter.errors import SettingsError
-from emmeter.settings.configuration import RULES, json_schema, load, ordered, read
+from emmeter.settings.configuration import RULES, load, ordered, read
 from emmeter.settings.sections import Setup
 from emmeter.settings.studies import Settings
 from emmeter.settings.types import Span
 from emmeter.settings.validation import lookup, read_setup
+from emmeter.settings.written import json_schema
 
 ROOT = Path(__file__).parents[2]
 
@@ -30,7 +31,7 @@ def with_arm(overrides: dict[str, Any], **sections: Any) -> dict[str, Any]:
 def faults(content: Any) -> list[str]:
     with pytest.raises(SettingsError) as error:
         read(content)
-    return str(error.value).splitlines()
+    return error.value.lines
 
 
 # What is refused: section, key, value, start of the line, part of the hint
@@ -222,32 +223,35 @@ MISFITS = {"one": {"arms": {"good": {}}}, "two": {"arms": {"fits": {}, "not": {"
 
 
 def test_values_that_do_not_fit_the_base_are_faults_of_selected_studies_alone():
-    """A base setting may be changed for one study without the others, which nobody asked for, in the way."""
+    """A base setting may be changed for one study even if other studies, which are not selected, do not allow it."""
     content = config(studies=MISFITS, search={"n_min": 200}, run=["one"])
     one, two = read(content).studies
-    (line,) = two.faults
+    (line,) = map(str, two.faults)
     assert line.startswith("studies.two.arms.not: search.start = 150: must lie between n_min = 200")
     assert ([arm.name for arm in two.arms], one.faults) == (["fits"], [])
     assert faults(content | {"run": ["two"]}) == faults(content | {"run": "all"}) == [line]
     assert all(not study.faults for study in read(content | {"search": {}}).studies)
-    assert read(content | {"run": "all"}, asked=["one"]).studies[1].faults == [line]
+    assert [str(fault) for fault in read(content | {"run": "all"}, asked=["one"]).studies[1].faults] == [line]
     with pytest.raises(SettingsError, match=r"studies\.two\.arms\.not"):
         read(content, asked=["two"])
 
 
-@pytest.mark.parametrize("place", ["base", "arms"])
+@pytest.mark.parametrize("part", ["base", "arms"])
 @pytest.mark.parametrize("name", ["search.strat", "search"])
-def test_misnamed_settings_of_any_study_are_faults(place, name):
+def test_misnamed_settings_of_any_study_are_faults(part, name):
     content = {"base": {}, "arms": {"a": {}}}
-    (content["arms"]["a"] if place == "arms" else content["base"])[name] = 150
+    (content["arms"]["a"] if part == "arms" else content["base"])[name] = 150
     (line,) = faults(config(studies={"one": {"arms": {"good": {}}}, "two": content}, run=["one"]))
-    assert line.startswith(f"studies.two.{'arms.a' if place == 'arms' else place}: {name}: ")
+    assert line.startswith(f"studies.two.{'arms.a' if part == 'arms' else part}: {name}: ")
 
 
 def test_a_study_whose_base_does_not_fit_has_no_arms():
     study = {"base": {"network.blocks": "times 1/3"}, "arms": {"a": {}}}
     _, two = read(config(studies={"one": {"arms": {"good": {}}}, "two": study}, run=["one"])).studies
-    assert (two.arms, [line.split(" = ")[0] for line in two.faults]) == ([], ["studies.two.base: network.blocks"])
+    assert (two.arms, [(fault.where, fault.key) for fault in two.faults]) == (
+        [],
+        [("studies.two.base", "network.blocks")],
+    )
 
 
 def test_arms_are_the_base_with_overrides():

@@ -80,5 +80,5 @@ def test_an_arm_of_every_study_trains_and_is_scored(study):
     images = generate(denoise, latents, levels, 4, torch.device("cpu")).numpy()
     assert images.shape == (4, *drawn.images.shape[1:])
     search = mirrored_neighbours if setup.scoring.mirrored else neighbours
-    found = search(images, drawn.images, drawn.groups, 2)
-    assert (np.diff(found.squared, axis=1) >= 0).all()
+    nearest = search(images, drawn.images, drawn.groups, 2)
+    assert (np.diff(nearest.squared, axis=1) >= 0).all()

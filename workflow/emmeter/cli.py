@@ -54,7 +54,7 @@ def check(args: argparse.Namespace) -> None:
             raise SettingsError(*faults)
         gpus.devices(settings.execution)
     except SettingsError as error:  # there may be many
-        print("\n".join(f"error: {line}" for line in str(error).splitlines()), file=sys.stderr)
+        print("\n".join(f"error: {line}" for line in error.lines), file=sys.stderr)
         sys.exit(1)
     reasons = {study.name: index.faults([study.name]) for study in settings.studies}
     print("".join(f"{line}\n" for line in index.portraits(reasons)), end="")
@@ -79,7 +79,7 @@ def plan(args: argparse.Namespace) -> None:
 
 def schema(args: argparse.Namespace) -> None:
     """Write the JSON schema of the configuration."""
-    from emmeter.settings.configuration import json_schema
+    from emmeter.settings.written import json_schema
 
     write_text(args.output, json.dumps(json_schema(), indent=1) + "\n")
 

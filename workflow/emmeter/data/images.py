@@ -1,5 +1,4 @@
-"""A data set in one form, uint8 (n, C, H, W) with square images and C = 1 or 3, and its facts before pixels are
-read."""
+"""A data set as uint8 (n, C, H, W) with square images and C = 1 or 3, and its facts before pixels are read."""
 
 import hashlib
 from dataclasses import dataclass
@@ -13,37 +12,57 @@ from emmeter.settings.sections import Data
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of a data set before its pixels are read."""
+    """Numbers and shapes of a data set, known before its pixels are read."""
 
-    images: int  # of the used classes
-    shape: Shape  # of one image after data.fit and downscaling
-    class_counts: tuple[int, ...] | None  # images of each used class, in the order of data.classes; None: no labels
-    stored_shape: Shape  # before downscaling; of a folder whose images differ in size, that of the first
-    stored_counts: tuple[int, ...] | None  # of all classes
-    second: "Facts | None" = None  # of data.mixture, where it has a share; all else is of data.source
+    images: int
+    """Number of images of the used classes."""
+    shape: Shape
+    """(C, H, W) of one image after data.fit and downscaling."""
+    class_counts: tuple[int, ...] | None
+    """Images per used class, in the order of data.classes; None without labels."""
+    stored_shape: Shape
+    """(C, H, W) before downscaling.  If the images of a folder differ in size, that of the first image."""
+    stored_counts: tuple[int, ...] | None
+    """Images of all classes; None without labels."""
+    second: "Facts | None" = None
+    """Facts of data.mixture if it has a share; all other fields are about data.source."""
 
 
 @dataclass(frozen=True)
 class Images:
     """A data set after class selection and downscaling."""
 
-    images: np.ndarray  # uint8 (n, C, H, W)
-    labels: np.ndarray | None  # int64 (n,), 0 .. used classes - 1 in the order of data.classes; None: no labels
-    indices: np.ndarray  # int64 (n,), positions in the data set as stored (all classes)
-    second: "Images | None" = None  # of data.mixture, where it has a share
+    images: np.ndarray
+    """uint8 (n, C, H, W)."""
+    labels: np.ndarray | None
+    """int64 (n,), 0 to the number of used classes - 1, in the order of data.classes; None without labels."""
+    indices: np.ndarray
+    """int64 (n,), positions in the data set as stored, counted over all classes."""
+    second: "Images | None" = None
+    """Images of data.mixture if it has a share."""
 
 
-def mixture(data: Data) -> Data:
-    """The second source of a mixture, as a data set of its own."""
-    assert data.mixture is not None
-    return data.model_copy(
-        update={"source": data.mixture, "classes": data.mixture_classes, "mixture": None, "mixture_share": 0.0}
-    )
+@dataclass(frozen=True)
+class Copies:
+    """Groups of equal images in a data set that has any."""
+
+    same: np.ndarray
+    """int64 (n,), for all images as stored: the position of the first image with the same content."""
+    labels: np.ndarray | None
+    """int64 (n,), classes as stored; None without labels."""
+
+
+def parts(data: Data) -> list[Data]:
+    """The sources of a data set, each as a data set of one source: one, or the two of a mixture."""
+    alone = {"mixture": None, "mixture_share": 0.0}
+    first = data.model_copy(update=alone)
+    if not data.sources[1:]:
+        return [first]
+    return [first, data.model_copy(update=alone | {"source": data.mixture, "classes": data.mixture_classes})]
 
 
 def digest(images: Images) -> str:
-    """SHA-256 of a data set as it is used: pixels, labels and positions of all images, of a mixture's second source
-    too."""
+    """SHA-256 of a data set as it is used: pixels, labels and positions of all images, of both sources of a mixture."""
     content = hashlib.sha256()
     for array in (images.images, images.labels, images.indices):
         if array is not None:
@@ -67,20 +86,12 @@ def downscale(images: np.ndarray, side: int) -> np.ndarray:
 
 
 def channels_first(images: np.ndarray) -> np.ndarray:
-    """(N, C, H, W) for any layout.
+    """(N, C, H, W) for images of any layout: (N, H, W), (N, H, W, C) or (N, C, H, W).
 
-    The number of channels tells (N, H, W, C) from (N, C, H, W), and where both ends could be one, squareness;
-    (N, 3, 3, 3) is channels last.
+    The axis of length 1 or 3 holds the channels.  If both ends could, the square sides decide; (N, 3, 3, 3) is taken
+    as channels last.
     """
     if images.ndim == 3:
         return images[:, None]
     last = images.shape[3] in (1, 3) and (images.shape[1] == images.shape[2] or images.shape[1] not in (1, 3))
     return images.transpose(0, 3, 1, 2) if last else images
-
-
-@dataclass(frozen=True)
-class Copies:
-    """Which images of a data set are equal, where any are."""
-
-    same: np.ndarray  # int64 (n,), position of the first image with the same content, of all images as stored
-    labels: np.ndarray | None  # int64 (n,), classes as stored; None: no labels

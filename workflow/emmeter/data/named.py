@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from emmeter.data.images import channels_first, mixture
+from emmeter.data.images import channels_first, parts
 from emmeter.data.pictures import Shape
 from emmeter.errors import DataError, reason
 from emmeter.settings.sections import Data
@@ -18,13 +18,18 @@ from emmeter.settings.sources import expanded
 
 @dataclass(frozen=True)
 class Named:
-    """A data set whose facts are known without its files; `files` is what torchvision looks for under data.root."""
+    """A data set whose facts are known without its files."""
 
     shape: Shape
+    """(C, H, W) of one image."""
     counts: tuple[int, ...]
-    name: str = ""  # torchvision's class
+    """Images per class."""
+    name: str = ""
+    """Name of torchvision's class; empty for the digits."""
     files: str = ""
-    note: str = ""  # how to get `files` by hand
+    """File or folder below data.root that torchvision reads; empty for the digits."""
+    note: str = ""
+    """Instructions to obtain `files` by hand."""
 
 
 _IDX = "/raw/train-images-idx3-ubyte"
@@ -46,22 +51,30 @@ NAMED = {
 
 
 def absent(data: Data) -> str | None:
-    """How to get the files that `load` will miss (one line), or None.  Never for data.download, .npz or folders."""
-    if data.sources[1:] and (missing := absent(mixture(data))):
-        return missing
-    named = NAMED.get(data.source)
-    if named is None or not named.files or data.download or (path := _root(data) / named.files).exists():
-        return None
-    return f"{path}: not found; set data.download: true, or put there {named.note}"
+    """One line that says how to obtain the files that `load` would miss, or None if it would miss none.
+
+    None as well for sources that may be downloaded, .npz files and folders.
+    """
+    for part in reversed(parts(data)):
+        named = NAMED.get(part.source)
+        if named and named.files and not part.download and not (path := _root(part) / named.files).exists():
+            return f"{path}: not found; set data.download: true, or put there {named.note}"
+    return None
 
 
 def read_digits() -> tuple[np.ndarray, np.ndarray]:
-    """scikit-learn's 1,797 digits; 0 .. 16 becomes 0 .. 255 as floor(x * 255 / 16 + 1/2)."""
+    """scikit-learn's digits: images uint8 (1797, 1, 8, 8) and labels int64 (1797,).
+
+    The grey levels 0 .. 16 become floor(x * 255 / 16 + 1/2), 0 .. 255.
+
+    Raises:
+        DataError: scikit-learn is missing or damaged.
+    """
     spec = importlib.util.find_spec("sklearn")
     if spec is None or spec.origin is None:
         raise DataError("digits: not found; install scikit-learn, which ships them")
     path = Path(spec.origin).parent / "datasets" / "data" / "digits.csv.gz"
-    try:  # reading the file spares the second that importing scikit-learn takes
+    try:  # reading the file saves the second that importing scikit-learn takes
         with gzip.open(path, "rt", encoding="ascii") as file:
             table = np.loadtxt(file, delimiter=",").astype(np.int64)
         pixels, labels = table[:, :-1], table[:, -1]
@@ -80,6 +93,11 @@ def _root(data: Data) -> Path:
 
 
 def read_torchvision(data: Data, named: Named) -> tuple[np.ndarray, np.ndarray]:
+    """A data set of torchvision's: images uint8 (n, C, H, W) and labels int64 (n,), downloaded if data.download allows.
+
+    Raises:
+        DataError: the files are missing or damaged, hold other images, or cannot be downloaded.
+    """
     if missing := absent(data):
         raise DataError(missing)
     path = _root(data) / named.files
@@ -89,12 +107,12 @@ def read_torchvision(data: Data, named: Named) -> tuple[np.ndarray, np.ndarray]:
         if not data.download:
             raise DataError(f"{path}: damaged ({reason(error)}); delete it and set data.download: true") from None
         try:
-            with _locked(_root(data)):  # jobs that start together must not write the same files
+            with _locked(_root(data)):  # jobs that start together must not write the same files at the same time
                 images, labels = _open_torchvision(_root(data), named, download=True)
         except Exception as failure:
             raise DataError(f"{path}: download failed ({reason(failure)}); put there {named.note}") from None
-    found = tuple(np.bincount(labels, minlength=len(named.counts)).tolist())
-    if images.dtype != np.uint8 or images.shape[1:] != named.shape or found != named.counts:
+    counts = tuple(np.bincount(labels, minlength=len(named.counts)).tolist())
+    if images.dtype != np.uint8 or images.shape[1:] != named.shape or counts != named.counts:
         raise DataError(
             f"{path}: holds {len(images)} images of shape {images.shape[1:]}, expected the {sum(named.counts)} of "
             f"shape {named.shape} of {named.name}; delete it and set data.download: true"
@@ -103,7 +121,7 @@ def read_torchvision(data: Data, named: Named) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _open_torchvision(root: Path, named: Named, download: bool) -> tuple[np.ndarray, np.ndarray]:
-    from torchvision import datasets  # here, because it takes seconds and few runs need it
+    from torchvision import datasets  # not at the top, because it takes seconds and few runs need it
 
     split = {"split": "train"} if named.name == "SVHN" else {"train": True}
     opened = getattr(datasets, named.name)(str(root), download=download, **split)

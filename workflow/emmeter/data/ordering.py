@@ -6,17 +6,17 @@ import numpy as np
 
 from emmeter.settings.sections import Data
 
-# Purposes of random draws.  Part of the results: never change a number.
+# Purposes of random draws.  Results depend on these numbers: never change one.
 ORDER, LABELS = 1, 2
 
 
 def order(images_count: int, labels: np.ndarray | None, data: Data, seed: int, replicate: int) -> np.ndarray:
     """The order in which images enter subsets: int64, a permutation of 0 .. images_count - 1.
 
-    Balanced (with `labels` int64 (images_count,), 0 .. C-1): position k * C + c holds the k-th drawn image of class
-    c, until the smallest class is exhausted; the rest of the larger classes follows in the same way.  A class is
-    drawn by a permutation of its own, whatever other classes are used.  Otherwise: one permutation of all.
-    ``data.draw = first`` takes file order instead of permutations, which makes all replicates equal.
+    Balanced (with `labels` int64 (images_count,), 0 .. C-1): position k * C + c holds the k-th drawn image of class c,
+    until the smallest class is exhausted.  The rest of the larger classes follows in the same way.  Each class has its
+    own permutation, independent of the other classes used.  Not balanced: one permutation of all images.
+    ``data.draw = first`` takes the order of the files instead of permutations, which makes all replicates equal.
     """
     if labels is None or not data.balanced:
         return _drawn(np.arange(images_count), data, seed, replicate, 0)
@@ -30,19 +30,19 @@ def order(images_count: int, labels: np.ndarray | None, data: Data, seed: int, r
 
 
 def mixture_share(data: Data) -> Fraction:
-    """The share of the second source as the number that was written: 0.2 is a fifth, and 1/3 a third."""
+    """The share of the second source, exactly as it was written: 0.2 is a fifth, and 1/3 is a third."""
     exact = Fraction(str(data.mixture_share))
     return exact.limit_denominator(10**9) or exact
 
 
 def mixed(first: np.ndarray, second: np.ndarray, share: Fraction) -> np.ndarray:
-    """Two orders as one: int64 positions, those of `second` counted from len(first) on.
+    """Two orders as one: int64 positions, where those of `second` are counted from len(first) on.
 
-    Of the first n entries floor(n * share) are of the second source, for every n until one source is exhausted, so
-    that subsets are nested and each has the share.
+    Of the first n entries, floor(n * share) come from the second source, for every n until one source is exhausted.
+    Subsets are therefore nested, and each has the share.
     """
     count = np.arange(len(first) + len(second) + 1)
-    # Python's integers: no overflow, whatever the share
+    # Python's integers cannot overflow, however long the fraction
     of_second = np.array([n * share.numerator // share.denominator for n in count.tolist()], np.int64)
     usable = (of_second <= len(second)) & (count - of_second <= len(first))
     length = int(np.flatnonzero(usable)[-1])
@@ -60,8 +60,8 @@ def _drawn(members: np.ndarray, data: Data, seed: int, replicate: int, stratum: 
 
 
 def raw(purpose: int, seed: int, replicate: int, stratum: int, count: int) -> np.ndarray:
-    """uint64 (count,) uniform random integers; the first ones do not depend on `count`.
+    """Uniform random integers, uint64 (count,); a larger `count` only appends to them.
 
-    The raw stream of a bit generator is the same in every version of NumPy, which its permutations need not be.
+    The raw stream of a bit generator is the same in every version of NumPy.  Its permutations need not be.
     """
     return np.random.Philox(np.random.SeedSequence([purpose, seed, replicate, stratum])).random_raw(count)

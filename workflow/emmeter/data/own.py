@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from emmeter.data import pictures
+from emmeter.data import formats
 from emmeter.data.images import channels_first
 from emmeter.data.pictures import Shape
 from emmeter.errors import DataError
@@ -15,13 +15,17 @@ from emmeter.settings.sections import Data
 
 
 def npz_facts(path: Path, data: Data) -> tuple[Shape, np.ndarray | None, int]:
-    """Shape of one image as stored (C, H, W), labels int64 (n,) or None, and the number n of images."""
+    """Shape of one image as stored (C, H, W), labels int64 (n,) or None, and the number n of images.
+
+    Raises:
+        DataError: the file is missing, damaged or not of the documented form.
+    """
     with opened(path, ["images"]) as archive:
         shape, dtype = array_header(path, archive, "images")
         if dtype != np.uint8 or len(shape) not in (3, 4) or 0 in shape:
             allowed = "uint8 (N, H, W), (N, H, W, C) or (N, C, H, W)"
             raise DataError(f"{path}: 'images' must be {allowed}, not {dtype} {shape}")
-        _, *stored = channels_first(np.broadcast_to(np.uint8(0), shape)).shape  # a view: no memory is taken
+        _, *stored = channels_first(np.broadcast_to(np.uint8(0), shape)).shape  # a view, which takes no memory
         if stored[0] not in (1, 3) or (stored[1] != stored[2] and data.fit is None):
             raise DataError(f"{path}: 'images' must be square with 1 or 3 channels, not {shape}")
         if stored[1] != stored[2] and len(shape) == 4 and shape[1] in (1, 3) and shape[3] in (1, 3):
@@ -36,18 +40,21 @@ def npz_facts(path: Path, data: Data) -> tuple[Shape, np.ndarray | None, int]:
             raise DataError(f"{path}: 'labels' must be integers ({shape[0]},), not {label_dtype} {label_shape}")
         with archive.open("labels.npy") as file:
             labels = np.lib.format.read_array(file, allow_pickle=False)
-        # An upper bound on the classes keeps identity numbers and the like from becoming millions of empty classes.
+        # Without this upper bound, identity numbers would become millions of empty classes.
         if labels.min() < 0 or labels.max() >= shape[0]:
-            found = f"{labels.min()} .. {labels.max()}"
-            raise DataError(f"{path}: 'labels' must be 0 .. K-1 with K at most the {shape[0]} images, not {found}")
+            span = f"{labels.min()} .. {labels.max()}"
+            raise DataError(f"{path}: 'labels' must be 0 .. K-1 with K at most the {shape[0]} images, not {span}")
         return form, labels.astype(np.int64), shape[0]
 
 
 def folder_files(root: Path) -> tuple[list[Path], np.ndarray | None]:
-    """Image files of a folder in natural order of class folder and name, and their labels, or None for a flat folder.
+    """Image files of a folder in natural order of class folder and name, and their labels int64 (n,).
 
-    What is no image, by suffix and first bytes, and hidden entries are ignored; no folder below a class folder is
-    entered, so that links in a circle end in an error.  Raises DataError for a folder of another form.
+    The labels of a folder without class folders are None.  Hidden entries are ignored, and files that are no images by
+    suffix and first bytes.  Folders below a class folder are not entered, so that circular links end in an error.
+
+    Raises:
+        DataError: the folder has another form.
     """
     listed = list_folder(root)
     return listed.files, listed.labels
@@ -57,46 +64,55 @@ def folder_files(root: Path) -> tuple[list[Path], np.ndarray | None]:
 class Listing:
     """The entries of a folder of images."""
 
-    files: list[Path]  # images
-    labels: np.ndarray | None  # int64 (n,); None: no class folders
-    classes: list[str]  # names of the class folders, in the order of their numbers
-    others: list[Path]  # files that are no images
+    files: list[Path]
+    """Images."""
+    labels: np.ndarray | None
+    """int64 (n,), of the files; None without class folders."""
+    classes: list[str]
+    """Names of the class folders, in the order of their numbers."""
+    others: list[Path]
+    """Files that are no images."""
 
 
 def list_folder(root: Path) -> Listing:
+    """The entries of a folder of images, as `folder_files` reads it.
+
+    Raises:
+        DataError: the folder has another form.
+    """
     files, folders, others = _entries(root)
     if files and folders:
         raise DataError(f"{root}: must hold images or class folders, not both ({files[0].name}, {folders[0].name}/)")
     labels: list[int] = []
     for label, folder in enumerate(folders):
-        found, nested, ignored = _entries(folder)
+        images, nested, ignored = _entries(folder)
         if nested:
             raise DataError(f"{nested[0]}: a class folder must hold images only, not another folder")
-        if not found:
+        if not images:
             raise DataError(
-                f"{folder}: holds no images ({', '.join(pictures.SUFFIXES)}); remove it if it is not a class"
+                f"{folder}: holds no images ({', '.join(formats.SUFFIXES)}); remove it if it is not a class"
             )
-        files += found
-        labels += [label] * len(found)
+        files += images
+        labels += [label] * len(images)
         others += ignored
     if not files:
-        raise DataError(f"{root}: holds no images ({', '.join(pictures.SUFFIXES)}) and no class folders")
+        raise DataError(f"{root}: holds no images ({', '.join(formats.SUFFIXES)}) and no class folders")
     return Listing(files, np.array(labels, np.int64) if folders else None, [path.name for path in folders], others)
 
 
 def _entries(folder: Path) -> tuple[list[Path], list[Path], list[Path]]:
-    """Images, folders and other files of a folder, each in natural order; hidden ones are left out."""
+    """Images, folders and other files of a folder, each in natural order, without hidden entries."""
     try:
         with os.scandir(folder) as entries:
-            found = {entry.name: _is_folder(entry) for entry in entries if not entry.name.startswith(".")}
+            names = {entry.name: _is_folder(entry) for entry in entries if not entry.name.startswith(".")}
     except OSError as error:
         raise DataError(f"{folder}: cannot be read as a folder ({error.strerror})") from None
     images: list[Path] = []
     folders: list[Path] = []
     others: list[Path] = []
-    for name in sorted(found, key=pictures.natural):
+    for name in sorted(names, key=formats.natural):
         path = folder / name
-        (folders if found[name] else images if pictures.is_picture(path) else others).append(path)
+        (folders if names[name] else images if formats.is_picture(path) else others).append(path)
     return images, folders, others
 
 
@@ -107,8 +123,8 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def of_classes(labels: np.ndarray | None, data: Data) -> list[int]:
-    """Positions of the images of the used classes among those with these labels; none without labels or classes."""
+def used_positions(labels: np.ndarray | None, data: Data) -> list[int]:
+    """Positions of the images of the used classes, given the labels of all images; [] without labels or classes."""
     if labels is None or data.classes is None:
         return []
     classes = set(data.classes)

@@ -81,23 +81,12 @@ def ladder(search: "Search", multiple: int, available: int) -> list[int]:
     `available` (images in the data set), with the smallest and the largest admissible multiple.  Moving
     n_min or n_max keeps the sizes between them, so runs that exist serve again.  Rule grid: the grid.
 
-    Raises:
-        ValueError: in one line, if fewer than two sizes remain or a grid size is not admissible.
+    The search must fit the data, as `emmeter.data.feasibility.faults` checks: at least two sizes remain
+    (`ends`), and all sizes of a grid are multiples of `multiple` and at most `available`.
     """
     if search.rule == "grid":
-        for n in search.grid:
-            if n % multiple or n > available:
-                raise ValueError(
-                    f"search.grid = {list(search.grid)}: {n} must be a multiple of {multiple} (the number of classes) "
-                    f"and at most {available} (the images available)"
-                )
         return list(search.grid)
     lowest, highest = ends(search, multiple, available)
-    if lowest >= highest:
-        raise ValueError(
-            f"search.n_min = {search.n_min}, search.n_max = {search.n_max}: must leave at least two multiples of "
-            f"{multiple} (the number of classes) that are at most {available} (the images available)"
-        )
     steps = range(math.ceil(math.log2(highest) * search.steps_per_octave) + 1)
     rounded = {round(2 ** (i / search.steps_per_octave) / multiple) * multiple for i in steps}
     return sorted({n for n in rounded if lowest < n < highest} | {lowest, highest})

@@ -22,7 +22,7 @@ from emmeter.data import datasets, images, named
 from emmeter.data.images import Images
 from emmeter.data.subset import draw
 from emmeter.data.subset import load as load_subset
-from emmeter.errors import DataError, SettingsError, StageError
+from emmeter.errors import DataError, SettingsError, StageError, lines
 from emmeter.files import checksums
 from emmeter.files.layout import FILES, RECORDS, RUN_FOLDERS, SETTINGS, run_folder
 from emmeter.files.provenance import provenance
@@ -139,7 +139,7 @@ def _attempt(place: Place, done: Verified, check: Any, *arguments: Any) -> None:
     try:
         check(*arguments)
     except (DataError, StageError, SettingsError, OSError) as error:
-        done.mismatches.append("; ".join(str(error).splitlines()))
+        done.mismatches.append("; ".join(lines(error)))
     except (KeyError, TypeError, ValueError, IndexError) as error:
         done.mismatches.append(f"{place.record}: does not hold what it should ({type(error).__name__}: {error})")
 
@@ -150,7 +150,7 @@ def _settings(place: Place, done: Verified) -> Setup | None:
     try:
         setup = read_setup(yaml.safe_load(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, yaml.YAMLError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "; ".join(str(error).splitlines())
+        reason = error.strerror if isinstance(error, OSError) else "; ".join(lines(error))
         done.mismatches.append(f"{path}: cannot be read as settings ({reason})")
         return None
     if (found := key(place.stage, setup)) != place.key:
@@ -260,7 +260,7 @@ def _data(subsets: Mapping[Place, Setup], done: Verified) -> None:
         try:
             stored = _loaded(data, done)
         except (DataError, SettingsError, OSError) as error:
-            done.mismatches.append(f"data.source = {data.source!r}: {'; '.join(str(error).splitlines())}")
+            done.mismatches.append(f"data.source = {data.source!r}: {'; '.join(lines(error))}")
             continue
         if stored is None:
             done.counts["elsewhere"] += len(group)

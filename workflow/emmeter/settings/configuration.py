@@ -2,55 +2,27 @@
 
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import yaml
-from pydantic import BeforeValidator, Field
 
 from emmeter import project
-from emmeter.errors import SettingsError
+from emmeter.errors import Fault, SettingsError
 from emmeter.settings.overrides import override, replaced
-from emmeter.settings.sections import Execution, Figures, Setup
+from emmeter.settings.sections import Setup
 from emmeter.settings.sources import respelled
-from emmeter.settings.studies import Arm, Finding, Settings, Study
-from emmeter.settings.types import Section, Text
+from emmeter.settings.studies import Arm, Settings, Study
 from emmeter.settings.validation import expected, lookup, validate
+from emmeter.settings.written import ConfigText, StudyText
 
-# Rules of the workflow, beside which studies are rules of their own.
+# Rules of the workflow.  Each study is a rule too, so no study may have one of these names.
 RULES = (
     "all", "plan", "subset", "train", "sample", "score", "emm", "study", "figures", "onset_figure", "summary",
     "findings_table", "findings", "published", "report",
 )  # fmt: skip
 FILES = (Path("config/studies.yaml"), Path("config.yaml"))  # what the Snakefile loads before `fit` and overlays
-
-
-def _no_overrides(value: object) -> object:
-    return None if value == "null" else value  # text, from ``--config``
-
-
-class _StudyText(Section):
-    title: Text = ""
-    source: Text = ""
-    factor: Text = ""
-    base: dict[str, Any] = Field({})  # dotted overrides that all arms share
-    arms: Annotated[dict[str, Annotated[dict[str, Any] | None, BeforeValidator(_no_overrides)]], Field(min_length=1)]
-    without: list[str] = Field([])  # arms left out, for overlays, which can add but not remove
-    findings: dict[str, Finding] = Field({})
-
-
-def _names(value: object) -> object:
-    return [value] if isinstance(value, str) else value
-
-
-class _ConfigText(Setup):
-    """The file as it is written: `Setup` at the top level, and what is not an arm's beside it."""
-
-    execution: Execution = Execution()
-    figures: Figures = Figures()
-    studies: Annotated[dict[str, _StudyText], Field(min_length=1)]
-    fit: str | None = None  # file of how the studies differ at this scale, laid under the overlays
-    run: Annotated[list[str], BeforeValidator(_names), Field(min_length=1)] = Field(["all"])
 
 
 def load(overlays: Sequence[Path] = (), folder: Path = Path()) -> dict[str, Any]:
@@ -105,25 +77,26 @@ def read(config: Mapping[str, Any], asked: Collection[str] | None = None) -> Set
 
     Args:
         config: the nested mapping of the YAML files after overlays.
-        asked: the studies that are to be made; None: those that ``run`` selects.
+        asked: names of the studies to make.  None: those that ``run`` selects.
+
     Raises:
-        SettingsError: one line for every fault, naming the key, the value and what is allowed.  Values that do not fit
-            the base settings are a fault of studies that are to be made; others keep it in `Study.faults`.
+        SettingsError: a name or value is wrong.  Values that do not fit the base settings are faults only of the
+            studies to make; other studies keep theirs in `Study.faults`.
     """
-    text = validate(_ConfigText, config)
+    text = validate(ConfigText, config)
     names = list(text.studies)
     selected = names if text.run == ["all"] else list(dict.fromkeys(text.run))
-    faults: list[str] = []
+    faults: list[Fault] = []
     studies = []
     base = {key: config[key] for key in Setup.model_fields if config.get(key) is not None}
     for name, study in text.studies.items():
         try:
             studies.append(_study(name, study, base))
         except SettingsError as error:
-            faults += str(error).splitlines()
+            faults += error.faults
         else:
             faults += studies[-1].faults if name in (selected if asked is None else asked) else []
-    faults += [f"run = {name!r}: {expected(name, names, 'a study')}" for name in selected if name not in names]
+    faults += [Fault("run", repr(name), expected(name, names, "a study")) for name in selected if name not in names]
     if faults:
         raise SettingsError(*faults)
     return Settings(
@@ -135,7 +108,7 @@ def read(config: Mapping[str, Any], asked: Collection[str] | None = None) -> Set
     )
 
 
-def _study(name: str, text: _StudyText, base: Mapping[str, Any]) -> Study:
+def _study(name: str, text: StudyText, base: Mapping[str, Any]) -> Study:
     """A study with the arms that fit the base settings.  Raises SettingsError if anything in it is misnamed."""
     misnamed = _misnamed(name, text)
     arms, faults = _arms(name, text, base)
@@ -153,78 +126,79 @@ def _study(name: str, text: _StudyText, base: Mapping[str, Any]) -> Study:
     )
 
 
-def _arms(name: str, text: _StudyText, base: Mapping[str, Any]) -> tuple[list[Arm], list[str]]:
-    """The arms of a study, and a line for every value that does not fit the base settings."""
+def _arms(name: str, text: StudyText, base: Mapping[str, Any]) -> tuple[list[Arm], list[Fault]]:
+    """The arms of a study, and one fault per value that does not fit the base settings."""
     try:
         shared = override(base, text.base)
     except SettingsError as error:
-        return [], [f"studies.{name}.base: {line}" for line in str(error).splitlines()]
+        return [], _placed(error, f"studies.{name}.base")
     arms: list[Arm] = []
-    faults: list[str] = []
+    faults: list[Fault] = []
     for arm, overrides in text.arms.items():
         if arm in text.without:
             continue
         try:
             arms.append(Arm(name=arm, setup=_respelled(validate(Setup, override(shared, overrides or {})))))
         except SettingsError as error:
-            faults += [f"studies.{name}.arms.{arm}: {line}" for line in str(error).splitlines()]
+            faults += _placed(error, f"studies.{name}.arms.{arm}")
     return arms, faults
 
 
+def _placed(error: SettingsError, where: str) -> list[Fault]:
+    return [replace(fault, where=where) for fault in error.faults]
+
+
 def _respelled(setup: Setup) -> Setup:
-    """`setup` with the paths of its sources in one spelling, so that one place has one key."""
+    """`setup` with the paths of its sources in one spelling, so that each place has one key."""
     spelled = {name: respelled(source) for name in ("source", "mixture") if (source := getattr(setup.data, name))}
     if all(getattr(setup.data, name) == text for name, text in spelled.items()):
         return setup
     return setup.model_copy(update={"data": setup.data.model_copy(update=spelled)})
 
 
-def _misnamed(name: str, text: _StudyText) -> list[str]:
-    """A line for every name in a study that is wrong whatever the base settings are."""
-    place = f"studies.{name}"
+def _misnamed(name: str, text: StudyText) -> list[Fault]:
+    """One fault per name in a study that no base settings could make right."""
+    study, arms = f"studies.{name}", list(text.arms)
     faults = []
     if not name.isidentifier() or name in RULES:
-        faults.append(f"{place}: its name becomes a target: must be an identifier and none of {', '.join(RULES)}")
+        rule = f"its name becomes a target: must be an identifier and none of {', '.join(RULES)}"
+        faults.append(Fault(study, None, rule))
     faults += [
-        f"{place}.without = {arm!r}: {expected(arm, list(text.arms), 'an arm of the study')}"
+        Fault(f"{study}.without", repr(arm), expected(arm, arms, "an arm of the study"))
         for arm in text.without
-        if arm not in text.arms
+        if arm not in arms
     ]
-    if set(text.arms) <= set(text.without):
-        faults.append(f"{place}.without = {text.without}: leaves no arm")
-    faults += [f"{place}.base: {line}" for line in _unknown(text.base)]
+    if set(arms) <= set(text.without):
+        faults.append(Fault(f"{study}.without", str(text.without), "leaves no arm"))
+    faults += _unknown(text.base, f"{study}.base")
     for arm, overrides in text.arms.items():
         if arm in text.without:
             continue
+        where = f"{study}.arms.{arm}"
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+-]*", arm):
             rule = "a name must start with a letter or digit and hold only letters, digits and _ . + -"
-            faults.append(f"{place}.arms.{arm}: {rule}")
-        faults += [f"{place}.arms.{arm}: {line}" for line in _unknown(overrides or {})]
+            faults.append(Fault(where, None, rule))
+        faults += _unknown(overrides or {}, where)
     if text.factor:
         try:
             lookup(Setup(), text.factor)
         except SettingsError as error:
-            faults.append(f"{place}.factor: {error}")
+            faults += _placed(error, f"{study}.factor")
     for finding, claim in text.findings.items():
         faults += [
-            f"{place}.findings.{finding}.arms = {arm!r}: {expected(arm, list(text.arms), 'an arm of the study')}"
+            Fault(f"{study}.findings.{finding}.arms", repr(arm), expected(arm, arms, "an arm of the study"))
             for arm in claim.arms
-            if arm not in text.arms
+            if arm not in arms
         ]
     return faults
 
 
-def _unknown(overrides: Iterable[str]) -> list[str]:
-    """A line for every dotted name that no value can be given to."""
+def _unknown(overrides: Iterable[str], where: str) -> list[Fault]:
+    """One fault per dotted name that cannot be given a value."""
     faults = []
     for dotted in overrides:
         try:
             replaced(Setup(), dotted)
         except SettingsError as error:
-            faults.append(str(error))
+            faults += _placed(error, where)
     return faults
-
-
-def json_schema() -> dict[str, Any]:
-    """JSON schema of the configuration files, for editors."""
-    return _ConfigText.model_json_schema()

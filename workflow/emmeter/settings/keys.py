@@ -1,7 +1,7 @@
 """Keys: a hash of exactly the settings that determine a stage's output.
 
-Arms that share those settings therefore share runs, an edit reruns only what it changes, and going back to old settings
-finds old results.
+Arms that share these settings therefore share runs.  An edit reruns only what it changes, and a return to earlier
+settings finds the earlier results.
 """
 
 import hashlib
@@ -12,12 +12,12 @@ from emmeter.settings.sections import Setup
 
 Stage = Literal["subset", "train", "sample", "score", "emm"]
 
-# Raise a stage's version when its code gives other results for the same settings: its runs are then made anew.
+# Raise the version of a stage whose code gives other results for the same settings: its runs are then made again.
 VERSIONS: dict[Stage, int] = {"subset": 1, "train": 2, "sample": 1, "score": 1, "emm": 2}
 
 
 def stage_settings(stage: Stage, setup: Setup) -> dict[str, Any]:
-    """The settings that determine a stage's output, resolved: a (partial) mapping that `Setup` reads back."""
+    """The settings that determine a stage's output, resolved: a partial mapping that `Setup` reads back."""
     data = setup.data.model_dump()
     if not setup.data.mixture_share:
         data = {name: value for name, value in data.items() if not name.startswith("mixture")}
@@ -31,7 +31,7 @@ def stage_settings(stage: Stage, setup: Setup) -> dict[str, Any]:
         resolved["diffusion"] = {"denoiser": "optimum"}
     else:
         network, diffusion, training = (s.model_dump() for s in (setup.network, setup.diffusion, setup.training))
-        # One form for settings that mean the same, so that such arms share runs.
+        # Settings that mean the same take one form, so that their arms share runs.
         network["embedding"] = setup.network.embedding or (
             "fourier" if setup.network.architecture == "ncsnpp" else "positional"
         )
@@ -41,7 +41,7 @@ def stage_settings(stage: Stage, setup: Setup) -> dict[str, Any]:
             diffusion = {k: v for k, v in diffusion.items() if k not in ("sigma_data", "p_mean", "p_std")}
         if setup.training.optimizer != "sgd":
             del training["momentum"]
-        del training["gpus"]  # the same batches, whoever computes them
+        del training["gpus"]  # the batches are the same, on any number of GPUs
         if setup.training.precision == "float32":
             del training["precision"]
         if not setup.training.flip:
@@ -66,23 +66,23 @@ def stage_settings(stage: Stage, setup: Setup) -> dict[str, Any]:
 
 
 def ema_decay(setup: Setup) -> float:
-    """The EMA decay that is sampled: `sampling.ema_decay`, by default the first that training tracks."""
+    """The EMA decay that is sampled: `sampling.ema_decay`, or the first one that training tracks."""
     return setup.training.ema_decays[0] if setup.sampling.ema_decay is None else setup.sampling.ema_decay
 
 
 def key(stage: Stage, setup: Setup) -> str:
     """Ten hexadecimal digits that name the settings of a stage."""
     content = stage_settings(stage, setup)
-    # Where files lie and whether they may be downloaded does not change the images.
+    # The folder of the files and the permission to download do not change the images.
     content["data"] = {k: v for k, v in content["data"].items() if k not in ("root", "download")}
     if content.get("scoring", {}).get("mirrored"):
-        content["scoring"]["mirrored"] = 2  # a version of its own, as the others' scores stay what they are
+        content["scoring"]["mirrored"] = 2  # its own version, because other scores stay valid
     order: list[Stage] = ["subset", "train", "sample", "score", "emm"]
     versions = [VERSIONS[s] for s in order[: order.index(stage) + 1]]
     return digest([versions, content])
 
 
 def digest(content: object) -> str:
-    """Ten hexadecimal digits that name any content of plain values, whatever the order of its keys."""
+    """Ten hexadecimal digits that name any content of plain values, independent of the order of its keys."""
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:10]

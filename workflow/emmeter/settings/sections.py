@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from emmeter.errors import Fault, SettingsError
+from emmeter.settings import sources
 from emmeter.settings.types import (
     Bool,
     Decay,
@@ -23,19 +25,9 @@ from emmeter.settings.types import (
     as_number,
 )
 
-DATASETS = ("digits", "cifar10", "cifar100", "svhn", "fashion_mnist", "mnist")
 
-
-def _source(value: str) -> str:
-    if value in DATASETS or re.fullmatch(r"(npz|folder):[^\0\n]+", value):
-        return value
-    near = difflib.get_close_matches(value, DATASETS, 1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise ValueError(f"must be one of {', '.join(DATASETS)}, npz:PATH or folder:PATH{hint}")
-
-
-def _optional_source(value: str | None) -> str | None:
-    return None if value is None else _source(value)
+def _source(value: str | None) -> str | None:
+    return None if value is None else sources.checked(value)
 
 
 def _labels_text(value: object) -> object:
@@ -55,157 +47,315 @@ def _no_fit(value: object) -> object:
 
 
 class Data(Section):
-    """Which images a run is trained on."""
+    """The images that a run is trained on."""
 
-    source: Annotated[Text, AfterValidator(_source)] = "cifar10"
-    root: Text = "data"  # where torchvision's data sets lie
-    download: Bool = False  # whether torchvision may fetch a missing data set
-    resolution: PositiveInt | None = None  # downscale to this side (pixels); none: as stored
-    # How images that are not square become so, before they are downscaled; none: they are refused.
-    fit: Annotated[Literal["crop", "pad"] | None, BeforeValidator(_no_fit)] = None
-    classes: list[Annotated[Int, Field(ge=0)]] | None = None  # keep only these classes; none: all
-    balanced: Bool = True  # as many images of every class
-    draw: Literal["random", "first"] = "random"  # per replicate, or the paper's first n of each class
-    labels: Annotated[str, BeforeValidator(_labels_text), AfterValidator(_labels)] = "none"
-    held_out: Annotated[Int, Field(ge=0)] = 256  # images outside the subset for the held-out loss
-    mixture: Annotated[Text | None, AfterValidator(_optional_source)] = None  # a second source of images of one shape
-    mixture_classes: list[Annotated[Int, Field(ge=0)]] | None = None  # of the second source; none: all
-    mixture_share: Annotated[Float, Field(ge=0, le=1)] = 0.0  # of the subset from the second source (alpha)
+    source: Annotated[Text, AfterValidator(_source)] = Field(
+        default="cifar10",
+        description="Where the images come from: `digits` (scikit-learn's), `cifar10`, `cifar100`, `svhn`, "
+        "`fashion_mnist` or `mnist` (torchvision's), or your own as `npz:PATH` (an .npz file) or `folder:PATH` "
+        "(image files, or one folder of image files per class).",
+    )
+    root: Text = Field(default="data", description="Folder of torchvision's data sets.")
+    download: Bool = Field(default=False, description="Let torchvision download a data set that is missing in `root`.")
+    resolution: PositiveInt | None = Field(
+        default=None, description="Side to which images are downscaled, in pixels. null: images stay as stored."
+    )
+    fit: Annotated[Literal["crop", "pad"] | None, BeforeValidator(_no_fit)] = Field(
+        default=None,
+        description="How images become square before they are downscaled: `crop` keeps the middle, `pad` adds black "
+        "edges. null: images that are not square are refused.",
+    )
+    classes: list[Annotated[Int, Field(ge=0)]] | None = Field(
+        default=None, description="Classes to use, by their numbers. null: all classes."
+    )
+    balanced: Bool = Field(
+        default=True,
+        description="Use equally many images of every class. Sizes are then multiples of the number of classes.",
+    )
+    draw: Literal["random", "first"] = Field(
+        default="random",
+        description="`random` draws other images for each replicate. `first` takes the first images of each class, "
+        "as the paper does, so that all replicates see the same images.",
+    )
+    labels: Annotated[
+        str, BeforeValidator(_labels_text, json_schema_input_type=str | Literal[True]), AfterValidator(_labels)
+    ] = Field(
+        default="none",
+        description='Labels on which the network is conditioned: `none`, `"true"` (the classes), `random-K` (one of K '
+        "labels at random per image, such as `random-10`) or `unique` (a label of its own for each image).",
+    )
+    held_out: Annotated[Int, Field(ge=0)] = Field(
+        default=256, description="Number of images outside the subset that serve for the held-out loss."
+    )
+    mixture: Annotated[Text | None, AfterValidator(_source)] = Field(
+        default=None,
+        description="A second source, written like `source`. Its images must have the same shape. null: one source.",
+    )
+    mixture_classes: list[Annotated[Int, Field(ge=0)]] | None = Field(
+        default=None, description="Classes of the second source to use, by their numbers. null: all classes."
+    )
+    mixture_share: Annotated[Float, Field(ge=0, le=1)] = Field(
+        default=0.0, description="Share of the subset that comes from the second source (the paper's alpha)."
+    )
 
     @property
     def sources(self) -> list[str]:
-        """The sources that images come from: one, or two of a mixture."""
+        """The sources that images come from: one, or the two of a mixture."""
         return [self.source, *([self.mixture] if self.mixture and self.mixture_share else [])]
 
 
 class Network(Section):
     """The U-Net (Song et al. 2021, in the form of Karras et al. 2022)."""
 
-    architecture: Literal["ddpmpp", "ncsnpp"] = "ddpmpp"
-    channels: Annotated[Int, Field(ge=4, le=4096, multiple_of=2)] = 128  # width before multipliers
-    multipliers: Annotated[list[PositiveInt], Field(min_length=1, max_length=8)] = [2, 2, 2]  # width of each level
-    blocks: Annotated[Int, Field(ge=1, le=64)] = 2  # residual blocks a level in the encoder; one more in the decoder
-    attention: list[PositiveInt] | None = [16]  # resolutions with self-attention; none: half that of the images
-    embedding: Literal["positional", "fourier"] | None = None  # of the noise level; none: the architecture's own
-    skips: list[Flag] | None = None  # 1 keeps, 0 cuts a skip connection, in encoder order; none: keep all
-    dropout: Annotated[Float, Field(ge=0, lt=1)] = 0.13
+    architecture: Literal["ddpmpp", "ncsnpp"] = Field(default="ddpmpp", description="DDPM++ or NCSN++.")
+    channels: Annotated[Int, Field(ge=4, le=4096, multiple_of=2)] = Field(
+        default=128, description="Channels of the network, before the multipliers of its levels."
+    )
+    multipliers: Annotated[list[PositiveInt], Field(min_length=1, max_length=8)] = Field(
+        default=[2, 2, 2],
+        description="Factor of the channels at each level. Each level halves the resolution of the last one.",
+    )
+    blocks: Annotated[Int, Field(ge=1, le=64)] = Field(
+        default=2, description="Residual blocks per level of the encoder. The decoder has one more per level."
+    )
+    attention: list[PositiveInt] | None = Field(
+        default=[16],
+        description="Resolutions with self-attention, in pixels. null: half the resolution of the images, if the "
+        "network has more than one level.",
+    )
+    embedding: Literal["positional", "fourier"] | None = Field(
+        default=None,
+        description="Embedding of the noise level. null: the architecture's own, `positional` for DDPM++ and "
+        "`fourier` for NCSN++.",
+    )
+    skips: list[Flag] | None = Field(
+        default=None,
+        description="One flag per skip connection, in the order of the encoder: 1 keeps it, 0 removes it. There are "
+        "levels x (`blocks` + 1) connections. null: all are kept.",
+    )
+    dropout: Annotated[Float, Field(ge=0, lt=1)] = Field(
+        default=0.13, description="Probability that an activation is dropped in training."
+    )
 
 
 def skip_count(network: Network) -> int:
-    """Number of skip connections: the stem's or the downsampling's, and one a block, at each level."""
+    """Number of skip connections: `blocks` + 1 per level, the first from the stem or the downsampling."""
     return len(network.multipliers) * (network.blocks + 1)
 
 
 class Diffusion(Section):
     """The denoiser, its preconditioning and its noise levels in training."""
 
-    denoiser: Literal["network", "optimum"] = "network"  # optimum: the closed-form minimum of the training loss
-    preconditioning: Literal["vp", "ve", "edm"] = "vp"
-    sigma_data: PositiveFloat | None = 0.5  # EDM: standard deviation of the images in [-1, 1]; none: measured
-    p_mean: Float = -1.2  # EDM: mean of ln sigma in training
-    p_std: PositiveFloat = 1.2  # EDM: its standard deviation
+    denoiser: Literal["network", "optimum"] = Field(
+        default="network",
+        description="A trained network, or the theoretical `optimum`: the closed-form minimum of the training loss.",
+    )
+    preconditioning: Literal["vp", "ve", "edm"] = Field(
+        default="vp", description="Preconditioning, loss weights and training noise: VP, VE or EDM."
+    )
+    sigma_data: PositiveFloat | None = Field(
+        default=0.5,
+        description="EDM: standard deviation of the images, with pixels scaled to [-1, 1]. null: measured on the data.",
+    )
+    p_mean: Float = Field(default=-1.2, description="EDM: mean of ln(sigma) in training.")
+    p_std: PositiveFloat = Field(default=1.2, description="EDM: standard deviation of ln(sigma) in training.")
 
 
 class Training(Section):
     """The optimization of one run."""
 
-    duration: DurationText = "40000 epochs"
-    batch_size: PositiveInt = 512
-    optimizer: Literal["adam", "sgd"] = "adam"
-    learning_rate: PositiveFloat = 2e-4
-    lr_ramp: SpanText = "200 epochs"  # linear from 0
-    momentum: Annotated[Float, Field(ge=0, lt=1)] = 0.9  # of sgd
-    weight_decay: Annotated[Float, Field(ge=0)] = 0.0
-    decoupled: Bool = False  # weight decay outside the gradient (AdamW) instead of L2 in it
-    ema_decays: Annotated[list[Decay], Field(min_length=1)] = [0.99929]  # per step, all tracked in one run
-    ema_ramp: SpanText = "200 epochs"
-    ema_warmup: Literal["own", "common"] = "own"  # how a decay grows during the ramp; see schedules.ema_decay
-    precision: Precision = "float32"  # of the network's arithmetic; weights, averages and updates are float32
-    gpus: Annotated[Int, Field(ge=1, le=64)] = 1  # devices that train one run together; each takes its share of a batch
-    flip: Annotated[Float, Field(ge=0, le=1)] = 0.0  # probability that an image is mirrored left to right
-    order: Literal["shuffled", "fixed"] = "shuffled"  # a fresh permutation each epoch, or the first one for ever
-    snapshots: Annotated[list[Share], Field(min_length=1, max_length=256)] = [0.25, 0.5, 0.75, 1.0]
+    duration: DurationText = Field(default="40000 epochs", description="Length of a run, in images or epochs.")
+    batch_size: PositiveInt = Field(default=512, description="Images per step, over all GPUs together.")
+    optimizer: Literal["adam", "sgd"] = Field(default="adam", description="Adam, or stochastic gradient descent.")
+    learning_rate: PositiveFloat = Field(default=2e-4, description="Learning rate after the ramp.")
+    lr_ramp: SpanText = Field(
+        default="200 epochs", description="Span over which the learning rate grows linearly from 0."
+    )
+    momentum: Annotated[Float, Field(ge=0, lt=1)] = Field(default=0.9, description="Momentum of `sgd`.")
+    weight_decay: Annotated[Float, Field(ge=0)] = Field(default=0.0, description="Weight decay.")
+    decoupled: Bool = Field(
+        default=False,
+        description="Apply weight decay outside the gradient, as AdamW does, instead of as an L2 term in the gradient.",
+    )
+    ema_decays: Annotated[list[Decay], Field(min_length=1)] = Field(
+        default=[0.99929],
+        description="Decays per step of the averaged weights (EMA). One training tracks them all; "
+        "`sampling.ema_decay` selects one.",
+    )
+    ema_ramp: SpanText = Field(
+        default="200 epochs", description="Span over which the half-life of an average grows to its final value."
+    )
+    ema_warmup: Literal["own", "common"] = Field(
+        default="own",
+        description="How decays grow during the ramp: `own` lets the half-life of each decay grow; `common` gives "
+        "every decay the warm-up of one half-life of 500,000 images, as the paper's EMA study does.",
+    )
+    precision: Precision = Field(
+        default="float32",
+        description="Arithmetic of the network. Weights, averages and updates are float32 in any case.",
+    )
+    gpus: Annotated[Int, Field(ge=1, le=64)] = Field(
+        default=1,
+        description="GPUs that train one run together, each on its share of every batch. Must divide `batch_size`.",
+    )
+    flip: Annotated[Float, Field(ge=0, le=1)] = Field(
+        default=0.0, description="Probability that an image is mirrored left to right each time it is used."
+    )
+    order: Literal["shuffled", "fixed"] = Field(
+        default="shuffled",
+        description="`shuffled` draws a new permutation of the images for each epoch. `fixed` repeats the first one.",
+    )
+    snapshots: Annotated[list[Share], Field(min_length=1, max_length=256)] = Field(
+        default=[0.25, 0.5, 0.75, 1.0],
+        description="Shares of the duration after which the averaged weights are kept, sampled and scored. They must "
+        "increase and end with 1.0.",
+    )
 
     @model_validator(mode="after")
     def _check(self) -> "Training":
         if self.snapshots != sorted(set(self.snapshots)) or self.snapshots[-1] != 1.0:
-            raise ValueError(f"snapshots = {self.snapshots}: must be increasing shares of the budget that end with 1.0")
+            rule = "must be increasing shares of the budget that end with 1.0"
+            raise SettingsError(Fault("snapshots", str(self.snapshots), rule))
         if len(set(self.ema_decays)) != len(self.ema_decays):
-            raise ValueError(f"ema_decays = {self.ema_decays}: must not repeat a value")
+            raise SettingsError(Fault("ema_decays", str(self.ema_decays), "must not repeat a value"))
         if self.batch_size % self.gpus:
-            raise ValueError(f"gpus = {self.gpus}: must divide batch_size = {self.batch_size}")
+            raise SettingsError(Fault("gpus", str(self.gpus), f"must divide batch_size = {self.batch_size}"))
         return self
 
 
 class Sampling(Section):
-    """Generation: the deterministic 2nd-order sampler of Karras et al. 2022."""
+    """Generation of images by the deterministic second-order sampler of Karras et al. 2022."""
 
-    images: PositiveInt = 10_000
-    steps: Annotated[Int, Field(ge=2, le=10_000)] = 18
-    sigma_min: PositiveFloat = 0.002
-    sigma_max: PositiveFloat = 80.0
-    rho: PositiveFloat = 7.0
-    precision: Precision = "float32"  # of the network's arithmetic; the images in between are float64
-    ema_decay: Decay | None = None  # which of training.ema_decays; none: the first
+    images: PositiveInt = Field(default=10_000, description="Images generated per snapshot.")
+    steps: Annotated[Int, Field(ge=2, le=10_000)] = Field(
+        default=18, description="Noise levels of the sampler. The network is evaluated 2 x `steps` - 1 times per image."
+    )
+    sigma_min: PositiveFloat = Field(
+        default=0.002, description="Lowest noise level, for pixels scaled to [-1, 1]. Must be below `sigma_max`."
+    )
+    sigma_max: PositiveFloat = Field(default=80.0, description="Highest noise level, for pixels scaled to [-1, 1].")
+    rho: PositiveFloat = Field(default=7.0, description="Exponent that spaces the noise levels.")
+    precision: Precision = Field(
+        default="float32",
+        description="Arithmetic of the network. The images between the steps are float64 in any case.",
+    )
+    ema_decay: Decay | None = Field(
+        default=None,
+        description="The one of `training.ema_decays` whose averaged weights are sampled. null: the first.",
+    )
 
     @model_validator(mode="after")
     def _check(self) -> "Sampling":
         if self.sigma_min >= self.sigma_max:
-            raise ValueError(f"sigma_min = {self.sigma_min:g}: must be below sigma_max = {self.sigma_max:g}")
+            rule = f"must be below sigma_max = {self.sigma_max:g}"
+            raise SettingsError(Fault("sigma_min", f"{self.sigma_min:g}", rule))
         return self
 
 
 class Scoring(Section):
-    """The memorization criterion: nearest distance below `threshold` times the second nearest."""
+    """The memorization criterion.
 
-    threshold: Annotated[Float, Field(gt=0, lt=1)] = 1 / 3
-    mirrored: Bool = False  # a training image and its mirror image count as one: the set as augmented by flips
-    distinct: Bool = True  # exact duplicates of a training image count as one neighbour
-    neighbours: Annotated[Int, Field(ge=2, le=1024)] = 10  # stored for each generated image
-    snapshot: Literal["last", "best"] = "last"  # which one enters the search; `best` is the paper's rule
+    A generated image is a copy if its nearest training image is closer than `threshold` times the distance to the
+    second nearest.
+    """
+
+    threshold: Annotated[Float, Field(gt=0, lt=1)] = Field(
+        default=1 / 3, description="Ratio of the two distances below which a generated image is a copy."
+    )
+    mirrored: Bool = Field(
+        default=False,
+        description="Count a training image and its mirror image as one: the training set as `training.flip` augments "
+        "it.",
+    )
+    distinct: Bool = Field(
+        default=True,
+        description="Count exact duplicates of a training image as one neighbour. false: the paper's rule, under which "
+        "a copy of a duplicated image never counts.",
+    )
+    neighbours: Annotated[Int, Field(ge=2, le=1024)] = Field(
+        default=10, description="Nearest training images that are stored per generated image."
+    )
+    snapshot: Literal["last", "best"] = Field(
+        default="last",
+        description="The snapshot whose ratio enters the search: the `last` one, or the `best` (highest ratio), which "
+        "is the paper's rule.",
+    )
 
 
 class Search(Section):
-    """How EMM is looked for over N."""
+    """The search for EMM over N, the number of training images."""
 
-    rule: Literal["bisection", "grid"] = "bisection"
-    epsilon: Annotated[Float, Field(gt=0, lt=1)] = 0.1  # EMM is where the ratio crosses 1 - epsilon
-    n_min: Annotated[Int, Field(ge=2)] = 100
-    n_max: Annotated[Int, Field(ge=2)] | None = 50_000  # none: as many images as the data have
-    start: Annotated[Int, Field(ge=2)] = 1000
-    steps_per_octave: Annotated[Int, Field(ge=1, le=64)] = 8  # of the ladder of sizes
-    locate: Annotated[Int, Field(ge=1, le=100)] = 8  # at most so many locating runs
-    confirm: Annotated[Int, Field(ge=0, le=100)] = 4  # fresh replicates either side of the crossing
-    parallel: Annotated[Int, Field(ge=1, le=64)] = 1  # locating runs asked for at once
-    slope: PositiveFloat = 2.5  # expected fall of the logit per doubling of N, until the runs tell
-    spread: PositiveFloat = 1.4  # logits from the crossing to the outer sizes of four confirming runs
-    grid: list[Annotated[Int, Field(ge=2)]] = []  # sizes of rule grid
-    replicates: PositiveInt = 1  # runs at each size of rule grid
+    rule: Literal["bisection", "grid"] = Field(
+        default="bisection",
+        description="`bisection` looks for the crossing and confirms it by fresh runs. `grid` makes runs at the sizes "
+        "of `grid`, as the paper does.",
+    )
+    epsilon: Annotated[Float, Field(gt=0, lt=1)] = Field(
+        default=0.1, description="EMM is the N at which the memorization ratio crosses 1 - `epsilon`."
+    )
+    n_min: Annotated[Int, Field(ge=2)] = Field(default=100, description="Smallest N. Must be below `n_max`.")
+    n_max: Annotated[Int, Field(ge=2)] | None = Field(
+        default=50_000, description="Largest N. null: as many images as the data have."
+    )
+    start: Annotated[Int, Field(ge=2)] = Field(
+        default=1000, description="N of the first run, where EMM is expected. Must be from `n_min` to `n_max`."
+    )
+    steps_per_octave: Annotated[Int, Field(ge=1, le=64)] = Field(
+        default=8, description="Sizes per doubling of N among which the search chooses."
+    )
+    locate: Annotated[Int, Field(ge=1, le=100)] = Field(
+        default=8, description="Largest number of runs that look for the crossing."
+    )
+    confirm: Annotated[Int, Field(ge=0, le=100)] = Field(
+        default=4,
+        description="Number of fresh runs that confirm the crossing, over three sizes: a quarter of them on each side "
+        "of it, and half at the size nearest to it. If all lie far on one side, as many are made elsewhere. If the "
+        "search reaches `n_min` or `n_max`, half of them (at least two) confirm this bound. 0: no confirming runs; "
+        "otherwise at least 4.",
+    )
+    parallel: Annotated[Int, Field(ge=1, le=64)] = Field(
+        default=1, description="Locating runs that are made at the same time. Keeps a cluster busy."
+    )
+    slope: PositiveFloat = Field(
+        default=2.5,
+        description="Expected fall of the logit of the ratio per doubling of N. The search uses it until enough runs "
+        "show the slope.",
+    )
+    spread: PositiveFloat = Field(
+        default=1.4,
+        description="Distance, in logits, from the crossing to the outer sizes of four confirming runs. More runs move "
+        "nearer, by the square root of their number.",
+    )
+    grid: list[Annotated[Int, Field(ge=2)]] = Field(default=[], description="The sizes N of rule `grid`, increasing.")
+    replicates: PositiveInt = Field(default=1, description="Runs per size of rule `grid`.")
 
     @model_validator(mode="after")
     def _check(self) -> "Search":
         if self.n_max is not None and self.n_min >= self.n_max:
-            raise ValueError(f"n_min = {self.n_min}: must be below n_max = {self.n_max}")
+            raise SettingsError(Fault("n_min", str(self.n_min), f"must be below n_max = {self.n_max}"))
         if self.n_max is None and self.start < self.n_min:
-            raise ValueError(f"start = {self.start}: must be at least n_min = {self.n_min}")
+            raise SettingsError(Fault("start", str(self.start), f"must be at least n_min = {self.n_min}"))
         if self.n_max is not None and not self.n_min <= self.start <= self.n_max:
-            raise ValueError(f"start = {self.start}: must lie between n_min = {self.n_min} and n_max = {self.n_max}")
+            rule = f"must lie between n_min = {self.n_min} and n_max = {self.n_max}"
+            raise SettingsError(Fault("start", str(self.start), rule))
         if self.rule == "grid" and (not self.grid or self.grid != sorted(set(self.grid))):
-            raise ValueError(f"grid = {self.grid}: rule grid needs increasing sizes, such as [500, 1000, 2000]")
+            rule = "rule grid needs increasing sizes, such as [500, 1000, 2000]"
+            raise SettingsError(Fault("grid", str(self.grid), rule))
         if self.rule == "bisection" and self.confirm in (1, 2, 3):
-            raise ValueError(f"confirm = {self.confirm}: must be 0 or at least 4 (two either side of the crossing)")
+            rule = "must be 0 or at least 4 (two either side of the crossing)"
+            raise SettingsError(Fault("confirm", str(self.confirm), rule))
         return self
 
 
-GPU_NAME = r"\d{1,4}|(GPU|MIG)-[0-9A-Za-z/-]{1,100}"  # of one device in CUDA_VISIBLE_DEVICES
+GPU_NAME = r"\d{1,4}|(GPU|MIG)-[0-9A-Za-z/-]{1,100}"  # one device as CUDA_VISIBLE_DEVICES names it
 
 
 def _gpus(value: object) -> object:
     value = as_number(value)
     if value is None or value in ("none", "auto") or (type(value) is int and 1 <= value <= 1024):
         return "none" if value is None else value
-    if isinstance(value, list) and value and all(type(one) in (int, str) for one in value):
-        names = [str(int(one)) if str(one).isdecimal() else str(one) for one in value]
+    if isinstance(value, list) and value and all(type(name) in (int, str) for name in value):
+        names = [str(int(name)) if str(name).isdecimal() else str(name) for name in value]
         if all(re.fullmatch(GPU_NAME, name) for name in names) and len(set(names)) == len(names):
             return names
     raise ValueError(
@@ -215,33 +365,58 @@ def _gpus(value: object) -> object:
 
 
 class Execution(Section):
-    """Where and how jobs run.  Nothing here changes a result beyond rounding, so nothing here enters a key."""
+    """Devices, threads and timing of jobs.  Nothing here changes a result beyond rounding or enters a key."""
 
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    # Of this machine, shared out among jobs.  auto: all that are visible; none: not shared out, each job sees them all.
-    gpus: Annotated[Literal["auto", "none"] | int | list[int | str], BeforeValidator(_gpus)] = "auto"
-    jobs_per_gpu: Annotated[Int, Field(ge=1, le=1024)] = 1  # at once on one of them
-    threads: PositiveInt = 1  # of one training or sampling job
-    state_seconds: PositiveFloat = 30.0  # between two saves of the training state
-    log_seconds: PositiveFloat = 20.0  # between two log lines where there is no terminal
-    sampling_batch: PositiveInt = 500
-    compile: Literal["auto", "never", "always"] = "auto"  # auto: trainings so long that compiling pays
-    throughput: PositiveFloat | None = None  # GFLOP/s of one job, by `emm plan`: cluster jobs get 1.5 times their time
-    longest_job: PositiveInt = 1440  # minutes that a cluster allows; trainings that take longer go on in the next job
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        default="auto", description="Device of trainings and samplings. `auto`: a GPU if there is one."
+    )
+    gpus: Annotated[Literal["auto", "none"] | int | list[int | str], BeforeValidator(_gpus)] = Field(
+        default="auto",
+        description="GPUs of this machine that are shared out among jobs: `auto` (all that are visible), a number from "
+        "1 to 1024 (so many of them), or a list of numbers or UUIDs, such as `[0, 1]`. `none`: GPUs are not shared "
+        "out, and each job sees them all.",
+    )
+    jobs_per_gpu: Annotated[Int, Field(ge=1, le=1024)] = Field(
+        default=1, description="Jobs that share one GPU at a time."
+    )
+    threads: PositiveInt = Field(default=1, description="Threads of one training or sampling job.")
+    state_seconds: PositiveFloat = Field(
+        default=30.0, description="Time between two saves of the training state, in seconds."
+    )
+    log_seconds: PositiveFloat = Field(
+        default=20.0, description="Time between two lines of progress in a log file, in seconds."
+    )
+    sampling_batch: PositiveInt = Field(default=500, description="Images that are generated at the same time.")
+    compile: Literal["auto", "never", "always"] = Field(
+        default="auto",
+        description="Compile the network for training. `auto`: only trainings that are long enough for it to pay.",
+    )
+    throughput: PositiveFloat | None = Field(
+        default=None,
+        description="Throughput of one job in GFLOP/s, as `emm plan` prints it. Jobs on a cluster then ask for 1.5 "
+        "times their expected time. null: not known.",
+    )
+    longest_job: PositiveInt = Field(
+        default=1440,
+        description="Longest time that your cluster allows a job, in minutes. A training that takes longer continues "
+        "in its next job.",
+    )
 
 
 class Figures(Section):
-    """Style of the figures."""
+    """The style of the figures."""
 
-    width: Annotated[Float, Field(ge=3, le=20)] = 7.0  # inches
-    dpi: Annotated[Int, Field(ge=50, le=600)] = 150  # of the PNG files
-    gallery: Annotated[Int, Field(ge=2, le=16)] = 8  # columns of the gallery
+    width: Annotated[Float, Field(ge=3, le=20)] = Field(default=7.0, description="Width of a figure, in inches.")
+    dpi: Annotated[Int, Field(ge=50, le=600)] = Field(
+        default=150, description="Resolution of PNG files, in dots per inch."
+    )
+    gallery: Annotated[Int, Field(ge=2, le=16)] = Field(default=8, description="Columns of the gallery of images.")
 
 
 class Setup(Section):
     """Everything that decides the outcome of an arm: the base settings with the arm's overrides."""
 
-    seed: Annotated[Int, Field(ge=0, lt=2**31)] = 0
+    seed: Annotated[Int, Field(ge=0, lt=2**31)] = Field(default=0, description="Seed of all random numbers.")
     data: Data = Data()
     network: Network = Network()
     diffusion: Diffusion = Diffusion()
@@ -254,11 +429,11 @@ class Setup(Section):
     def _check(self) -> "Setup":
         decay, decays = self.sampling.ema_decay, self.training.ema_decays
         if decay is not None and decay not in decays:
-            raise ValueError(f"sampling.ema_decay = {decay:g}: must be one of training.ema_decays = {decays}")
-        levels = len(self.network.multipliers)
-        if self.network.skips is not None and len(self.network.skips) != skip_count(self.network):
-            raise ValueError(
-                f"network.skips = {self.network.skips}: must have {skip_count(self.network)} flags "
-                f"({levels} levels x ({self.network.blocks} blocks + 1)), not {len(self.network.skips)}"
+            raise SettingsError(
+                Fault("sampling.ema_decay", f"{decay:g}", f"must be one of training.ema_decays = {decays}")
             )
+        levels, skips = len(self.network.multipliers), self.network.skips
+        if skips is not None and len(skips) != skip_count(self.network):
+            rule = f"must have {skip_count(self.network)} flags ({levels} levels x ({self.network.blocks} blocks + 1))"
+            raise SettingsError(Fault("network.skips", str(skips), f"{rule}, not {len(skips)}"))
         return self

@@ -1,36 +1,61 @@
-"""How sources of images are written: ``cifar10``, ``npz:PATH``, ``folder:PATH``, with one spelling per place."""
+"""Sources of images as settings name them: ``cifar10``, ``npz:PATH``, ``folder:PATH``; one spelling per place."""
 
+import difflib
 import os
+import re
 from pathlib import Path
 
 from emmeter.errors import DataError
 
+DATASETS = ("digits", "cifar10", "cifar100", "svhn", "fashion_mnist", "mnist")
+
+
+def checked(source: str) -> str:
+    """Return `source` unchanged.
+
+    Raises:
+        ValueError: it is neither the name of a data set nor ``npz:PATH`` nor ``folder:PATH``.
+    """
+    if source in DATASETS or re.fullmatch(r"(npz|folder):[^\0\n]+", source):
+        return source
+    near = difflib.get_close_matches(source, DATASETS, 1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise ValueError(f"must be one of {', '.join(DATASETS)}, npz:PATH or folder:PATH{hint}")
+
 
 def expanded(text: str) -> Path:
-    """A path with the home folder for a leading `~` or `~user`.  Raises DataError where that is not known."""
-    found = os.path.expanduser(text)
-    if text.startswith("~") and found == text:
+    """A path with the home folder in place of a leading `~` or `~user`.
+
+    Raises:
+        DataError: the home folder is not known on this machine.
+    """
+    path = os.path.expanduser(text)
+    if text.startswith("~") and path == text:
         home = text.split("/")[0]
         raise DataError(f"{text}: the home folder {home} is not known on this machine; write the path in full")
-    return Path(found)
+    return Path(path)
 
 
 def own_path(source: str) -> Path:
-    """The file or folder of a source npz:PATH or folder:PATH.  Raises DataError where a `~` stands for no folder."""
+    """The file or folder of a source ``npz:PATH`` or ``folder:PATH``.
+
+    Raises:
+        DataError: the path begins with the home folder of a user that this machine does not know.
+    """
     return expanded(source.partition(":")[2])
 
 
 def is_own(source: str) -> bool:
-    """Whether a source is the user's own file or folder, not a data set known by its name."""
+    """True for the user's own file or folder, False for a data set that is known by its name."""
     return source.partition(":")[0] in ("npz", "folder")
 
 
 def respelled(source: str) -> str:
-    """A source as it is written most simply: ``folder:PHOTOS`` for ``folder:./PHOTOS//`` or ``folder:a/../PHOTOS``.
+    """A source in its simplest spelling: ``folder:PHOTOS`` for ``folder:./PHOTOS//`` or ``folder:a/../PHOTOS``.
 
-    What lies in the working folder, which is the project's, is written from there, so that a project that moves keeps
-    its keys; other absolute paths stay absolute, and other relative ones relative.  ``a/..`` is left as it is where
-    ``a`` is a link or does not exist, and so are links themselves: they may lead elsewhere tomorrow.
+    A path in the working folder, which is the project's, is written relative to it, so that a project keeps its keys
+    when it moves.  Other absolute paths stay absolute, and other relative paths stay relative.  ``a/..`` stays if
+    ``a`` is a link or does not exist.  Links themselves stay too, because their targets may change.
     """
     kind, _, text = source.partition(":")
     if kind not in ("npz", "folder"):
@@ -51,7 +76,7 @@ def respelled(source: str) -> str:
                 root, parts = "", parts[count:]
                 break
     plain = root + "/".join(parts) or "."
-    if plain.startswith("~") and not text.startswith("~"):  # a folder of that name, not a home
+    if plain.startswith("~") and not text.startswith("~"):  # a folder whose name begins with ~, not a home folder
         plain = f"./{plain}"
     return f"{kind}:{plain}"
 

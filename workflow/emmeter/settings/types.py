@@ -1,4 +1,4 @@
-"""How text becomes numbers, spans of training and masks, and the strict section that all settings are made of."""
+"""Types of settings: numbers and spans of training, also from text, and the strict section that holds settings."""
 
 import math
 import re
@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 
 def as_number(value: object) -> object:
-    """Read numbers that arrive as text: YAML 1.1 takes ``4e-3`` for a string, and ``--config`` may quote."""
+    """Read a number that arrives as text: YAML 1.1 takes ``4e-3`` for a string, and ``--config`` may quote."""
     if isinstance(value, str):
         for kind in (int, float):
             try:
@@ -24,7 +24,7 @@ def as_number(value: object) -> object:
 
 
 def _boolean(value: object) -> object:
-    """Read booleans that arrive as text from ``--config``."""
+    """Read a boolean that arrives as text from ``--config``."""
     return {"true": True, "false": False}.get(value.lower(), value) if isinstance(value, str) else value
 
 
@@ -55,15 +55,21 @@ Precision = Literal["float32", "tf32", "bfloat16"]
 
 
 class Section(BaseModel):
-    """A group of settings: unknown keys and wrong types are errors, values never change."""
+    """A group of settings.  Unknown keys and wrong types are errors; values never change.
+
+    Each field carries its description.  The JSON schema and docs/settings.md are made from these descriptions and from
+    the types.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     @model_validator(mode="before")
     @classmethod
     def _nulls(cls, given: Any) -> Any:
-        """Read null that arrives as text from ``--config``, where a setting may be none."""
-        if not isinstance(given, Mapping) or "null" not in (one for one in given.values() if isinstance(one, str)):
+        """Read a null that arrives as text from ``--config``, for settings that may be null."""
+        if not isinstance(given, Mapping) or "null" not in (
+            value for value in given.values() if isinstance(value, str)
+        ):
             return given
         optional = {key for key, field in cls.model_fields.items() if type(None) in get_args(field.annotation)}
         return {key: None if key in optional and value == "null" else value for key, value in given.items()}
@@ -71,21 +77,25 @@ class Section(BaseModel):
 
 @dataclass(frozen=True)
 class Span:
-    """A stretch of training: a number of images, of passes over the training set, or a share of the budget."""
+    """A stretch of training: a number of images, a number of passes over the training set, or a share of the budget."""
 
     amount: float
     unit: Literal["images", "epochs", "%"]
 
     @classmethod
     def parse(cls, text: object) -> "Span":
-        """Read ``"40000 images"``, ``"200 epochs"`` or ``"2 %"``.  Raises ValueError for anything else."""
+        """Read ``"40000 images"``, ``"200 epochs"`` or ``"2 %"``.
+
+        Raises:
+            ValueError: the text is anything else.
+        """
         match = re.fullmatch(r"([0-9][0-9_]*(?:\.\d+)?(?:[eE][+-]?\d+)?)\s*(images|epochs|%)", str(text).strip())
         if not match or not math.isfinite(float(match[1])):
             raise ValueError('must be a span such as "40000 images", "200 epochs" or "2 %"')
         return cls(float(match[1]), match[2])  # type: ignore[arg-type]
 
     def images(self, train_size: int, budget: float = math.nan) -> float:
-        """The span in training images, for N = `train_size` and a run of `budget` images (needed for %)."""
+        """The span in training images, for N = `train_size` and a run of `budget` images (only % needs the budget)."""
         return self.amount * {"images": 1.0, "epochs": float(train_size), "%": budget / 100}[self.unit]
 
     def __str__(self) -> str:
@@ -93,7 +103,7 @@ class Span:
 
 
 def _span(text: str) -> str:
-    return str(Span.parse(text))  # one spelling, so that two make one key
+    return str(Span.parse(text))  # one spelling per span, so that all its spellings share one key
 
 
 def _duration(text: str) -> str:
@@ -103,5 +113,5 @@ def _duration(text: str) -> str:
     return str(span)
 
 
-SpanText = Annotated[str, AfterValidator(_span)]
-DurationText = Annotated[str, AfterValidator(_duration)]
+SpanText = Annotated[str, AfterValidator(_span), Field(json_schema_extra={"format": "span"})]
+DurationText = Annotated[str, AfterValidator(_duration), Field(json_schema_extra={"format": "duration"})]

@@ -1,23 +1,32 @@
-"""Settings checked against their model: every fault is one line that names the key, its value and what is allowed."""
+"""Settings checked against their model.  Every fault names the key, its value and what is allowed."""
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from emmeter.errors import SettingsError
+from emmeter.errors import Fault, SettingsError
 from emmeter.settings.sections import Setup
 
 
 def read_setup(config: Mapping[str, Any]) -> Setup:
-    """Validate the (possibly partial) settings of one run, as stages receive them.  Raises SettingsError."""
+    """Validate the (possibly partial) settings of one run, as stages receive them.
+
+    Raises:
+        SettingsError: a setting is unknown or has a value that is not allowed.
+    """
     return validate(Setup, config)
 
 
 def lookup(setup: Setup, dotted: str) -> Any:
-    """The value of a dotted setting such as ``data.labels``.  Raises SettingsError for a name that does not exist."""
+    """The value of a dotted setting such as ``data.labels``.
+
+    Raises:
+        SettingsError: there is no setting of this name.
+    """
     node: Any = setup
     parts = dotted.split(".")
     for depth, part in enumerate(parts):
@@ -25,22 +34,27 @@ def lookup(setup: Setup, dotted: str) -> Any:
         if part not in fields:
             prefix = ".".join(parts[:depth])
             if not fields:
-                raise SettingsError(f"{dotted}: {prefix} is a value and has no keys")
-            raise SettingsError(f"{dotted}: {expected(part, fields, f'a key of {prefix}' if prefix else 'a section')}")
+                raise SettingsError(Fault(dotted, None, f"{prefix} is a value and has no keys"))
+            rule = expected(part, fields, f"a key of {prefix}" if prefix else "a section")
+            raise SettingsError(Fault(dotted, None, rule))
         node = getattr(node, part)
     return node
 
 
 def validate(model: type, config: object) -> Any:
-    """`config` as a `model`.  Raises SettingsError: one line for every fault."""
+    """Return `config` as a `model`.
+
+    Raises:
+        SettingsError: one fault per setting that is unknown, missing or not allowed.
+    """
     if not isinstance(config, Mapping):
-        raise SettingsError(f"configuration = {config!r}: must be a mapping of settings")
-    # A section whose lines are all commented out is null in YAML; it has its defaults.
+        raise SettingsError(Fault("configuration", repr(config), "must be a mapping of settings"))
+    # YAML reads a section whose lines are all commented out as null: it has its defaults.
     given = {key: {} if value is None and _is_section(model, key) else value for key, value in config.items()}
     try:
         return model.model_validate(given)
     except ValidationError as error:
-        raise SettingsError(*(_line(model, fault) for fault in error.errors())) from None
+        raise SettingsError(*(fault for details in error.errors() for fault in _faults(model, details))) from None
 
 
 def _is_section(model: type[BaseModel], key: str) -> bool:
@@ -48,29 +62,40 @@ def _is_section(model: type[BaseModel], key: str) -> bool:
     return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
-def _line(model: type[BaseModel], fault: Mapping[str, Any]) -> str:
-    """One fault as one line: key = value: what is allowed."""
-    # Pydantic adds the tried member of a union to the location; a key never looks like these.
+def _faults(model: type[BaseModel], details: Mapping[str, Any]) -> Iterator[Fault]:
+    """The faults behind one error of pydantic: one, or those that a section's own check names."""
+    # Pydantic adds the member of a union that it tried to the location; a key never looks like these.
     member = re.compile(r"(list|literal|dict|function-\w+)\[.*\]")
-    path = [str(p) for p in fault["loc"] if not member.fullmatch(str(p))]
+    path = [str(part) for part in details["loc"] if not member.fullmatch(str(part))]
     key = ".".join(path) or "configuration"
-    if fault["type"] == "extra_forbidden":
-        fields = _fields(model, path[:-1])
-        return f"{key}: {expected(path[-1], fields, 'a key of ' + '.'.join(path[:-1]) if path[1:] else 'a key')}"
-    if fault["type"] == "missing":
-        return f"{key}: is missing"
-    message = fault["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
-    whole = isinstance(fault["input"], Mapping | BaseModel) and not message.startswith("must ")
-    if fault["type"] == "value_error" and whole:
-        return ".".join([*path, message])  # a check over several keys names its own
-    if fault["type"] == "literal_error" and isinstance(fault["input"], str):
-        near = difflib.get_close_matches(fault["input"], re.findall(r"'([^']*)'", message), 1)
-        message += f"; did you mean {near[0]!r}?" if near else ""
-    shown = repr(fault["input"])
-    return f"{key} = {shown if len(shown) < 80 else shown[:77] + '...'}: {message[:1].lower() + message[1:]}"
+    if isinstance(cause := details.get("ctx", {}).get("error"), SettingsError):  # a check over several keys
+        yield from (replace(fault, key=".".join([*path, fault.key])) for fault in cause.faults)
+    elif details["type"] == "extra_forbidden":
+        section = f"a key of {'.'.join(path[:-1])}" if path[1:] else "a key"
+        yield Fault(key, None, expected(path[-1], _fields(model, path[:-1]), section))
+    elif details["type"] == "missing":
+        yield Fault(key, None, "is missing")
+    else:
+        yield Fault(key, _shown(details["input"]), _rule(details))
+
+
+def _rule(details: Mapping[str, Any]) -> str:
+    """The rule that a value breaks, in our words."""
+    rule = details["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+    if details["type"] == "literal_error" and isinstance(details["input"], str):
+        near = difflib.get_close_matches(details["input"], re.findall(r"'([^']*)'", rule), 1)
+        rule += f"; did you mean {near[0]!r}?" if near else ""
+    return rule[:1].lower() + rule[1:]
+
+
+def _shown(value: object) -> str:
+    """A value as it is shown in a line, cut to 80 characters."""
+    text = repr(value)
+    return text if len(text) < 80 else text[:77] + "..."
 
 
 def _fields(model: type[BaseModel], path: list[str]) -> list[str]:
+    """The keys of the section at `path`."""
     for part in path:
         annotation = model.model_fields[part].annotation if part in model.model_fields else None
         if isinstance(annotation, type) and issubclass(annotation, BaseModel):
@@ -82,6 +107,6 @@ def _fields(model: type[BaseModel], path: list[str]) -> list[str]:
 
 
 def expected(name: str, names: list[str], what: str) -> str:
-    """The end of a line about an unknown name: the nearest one, or all that are allowed."""
+    """The rule for an unknown name: it is not `what`, and the nearest name or all allowed names."""
     near = difflib.get_close_matches(name, names, 1, 0.5)
     return f"is not {what}; " + (f"did you mean {near[0]!r}?" if near else f"allowed: {', '.join(names)}")
