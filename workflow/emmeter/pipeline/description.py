@@ -42,3 +42,10 @@ def as_published(base: Setup) -> bool:
     paper = Setup()
     ours, theirs = ((setup.data.source, setup.data.resolution, setup.training.duration) for setup in (base, paper))
     return ours == theirs
+
+
+def arms_of_score(index: "Index", score_key: str, most: int = 10) -> str:
+    """Names of the arms that a score serves: the first `most`, and how many more, as a command line has little room."""
+    names = index.arms("score", score_key).split(", ")
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")

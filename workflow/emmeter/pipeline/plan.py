@@ -193,6 +193,7 @@ def main() -> None:
     asked = parser.add_mutually_exclusive_group(required=True)
     asked.add_argument("--config", help="plan this configuration, as JSON")
     asked.add_argument("--calibrate", help="print the rates of this run's network, as JSON")
+    parser.add_argument("--results", type=Path, default=Path("results"))
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
@@ -200,7 +201,7 @@ def main() -> None:
         print(json.dumps(rates(read_settings(args.calibrate), args.device, args.threads, started)))
         return
     settings = read(json.loads(args.config))
-    print(show(settings, index_of(settings, Path("results"), data_needed=False, looked=False)))
+    print(show(settings, index_of(settings, args.results, data_needed=False, looked=False)))
 
 
 if __name__ == "__main__":
