@@ -39,7 +39,7 @@ def warmed(workflow: int) -> list[str]:
     for entry in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
             lines.append(entry.read_text())
-    return [line for line in lines if f"\0emm.warm\0--serve\0{workflow}-" in line]
+    return [line for line in lines if f"\0emmeter.machine.warm\0--serve\0{workflow}-" in line]
 
 
 # ---- edits of the configuration, asked by dry runs

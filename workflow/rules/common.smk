@@ -1,6 +1,5 @@
 # What all rules share: settings, index of runs, and functions that need Snakemake's own objects.  All other logic is in
 # emmeter.pipeline.  A Snakefile shares its namespace with Snakemake, where DAG for example is taken; hence emm_.
-import functools
 import json
 import os
 import re
@@ -19,7 +18,6 @@ from emmeter.pipeline import index as emm_index
 from emmeter.pipeline import jobs as emm_jobs
 from emmeter.pipeline import options as emm_options
 from emmeter.pipeline import requests as emm_requests
-from emmeter.pipeline.limits import Limits
 from emmeter.pipeline.paths import Paths
 from emmeter.settings import configuration as emm_configuration
 from emmeter.stages.published import identities
@@ -46,8 +44,10 @@ def environment(name):
 # Rules name results/...; a module statement may move this folder by its `prefix` or `replace_prefix`.
 MOVED = workflow.modifier.path_modifier.replace_prefix
 RESULTS = Path(str(MOVED("results/")))
-if Path(str(MOVED(STUDY))) != RESULTS / "studies/{study}" or not re.fullmatch(r"[\w/.+-]+", str(RESULTS)):
-    stop([f"prefix: moves results/ to {RESULTS}: must move it as a whole, to a name of letters, digits and _ . + - /"])
+if Path(str(MOVED(STUDY))) != RESULTS / "studies/{study}":
+    stop([f"replace_prefix: moves {STUDY} to {MOVED(STUDY)}: must move results/ as a whole"])
+if not re.fullmatch(r"[\w/.+-]+", str(RESULTS)):
+    stop([f"prefix: moves results to {str(RESULTS)!r}: must hold only letters, digits and _ . + - /"])
 
 try:
     # In a module without `config:`, Snakemake leaves `config` empty; the command line counts there, too.
@@ -72,7 +72,6 @@ MOVED_OPTION = f" --results {RESULTS}" if IS_MODULE else ""
 FOLDER_OPTION = f" --folder {literal(shlex.quote(str(ROOT)))}" if IS_MODULE else ""
 PATHS = Paths(INDEX, Path("results"))
 LOOKS = emm_requests.Looks(INDEX)
-LIMITS = Limits(INDEX)
 # Rules by the names that they have in the whole workflow: a module statement may rename them, or leave some out.
 RULES = {
     workflow.modifier.modify_rulename(name): name
@@ -89,10 +88,6 @@ os.environ.update(emm_jobs.environment(os.environ))
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # Stages start as copies of one process of this workflow.  For the one or two of a cluster's job that is not worth it.
 os.environ[emm_warm.VARIABLE] = emm_warm.OFF if workflow.remote_exec else emm_warm.fresh_name()
-
-# Then only as many jobs start as find a slot, and the cores of the others stay free.
-if GPUS and "gpu_slots" not in workflow.global_resources:  # --resources gpu_slots=N takes precedence
-    workflow.register_resource("gpu_slots", len(GPUS) * SETTINGS.execution.jobs_per_gpu)
 
 
 wildcard_constraints:
@@ -134,65 +129,6 @@ def by_content(path):
 def earlier(stage, before, name):
     """Input function: a file of an earlier stage of the same run."""
     return by_content(lambda wildcards: PATHS.earlier(stage, before, name, wildcards))
-
-
-def devices(wildcards):
-    """The number of GPUs that train a run together."""
-    return INDEX.setups["train", wildcards.key].training.gpus
-
-
-def submits():
-    """Check whether jobs go to a cluster: in a dry run every executor is local, but then a number of nodes is given."""
-    return workflow.global_resources["_nodes"].value is not None
-
-
-def shared_gpus():
-    """The GPUs that jobs claim from one another: those of this machine, if jobs run on it."""
-    return GPUS if workflow.local_exec and not (workflow.dryrun and submits()) else ()
-
-
-def gpu_slots(count=lambda wildcards: 1):
-    """Resource function: the number of slots on GPUs that a job claims."""
-    return lambda wildcards: count(wildcards) if shared_gpus() else 0
-
-
-@functools.cache
-def require_gpus():
-    """End the workflow if its jobs would run on this machine and miss the GPUs that they are to use."""
-    # While a report is made, there is no executor, and no job runs.
-    here = workflow.executor_plugin is not None and workflow.local_exec and workflow.is_main_process
-    if here and not submits() and (lines := emm_gpus.missing(SETTINGS.execution)):
-        stop(lines)
-
-
-def gpu_claim(count=lambda wildcards: 1):
-    """Parameter function: words before a job's command, so that it waits for its slots and sees their GPUs alone."""
-
-    # Snakemake takes no change of a parameter that depends on `resources` for a change of the results.
-    def claim(wildcards, resources):
-        require_gpus()
-        try:
-            return shlex.join(emm_gpus.claim(shared_gpus(), SETTINGS.execution, count(wildcards)))
-        except SettingsError as error:
-            stop(str(error).splitlines())
-
-    return claim
-
-
-def cluster_gpus(count=lambda wildcards: 1):
-    """Resource function: the number of GPUs that a job requests from a cluster."""
-    return lambda wildcards: 0 if SETTINGS.execution.device == "cpu" else count(wildcards)
-
-
-def minutes(stage):
-    """Resource function: the time limit of a stage's job on a cluster."""
-
-    def limit(wildcards, attempt):
-        # The estimate loads torch.  Neither local jobs nor the job itself, which asks again, need it.
-        known = workflow.is_main_process and workflow.non_local_exec_or_dryrun
-        return LIMITS.minutes(stage, wildcards.key, int(wildcards.n), attempt, known=known)
-
-    return limit
 
 
 def asked_studies():
@@ -246,28 +182,15 @@ def description_json(wildcards):
     return handed(json.dumps(emm_description.description(INDEX, wildcards.study), sort_keys=True))
 
 
-def figure(name, result, listed=report):
-    """The SVG and PNG of one figure, in one row of the report."""
-    return [
-        listed(
-            f"{STUDY}/{name}.{kind}",
-            caption=f"../report/{name}.rst",
-            category="Studies",
-            subcategory="{study}",
-            labels={"result": result, "as": kind.upper()},
-        )
-        for kind in ("svg", "png")
-    ]
-
-
 def print_waiting():
     """After a failure, name the studies that have all their runs, and how to get their tables."""
     if ready := emm_requests.ready(INDEX, asked_studies()):
         print(emm_requests.waiting([rule for rule, name in RULES.items() if name in ready]), file=sys.stderr)
 
 
-def print_summary():
-    """After a run that makes studies, print their tables, and where the figures and the report are."""
+def finish():
+    """After a run, delete the files of options; if it made studies, print their tables, and where to find figures."""
+    emm_options.clear()
     jobs = [(RULES.get(job.rule.name), job.wildcards) for job in workflow.dag.jobs]
     made = {wildcards.study for rule, wildcards in jobs if rule == "study"}
     if names := [study.name for study in SETTINGS.studies if study.name in made]:

@@ -1,3 +1,17 @@
+def figure(name, result, listed=report):
+    """The SVG and PNG of one figure, in one row of the report."""
+    return [
+        listed(
+            f"{STUDY}/{name}.{kind}",
+            caption=f"../report/{name}.rst",
+            category="Studies",
+            subcategory="{study}",
+            labels={"result": result, "as": kind.upper()},
+        )
+        for kind in ("svg", "png")
+    ]
+
+
 rule study:
     input:
         pending_scores,
