@@ -158,6 +158,25 @@ def test_arms_exchanged_are_noticed(project):
     assert project.plan()["study"] == ["labels"]  # the first arm is the baseline of the contrasts
 
 
+# ---- another version of the workflow
+
+
+def test_commands_with_new_names_need_one_touch(project):
+    """As between versions whose stages compute the same under other names."""
+    kept = project.times()
+    records = list((project.folder / ".snakemake" / "metadata").iterdir())
+    for record in records:
+        content = json.loads(record.read_text())
+        record.write_text(json.dumps(content | {"code": content["code"].replace("emmeter.stages.", "emm.")}))
+    project.run_file("sample", "labels", "random", "samples.npz").unlink()  # as a user may, to save space
+    assert len(project.plan()["subset"]) == 3
+    project.snakemake("--touch")
+    assert project.plan().jobs == {}
+    assert project.times().keys() == kept.keys() - {
+        str(project.run_file("sample", "labels", "random", "samples.npz").relative_to(project.folder / "results"))
+    }
+
+
 # ---- files changed or deleted, asked by dry runs
 
 
