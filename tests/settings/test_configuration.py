@@ -361,7 +361,11 @@ def test_given_settings_lie_on_top_and_add_their_keys_last(tmp_path):
     assert list(config["studies"].items()) == [("b", 1), ("a", 3), ("c", 4)]
     assert list(config["data"].items()) == [("source", "c"), ("labels", "a"), ("root", "r")]
     assert config["search"] == {"n_max": 4}
-    assert files(config, tmp_path) == [tmp_path / "config/studies.yaml", tmp_path / "config.yaml", tmp_path / "large.yaml"]
+    assert files(config, tmp_path) == [
+        tmp_path / "config/studies.yaml",
+        tmp_path / "config.yaml",
+        tmp_path / "large.yaml",
+    ]
     assert "search" not in load(folder=tmp_path, given={"fit": "null"})  # text, as Snakemake hands it on
 
 

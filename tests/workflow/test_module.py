@@ -62,7 +62,12 @@ def test_as_it_is_without_settings(around, emm):
     assert planned(around) == ALL
     assert planned(around, "results/studies/own/emm.csv") == OWN
     assert planned(around, "own", "--config", "sampling={images: 5}") == OWN | {"figures": 1, "own": 1}
-    assert sorted(path.name for path in around.folder.iterdir()) == [".snakemake", "Snakefile", "config.yaml", "own.npz"]
+    assert sorted(path.name for path in around.folder.iterdir()) == [
+        ".snakemake",
+        "Snakefile",
+        "config.yaml",
+        "own.npz",
+    ]
 
 
 @pytest.mark.parametrize("root", ["", "workflow/"])

@@ -273,7 +273,9 @@ def test_an_unfinished_search_makes_no_record(finished, tmp_path):
     project = finished.project
     record = json.loads(project.emm_file("denoiser", "optimum").read_text())
     plan = project.plan("denoiser", "--config", "search={epsilon: 0.2}")
-    text = next(text for text in re.findall(r"emmeter\.stages\.emm --settings '(.*?)'", plan.output) if '"optimum"' in text)
+    text = next(
+        text for text in re.findall(r"emmeter\.stages\.emm --settings '(.*?)'", plan.output) if '"optimum"' in text
+    )
     done = subprocess.run(
         [
             *(sys.executable, "-m", "emmeter.stages.emm", "--settings", text, "--sizes", json.dumps(record["sizes"])),

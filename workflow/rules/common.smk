@@ -182,6 +182,20 @@ def description_json(wildcards):
     return handed(json.dumps(emm_description.description(INDEX, wildcards.study), sort_keys=True))
 
 
+def figure(name, result, listed=report):
+    """The SVG and PNG of one figure, in one row of the report."""
+    return [
+        listed(
+            f"{STUDY}/{name}.{kind}",
+            caption=f"../report/{name}.rst",
+            category="Studies",
+            subcategory="{study}",
+            labels={"result": result, "as": kind.upper()},
+        )
+        for kind in ("svg", "png")
+    ]
+
+
 def print_waiting():
     """After a failure, name the studies that have all their runs, and how to get their tables."""
     if ready := emm_requests.ready(INDEX, asked_studies()):

@@ -10,4 +10,4 @@ rule plan:
     message:
         "plan: counts operations, then calibrates for about ten seconds"
     shell:
-        "python -m emmeter.pipeline.plan --config {params.config:q}" + MOVED_OPTION + " 2> {log}"
+        "python -m emmeter.pipeline.plan --config {params.config:q}" f"{MOVED_OPTION}" " 2> {log}"

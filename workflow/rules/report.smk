@@ -20,5 +20,5 @@ rule report:
         "report"
     shell:
         "python -m emmeter.stages.report --config {params.config:q} --output {output}"
-        + MOVED_OPTION
-        + " {params.targets:q} > {log} 2>&1"
+        f"{MOVED_OPTION}"
+        " {params.targets:q} > {log} 2>&1"

@@ -1,17 +1,3 @@
-def figure(name, result, listed=report):
-    """The SVG and PNG of one figure, in one row of the report."""
-    return [
-        listed(
-            f"{STUDY}/{name}.{kind}",
-            caption=f"../report/{name}.rst",
-            category="Studies",
-            subcategory="{study}",
-            labels={"result": result, "as": kind.upper()},
-        )
-        for kind in ("svg", "png")
-    ]
-
-
 rule study:
     input:
         pending_scores,
@@ -187,4 +173,4 @@ rule published:
     shell:
         "python -m emmeter.stages.published --arms {params.arms:q}"
         f" --results {RESULTS}"
-        " --table {output}" + FOLDER_OPTION + " > {log} 2>&1"
+        f" --table {{output}}{FOLDER_OPTION} > {{log}} 2>&1"
