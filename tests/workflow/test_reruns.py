@@ -169,7 +169,7 @@ def test_commands_with_new_names_need_one_touch(project):
         content = json.loads(record.read_text())
         record.write_text(json.dumps(content | {"code": content["code"].replace("emmeter.stages.", "emm.")}))
     project.run_file("sample", "labels", "random", "samples.npz").unlink()  # as a user may, to save space
-    assert len(project.plan()["subset"]) == 3
+    assert {"subset", "report"} <= project.plan().rules
     project.snakemake("--touch")
     assert project.plan().jobs == {}
     assert project.times().keys() == kept.keys() - {
