@@ -60,7 +60,7 @@ def test_a_short_run_has_time_to_start():
 
 @pytest.mark.parametrize(("throughput", "known"), [(None, True), (50.0, False)])
 def test_without_a_throughput_nothing_is_counted(monkeypatch, throughput, known):
-    monkeypatch.setattr(costs.Costs, "of", lambda *_: pytest.fail("counted"))
+    monkeypatch.setattr(costs.Costs, "run", lambda *_: pytest.fail("counted"))
     found, run = limits(throughput=throughput)
     assert [found.minutes("train", key("train", run), 100, attempt, known) for attempt in (1, 2)] == [60, 120]
 

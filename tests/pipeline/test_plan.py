@@ -144,7 +144,7 @@ def test_costs_of_a_known_network(training, n, seen, snapshots, network):
     index, setup = index_for(
         {"training": training, "network": network | {"attention": [4] if "blocks" not in network else []}}
     )
-    cost, forward = Costs(index).of(setup, n), operations.planned(setup.network, (1, 8, 8))[0]
+    cost, forward = Costs(index).run(setup, n), operations.planned(setup.network, (1, 8, 8))[0]
     assert (cost.images, cost.train_flops) == (seen, 3 * forward * seen)
     assert cost.sample_flops == forward * (2 * 5 - 1) * 40 * snapshots
     parameters = sum(p.numel() for p in UNet(setup.network, 8, 1).parameters())
@@ -156,7 +156,7 @@ def test_costs_of_a_known_network(training, n, seen, snapshots, network):
 def test_another_arms_training_is_free():
     index, run = index_for({})
     costs = Costs(index)
-    cost, shared = costs.of(run, 50), costs.of(run, 50, trained=True)
+    cost, shared = costs.run(run, 50), costs.run(run, 50, trained=True)
     assert (shared.images, shared.train_flops, shared.sample_flops) == (0, 0, cost.sample_flops)
     assert 0 < shared.disk < cost.disk
 
@@ -164,9 +164,9 @@ def test_another_arms_training_is_free():
 def test_a_network_is_counted_once(monkeypatch):
     index, setup = index_for({})
     costs = Costs(index)
-    first = costs.of(setup, 50)
+    first = costs.run(setup, 50)
     monkeypatch.setattr(operations, "planned", lambda *_: pytest.fail("counted again"))
-    assert costs.of(setup.model_copy(update={"seed": 0}), 50) == first
+    assert costs.run(setup.model_copy(update={"seed": 0}), 50) == first
 
 
 # The assumed curve

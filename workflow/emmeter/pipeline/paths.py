@@ -81,7 +81,7 @@ class Paths:
         return self._named(self.index.pending(studies))
 
     def study(self, name: str) -> list[str]:
-        """Tables and figures of one study; the onset of memorization is drawn only if the study claims something on it."""
+        """Tables and figures of one study.  Only a study with a claim about the onset of memorization draws it."""
         folder = self.results / "studies" / name
         claims = self.index.study(name).findings.values()
         figures = [*FIGURES, *(["onset"] if any(claim.expect == "proportional" for claim in claims) else [])]
