@@ -1,8 +1,9 @@
 """Check the networks against reference vectors: ``python tests/check_vectors.py FOLDER``.
 
-Every .npz file of the folder that holds a network vector (keys ``meta``, ``param/*``, ``x``, ``sigma``, ``denoised``
-and, where conditional, ``labels``) is loaded into our U-Net, evaluated in float32, and compared.  Prints the relative
-l2 error of D(x; sigma) - c_skip x, the worst over the images of each file; the exit status is 1 if one exceeds 1e-4.
+Loads every .npz file of the folder that holds a network vector (keys ``meta``, ``param/*``, ``x``, ``sigma``,
+``denoised`` and, where conditional, ``labels``) into our U-Net, evaluates it in float32, and compares.  Prints for each
+file the relative l2 error of D(x; sigma) - c_skip x, the worst over its images.  The exit status is 1 if an error
+exceeds 1e-4.
 """
 
 import argparse
@@ -43,10 +44,10 @@ def published_names(network: UNet, resolution: int) -> dict[str, str]:
             first = 1
         for index in range(network.blocks_per_level):
             names[f"enc.{side}_block{index}"] = f"encoder.{level}.{first + index}"
-        place = f"decoder.{levels - 1 - level}"
+        stage = f"decoder.{levels - 1 - level}"
         inputs = ["in0", "in1"] if level == levels - 1 else ["up"]
         for index, name in enumerate([*inputs, *(f"block{i}" for i in range(network.blocks_per_level + 1))]):
-            names[f"dec.{side}_{name}"] = f"{place}.{index}"
+            names[f"dec.{side}_{name}"] = f"{stage}.{index}"
     return names
 
 
@@ -71,7 +72,7 @@ def convert(published: dict[str, np.ndarray], network: UNet, resolution: int) ->
         rest = name[len(prefix) :]
         for theirs, ours in WITHIN_BLOCK.items():
             rest = re.sub(rf"^\.{theirs}\.", f".{ours}.", rest)
-        if ".qkv." in rest:  # published: channel-major triples; ours: q, k, v one after the other
+        if ".qkv." in rest:  # published: channel-major triples; ours: all q, then all k, then all v
             tensor = tensor.unflatten(0, (-1, 3)).transpose(0, 1).flatten(0, 1)
         if prefix == "map_label" and rest == ".weight":
             tensor = tensor.T
