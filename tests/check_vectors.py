@@ -24,7 +24,7 @@ TOLERANCE = 1e-4
 
 
 def published_names(network: UNet, resolution: int) -> dict[str, str]:
-    """Published parameter name -> ours, for every parameter (and the Fourier frequencies)."""
+    """Map the published name of every parameter, and of the Fourier frequencies, to ours."""
     names = {
         "map_noise.freqs": "noise_embedding.frequencies",
         "map_layer0": "mlp0",
@@ -61,7 +61,7 @@ WITHIN_BLOCK = {
 
 
 def convert(published: dict[str, np.ndarray], network: UNet, resolution: int) -> dict[str, torch.Tensor]:
-    """Published parameters (names without the leading ``model.``) -> a state dict of our U-Net."""
+    """Convert published parameters (names without the leading ``model.``) to a state dict of our U-Net."""
     names = published_names(network, resolution)
     state = {}
     for name, value in published.items():
@@ -81,7 +81,7 @@ def convert(published: dict[str, np.ndarray], network: UNet, resolution: int) ->
 
 
 def load(path: Path) -> tuple[Denoiser, dict[str, Any], dict[str, torch.Tensor]]:
-    """The denoiser of a vector file with the published weights, its description, and its tensors."""
+    """Load a vector file: the denoiser with the published weights, its description, and its tensors."""
     with np.load(path, allow_pickle=False) as archive:
         meta = json.loads(str(archive["meta"]))
         published = {k.removeprefix("param/model."): archive[k] for k in archive.files if k.startswith("param/")}
