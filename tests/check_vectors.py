@@ -1,8 +1,9 @@
 """Check the networks against reference vectors: ``python tests/check_vectors.py FOLDER``.
 
-Every .npz file of the folder that holds a network vector (keys ``meta``, ``param/*``, ``x``, ``sigma``, ``denoised``
-and, where conditional, ``labels``) is loaded into our U-Net, evaluated in float32, and compared.  Prints the relative
-l2 error of D(x; sigma) - c_skip x, the worst over the images of each file; the exit status is 1 if one exceeds 1e-4.
+Loads every .npz file of the folder that holds a network vector (keys ``meta``, ``param/*``, ``x``, ``sigma``,
+``denoised`` and, where conditional, ``labels``) into our U-Net, evaluates it in float32, and compares.  Prints for each
+file the relative l2 error of D(x; sigma) - c_skip x, the worst over its images.  The exit status is 1 if an error
+exceeds 1e-4.
 """
 
 import argparse
@@ -23,7 +24,7 @@ TOLERANCE = 1e-4
 
 
 def published_names(network: UNet, resolution: int) -> dict[str, str]:
-    """Published parameter name -> ours, for every parameter (and the Fourier frequencies)."""
+    """Map the published name of every parameter, and of the Fourier frequencies, to ours."""
     names = {
         "map_noise.freqs": "noise_embedding.frequencies",
         "map_layer0": "mlp0",
@@ -43,10 +44,10 @@ def published_names(network: UNet, resolution: int) -> dict[str, str]:
             first = 1
         for index in range(network.blocks_per_level):
             names[f"enc.{side}_block{index}"] = f"encoder.{level}.{first + index}"
-        place = f"decoder.{levels - 1 - level}"
+        stage = f"decoder.{levels - 1 - level}"
         inputs = ["in0", "in1"] if level == levels - 1 else ["up"]
         for index, name in enumerate([*inputs, *(f"block{i}" for i in range(network.blocks_per_level + 1))]):
-            names[f"dec.{side}_{name}"] = f"{place}.{index}"
+            names[f"dec.{side}_{name}"] = f"{stage}.{index}"
     return names
 
 
@@ -60,7 +61,7 @@ WITHIN_BLOCK = {
 
 
 def convert(published: dict[str, np.ndarray], network: UNet, resolution: int) -> dict[str, torch.Tensor]:
-    """Published parameters (names without the leading ``model.``) -> a state dict of our U-Net."""
+    """Convert published parameters (names without the leading ``model.``) to a state dict of our U-Net."""
     names = published_names(network, resolution)
     state = {}
     for name, value in published.items():
@@ -71,7 +72,7 @@ def convert(published: dict[str, np.ndarray], network: UNet, resolution: int) ->
         rest = name[len(prefix) :]
         for theirs, ours in WITHIN_BLOCK.items():
             rest = re.sub(rf"^\.{theirs}\.", f".{ours}.", rest)
-        if ".qkv." in rest:  # published: channel-major triples; ours: q, k, v one after the other
+        if ".qkv." in rest:  # published: channel-major triples; ours: all q, then all k, then all v
             tensor = tensor.unflatten(0, (-1, 3)).transpose(0, 1).flatten(0, 1)
         if prefix == "map_label" and rest == ".weight":
             tensor = tensor.T
@@ -80,7 +81,7 @@ def convert(published: dict[str, np.ndarray], network: UNet, resolution: int) ->
 
 
 def load(path: Path) -> tuple[Denoiser, dict[str, Any], dict[str, torch.Tensor]]:
-    """The denoiser of a vector file with the published weights, its description, and its tensors."""
+    """Load a vector file: the denoiser with the published weights, its description, and its tensors."""
     with np.load(path, allow_pickle=False) as archive:
         meta = json.loads(str(archive["meta"]))
         published = {k.removeprefix("param/model."): archive[k] for k in archive.files if k.startswith("param/")}

@@ -1,7 +1,7 @@
 """Copies of the project with a tiny configuration of the real pipeline, and Snakemake run in them.
 
-Jobs are few, because each one starts Python and imports torch.  What an edit would run is asked by `Project.plan`
-(a dry run); only what must be seen happening is run.
+Jobs are few, because each of them starts Python and imports torch.  `Project.plan` (a dry run) shows the jobs that an
+edit causes; tests run jobs only to observe their effects.
 """
 
 import os
@@ -78,7 +78,7 @@ CONFIG: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Plan:
-    """The jobs of a dry run: what each one makes (a run as KEY/nN/rR, an arm's key, or a study), by rule."""
+    """The jobs of a dry run by rule.  A job is named by its product: a run (KEY/nN/rR), an arm's key, or a study."""
 
     jobs: Mapping[str, list[str]]
     output: str
@@ -93,7 +93,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Project:
-    """A copy of the project in a folder of its own."""
+    """A copy of the project."""
 
     folder: Path
 
@@ -114,7 +114,7 @@ class Project:
         self.configure(config)
 
     def snakemake(self, *arguments: object, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """Run Snakemake as a user would; its output, stderr included, is in ``stdout``."""
+        """Run Snakemake as a user would.  Its output, including stderr, is in ``stdout`` of the result."""
         done = subprocess.run(self.command(*arguments), **self.process(), stdout=subprocess.PIPE, timeout=300)
         assert not check or done.returncode == 0, done.stdout
         return done
@@ -134,26 +134,26 @@ class Project:
         }
 
     def plan(self, *arguments: object) -> Plan:
-        """What Snakemake would do, read from the shell commands that it would run."""
+        """Plan the jobs of a dry run, read from their shell commands."""
         output = self.snakemake(*arguments, "--dry-run", "--printshellcmds", "--quiet", "host").stdout
         jobs: dict[str, list[str]] = {}
         for rule, rest in re.findall(r"python -m (?:emmeter\.machine\.warm )?emmeter\.stages\.(\w+) (.*)", output):
-            found = (
+            product = (
                 re.search(r"--(?:output|record|score) results/\w+/(\w+/n\d+/r\d+)/", rest)
                 or re.search(r"--key (\w+)", rest)
                 or re.search(r"--(?:emm|folder) results/studies/([^/\s]+)", rest)
             )
-            jobs.setdefault(rule, []).append(found[1] if found else rule)
+            jobs.setdefault(rule, []).append(product[1] if product else rule)
         table = re.search(r"Job stats:\njob +count\n[- ]+\n((?:\S+ +\d+\n)+)", output)
         counts = Counter({name: int(n) for name, n in re.findall(r"(\S+) +(\d+)\n", table[1])} if table else {})
         planned = {rule: n for rule, n in counts.items() if rule not in {"total", "all", *CONFIG["studies"]}}
-        assert planned == {rule: len(made) for rule, made in jobs.items()}, output  # nothing was read wrongly
+        assert planned == {rule: len(made) for rule, made in jobs.items()}, output  # all commands were read
         return Plan(jobs, output)
 
     def key(self, stage: keys.Stage, study: str, arm: str) -> str:
         """The key of an arm of the present configuration."""
-        arms = next(one for one in configuration.read(self.config()).studies if one.name == study).arms
-        return keys.key(stage, next(one for one in arms if one.name == arm).setup)
+        arms = next(entry for entry in configuration.read(self.config()).studies if entry.name == study).arms
+        return keys.key(stage, next(entry for entry in arms if entry.name == arm).setup)
 
     def run_file(self, stage: keys.Stage, study: str, arm: str, name: str, n: int = 10) -> Path:
         folder = layout.run_folder(self.folder / "results", stage, self.key(stage, study, arm), n, 0)
@@ -169,7 +169,7 @@ class Project:
 
 
 def write_images(path: Path, first: int = 0) -> None:
-    """100 digits and their labels, from the `first` on, as a user's own .npz."""
+    """Write 100 digits and their labels, from number `first` on, as an .npz of own images."""
     digits = datasets.load(sections.Data(source="digits"))
     assert digits.labels is not None
     chosen = slice(first, first + 100)
@@ -177,7 +177,7 @@ def write_images(path: Path, first: int = 0) -> None:
 
 
 def fresh(folder: Path) -> Project:
-    """The project as checked out, with the tiny configuration, without results."""
+    """Copy the project without results, with the tiny configuration."""
     folder.mkdir(parents=True)
     for part in PARTS:
         source = ROOT / part
@@ -188,7 +188,7 @@ def fresh(folder: Path) -> Project:
     write_images(folder / "own.npz")
     (folder / "config").mkdir()
     shutil.copy2(ROOT / "config" / "paper.yaml", folder / "config")
-    (folder / "config" / "studies.yaml").write_text("{}\n")  # not the paper's studies: their settings would be in vain
+    (folder / "config" / "studies.yaml").write_text("{}\n")  # the paper's studies do not fit the tiny configuration
     project = Project(folder)
     project.configure(CONFIG)
     return project

@@ -1,4 +1,4 @@
-"""Time limits: half as much again as a run is expected to take, twice that in each further attempt."""
+"""Time limits: 1.5 times the expected time of a run, twice as much in each further attempt."""
 
 import math
 from pathlib import Path
@@ -11,7 +11,7 @@ from emmeter.pipeline.limits import Limits
 from emmeter.settings.configuration import read
 from emmeter.settings.keys import key
 
-FORWARD = 10**9  # operations of one image through the network
+FORWARD = 10**9  # operations per image of one forward pass
 
 
 @pytest.fixture(autouse=True)
@@ -31,42 +31,42 @@ def limits(duration="40000 images", **execution):
 
 
 def test_a_training_is_given_half_as_much_again():
-    found, run = limits(throughput=50.0)
+    limit, run = limits(throughput=50.0)
     seconds = costs.START + 3 * FORWARD * 40000 / 50e9
-    assert found.minutes("train", key("train", run), 100, 1) == math.ceil(1.5 * seconds / 60) == 61
+    assert limit.minutes("train", key("train", run), 100, 1) == math.ceil(1.5 * seconds / 60) == 61
 
 
 def test_training_time_follows_the_size_where_it_is_given_in_epochs():
-    found, run = limits("1000 epochs", throughput=50.0)
-    small, large = (found.minutes("train", key("train", run), n, 1) for n in (100, 200))
+    limit, run = limits("1000 epochs", throughput=50.0)
+    small, large = (limit.minutes("train", key("train", run), n, 1) for n in (100, 200))
     assert (small, large) == (151, 301)
 
 
 def test_sampling_is_counted_by_its_evaluations():
-    found, run = limits(throughput=1.0)
+    limit, run = limits(throughput=1.0)
     seconds = costs.START + costs.PER_RUN + FORWARD * (2 * 10 - 1) * 1000 * 2 / 1e9
-    assert found.minutes("sample", key("sample", run), 100, 1) == math.ceil(1.5 * seconds / 60)
+    assert limit.minutes("sample", key("sample", run), 100, 1) == math.ceil(1.5 * seconds / 60)
 
 
 def test_each_attempt_has_twice_the_time_up_to_the_longest_job():
-    found, run = limits(throughput=50.0, longest_job=300)
-    assert [found.minutes("train", key("train", run), 100, attempt) for attempt in range(1, 5)] == [61, 122, 244, 300]
+    limit, run = limits(throughput=50.0, longest_job=300)
+    assert [limit.minutes("train", key("train", run), 100, attempt) for attempt in range(1, 5)] == [61, 122, 244, 300]
 
 
 def test_a_short_run_has_time_to_start():
-    found, run = limits(throughput=1e6)
-    assert found.minutes("train", key("train", run), 100, 1) == 10
+    limit, run = limits(throughput=1e6)
+    assert limit.minutes("train", key("train", run), 100, 1) == 10
 
 
 @pytest.mark.parametrize(("throughput", "known"), [(None, True), (50.0, False)])
 def test_without_a_throughput_nothing_is_counted(monkeypatch, throughput, known):
-    monkeypatch.setattr(costs.Costs, "of", lambda *_: pytest.fail("counted"))
-    found, run = limits(throughput=throughput)
-    assert [found.minutes("train", key("train", run), 100, attempt, known) for attempt in (1, 2)] == [60, 120]
+    monkeypatch.setattr(costs.Costs, "run", lambda *_: pytest.fail("counted"))
+    limit, run = limits(throughput=throughput)
+    assert [limit.minutes("train", key("train", run), 100, attempt, known) for attempt in (1, 2)] == [60, 120]
 
 
 def test_the_optimum_needs_no_network():
-    found, setup = limits(throughput=50.0)
+    limit, setup = limits(throughput=50.0)
     optimum = setup.model_copy(update={"diffusion": setup.diffusion.model_copy(update={"denoiser": "optimum"})})
-    found.index.setups["sample", "0" * 10] = optimum
-    assert found.minutes("sample", "0" * 10, 100, 1) == 10
+    limit.index.setups["sample", "0" * 10] = optimum
+    assert limit.minutes("sample", "0" * 10, 100, 1) == 10

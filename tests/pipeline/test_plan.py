@@ -60,8 +60,8 @@ def planned(settings: Settings) -> list[Planned]:
     return plan(settings, index_of(settings, Path("results")))
 
 
-def images(one: Planned) -> int:
-    return sum(cost.images for cost in one.new.values())
+def images(study: Planned) -> int:
+    return sum(cost.images for cost in study.new.values())
 
 
 # Runs
@@ -78,9 +78,9 @@ def test_runs_that_studies_share_are_counted_once():
 
 
 def test_arms_of_one_study_share_their_runs_too():
-    (one,) = planned(configuration({"one": {"plain": {}, "again": {"search.slope": 2.5}}}))
+    (study,) = planned(configuration({"one": {"plain": {}, "again": {"search.slope": 2.5}}}))
     (alone,) = planned(configuration({"one": {"plain": {}}}))
-    assert (one.arms, one.new) == (2, alone.new)
+    assert (study.arms, study.new) == (2, alone.new)
 
 
 def test_arms_that_differ_in_sampling_train_once_and_sample_each():
@@ -90,37 +90,37 @@ def test_arms_that_differ_in_sampling_train_once_and_sample_each():
     )
     assert images(both) == images(alone) > 0
     assert images(later) == 0
-    sampling = [sum(cost.sample_flops for cost in one.new.values()) for one in (alone, both, later)]
+    sampling = [sum(cost.sample_flops for cost in study.new.values()) for study in (alone, both, later)]
     assert sampling == [sampling[0], sampling[0] * (9 + 19) // 9, sampling[0] * 35 // 9]
-    disk = [sum(cost.disk for cost in one.new.values()) for one in (alone, later)]
+    disk = [sum(cost.disk for cost in study.new.values()) for study in (alone, later)]
     assert disk[1] < disk[0]  # no weights again
 
 
 def test_arms_that_differ_in_scoring_share_everything():
-    (one,) = planned(configuration({"one": {"plain": {}, "loose": {"scoring.threshold": 0.5}}}))
+    (study,) = planned(configuration({"one": {"plain": {}, "loose": {"scoring.threshold": 0.5}}}))
     (alone,) = planned(configuration({"one": {"plain": {}}}))
-    assert one.new == alone.new
+    assert study.new == alone.new
 
 
 def test_optimum_costs_no_training():
-    (one,) = planned(configuration({"one": {"optimum": {"diffusion.denoiser": "optimum"}}}))
-    assert one.runs > 0
-    assert {(cost.images, cost.train_flops, cost.sample_flops) for cost in one.new.values()} == {(0, 0, 0)}
-    assert all(cost.disk > 0 for cost in one.new.values())
-    assert max(place.n for _, place in one.new) == 640  # it memorizes whatever it is given
+    (study,) = planned(configuration({"one": {"optimum": {"diffusion.denoiser": "optimum"}}}))
+    assert study.runs > 0
+    assert {(cost.images, cost.train_flops, cost.sample_flops) for cost in study.new.values()} == {(0, 0, 0)}
+    assert all(cost.disk > 0 for cost in study.new.values())
+    assert max(run.n for _, run in study.new) == 640  # the optimum memorizes at every size
 
 
 def test_grid_asks_for_every_size_and_replicate():
     search = {"rule": "grid", "grid": [20, 50, 100], "replicates": 2}
-    (one,) = planned(configuration({"one": {"plain": {}}}, search=search))
-    assert sorted(place for _, place in one.new) == [RunId(n, r) for n in (20, 50, 100) for r in (0, 1)]
-    assert [len(chain) for chain in one.longest] == [1]  # all at once
+    (study,) = planned(configuration({"one": {"plain": {}}}, search=search))
+    assert sorted(run for _, run in study.new) == [RunId(n, r) for n in (20, 50, 100) for r in (0, 1)]
+    assert [len(chain) for chain in study.longest] == [1]  # all at once
 
 
 @pytest.mark.parametrize("confirm", [0, 4])
 def test_a_search_waits_for_its_locating_runs_and_one_that_confirms(confirm):
-    (one,) = planned(configuration({"one": {"plain": {}}}, search=BASE["search"] | {"confirm": confirm}))
-    assert [len(chain) for chain in one.longest] == [one.runs - confirm + (confirm > 0)]
+    (study,) = planned(configuration({"one": {"plain": {}}}, search=BASE["search"] | {"confirm": confirm}))
+    assert [len(chain) for chain in study.longest] == [study.runs - confirm + (confirm > 0)]
 
 
 # Costs
@@ -144,7 +144,7 @@ def test_costs_of_a_known_network(training, n, seen, snapshots, network):
     index, setup = index_for(
         {"training": training, "network": network | {"attention": [4] if "blocks" not in network else []}}
     )
-    cost, forward = Costs(index).of(setup, n), operations.planned(setup.network, (1, 8, 8))[0]
+    cost, forward = Costs(index).run(setup, n), operations.planned(setup.network, (1, 8, 8))[0]
     assert (cost.images, cost.train_flops) == (seen, 3 * forward * seen)
     assert cost.sample_flops == forward * (2 * 5 - 1) * 40 * snapshots
     parameters = sum(p.numel() for p in UNet(setup.network, 8, 1).parameters())
@@ -156,7 +156,7 @@ def test_costs_of_a_known_network(training, n, seen, snapshots, network):
 def test_another_arms_training_is_free():
     index, run = index_for({})
     costs = Costs(index)
-    cost, shared = costs.of(run, 50), costs.of(run, 50, trained=True)
+    cost, shared = costs.run(run, 50), costs.run(run, 50, trained=True)
     assert (shared.images, shared.train_flops, shared.sample_flops) == (0, 0, cost.sample_flops)
     assert 0 < shared.disk < cost.disk
 
@@ -164,9 +164,9 @@ def test_another_arms_training_is_free():
 def test_a_network_is_counted_once(monkeypatch):
     index, setup = index_for({})
     costs = Costs(index)
-    first = costs.of(setup, 50)
+    first = costs.run(setup, 50)
     monkeypatch.setattr(operations, "planned", lambda *_: pytest.fail("counted again"))
-    assert costs.of(setup.model_copy(update={"seed": 0}), 50) == first
+    assert costs.run(setup.model_copy(update={"seed": 0}), 50) == first
 
 
 # The assumed curve
@@ -233,14 +233,14 @@ def test_duration_by_hand():
 
 @hypothesis_settings(max_examples=60, deadline=None, derandomize=True)
 @given(st.lists(studies(), min_size=1, max_size=4), st.integers(1, 8))
-def test_duration_is_bounded_by_chains_and_work_and_more_jobs_are_never_slower(found, jobs):
+def test_duration_is_bounded_by_chains_and_work_and_more_jobs_are_never_slower(plans, jobs):
     speed = Speed(1e9, 2e9, 3.0, jobs)
-    seconds = duration(found, speed)
-    work = sum(speed.seconds(cost) for one in found for cost in one.new.values())
-    assert seconds - PER_WORKFLOW >= max(sum(map(speed.seconds, one.longest[0])) for one in found) - 1e-6
+    seconds = duration(plans, speed)
+    work = sum(speed.seconds(cost) for study in plans for cost in study.new.values())
+    assert seconds - PER_WORKFLOW >= max(sum(map(speed.seconds, study.longest[0])) for study in plans) - 1e-6
     assert seconds - PER_WORKFLOW >= work / jobs - 1e-6
-    assert duration(found, Speed(1e9, 2e9, 3.0, jobs + 1)) <= seconds
-    assert duration(found, Speed(2e9, 4e9, 3.0, jobs)) <= seconds
+    assert duration(plans, Speed(1e9, 2e9, 3.0, jobs + 1)) <= seconds
+    assert duration(plans, Speed(2e9, 4e9, 3.0, jobs)) <= seconds
 
 
 @pytest.mark.parametrize(("cores", "threads", "expected"), [(8, 1, 8), (8, 3, 2), (1, 4, 1)])
@@ -256,26 +256,26 @@ def test_jobs_at_once_of_this_machine():
 
 
 def lines_of(shown: str) -> tuple[str, list[list[str]], str]:
-    """The head of a plan, the cells of its table without the headings, and what it rests on."""
+    """Split a plan into its head, the cells of its table without the headings, and its assumptions."""
     head, table, rest = shown.split("\n\n")
     heading, *lines = ([cell for cell in re.split(r" {2,}", line) if cell] for line in table.splitlines())
     assert heading == ["study", "time", "arms", "runs", "done", "new runs", "images trained", "disk", "PFLOP"]
     return head, lines, rest
 
 
-def test_text_has_a_line_a_study_and_their_total():
-    found = planned(configuration({"one": {"plain": {}}, "two": {"plain": {}, "wide": {"network.channels": 16}}}))
-    head, cells, rest = lines_of(text(found, SPEED))
+def test_text_has_one_row_per_study_and_their_total():
+    plans = planned(configuration({"one": {"plain": {}}, "two": {"plain": {}, "wide": {"network.channels": 16}}}))
+    head, cells, rest = lines_of(text(plans, SPEED))
     assert [line[0] for line in cells] == ["one", "two", "all"]
     assert [int(line[2]) for line in cells] == [1, 2, 3]
-    new = [len(found[0].new), len(found[1].new), len(found[0].new | found[1].new)]
-    assert [int(line[3]) for line in cells] == [found[0].runs, found[1].runs, new[2]]
+    new = [len(plans[0].new), len(plans[1].new), len(plans[0].new | plans[1].new)]
+    assert [int(line[3]) for line in cells] == [plans[0].runs, plans[1].runs, new[2]]
     assert [int(line[4]) for line in cells] == [0, 0, 0]
     assert [int(line[5]) for line in cells] == new
     seen = [int(line[6].replace(",", "")) for line in cells]
-    assert seen == [images(found[0]), images(found[1]), images(found[0]) + images(found[1])]
-    assert cells[2][1] == span(duration(found, SPEED))
-    assert head == f"{new[2]} runs: about {span(duration(found, SPEED))}"
+    assert seen == [images(plans[0]), images(plans[1]), images(plans[0]) + images(plans[1])]
+    assert cells[2][1] == span(duration(plans, SPEED))
+    assert head == f"{new[2]} runs: about {span(duration(plans, SPEED))}"
     assert "2 jobs at once" in rest and "1 GFLOP/s in training and 2 in sampling" in rest
 
 
@@ -287,30 +287,30 @@ def test_text_has_a_line_a_study_and_their_total():
         (1234 * 365.25 * 86400, "1,200 years"),
     ],
 )  # fmt: skip
-def test_times_are_told_as_one_says_them(seconds, expected):
+def test_times_have_two_digits_and_their_usual_unit(seconds, expected):
     assert span(seconds) == expected
 
 
 @pytest.mark.parametrize(
     ("size", "expected"), [(0, "0 MB"), (26.4e6, "26 MB"), (1.81e9, "1.8 GB"), (130e9, "130 GB"), (1.8e12, "1.8 TB")]
 )
-def test_bytes_are_told_in_two_digits(size, expected):
+def test_bytes_have_two_digits(size, expected):
     assert amount(size) == expected
 
 
-# What is done already
+# Finished runs
 
 
-def write_score(folder: Path, setup: Setup, one: RunId, count: Count) -> None:
-    """A score as its stage leaves it, as far as the search reads it."""
-    path = layout.run_folder(folder, "score", keys.key("score", setup), one.n, one.replicate) / "score.json"
+def write_score(folder: Path, setup: Setup, run: RunId, count: Count) -> None:
+    """Write a score as its stage does, as far as the search reads it."""
+    path = layout.run_folder(folder, "score", keys.key("score", setup), run.n, run.replicate) / "score.json"
     snapshots = [{"memorized": count.memorized, "images": count.images}]
     writing.write_json(path, {"snapshots": snapshots})
     checksums.record(path)
 
 
 def test_what_is_done_is_counted_and_the_rest_follows_from_it(tmp_path, monkeypatch):
-    """The curve that the runs show has its EMM three octaves above that of search.start."""
+    """The runs show a curve whose EMM is three octaves above the assumed one."""
     monkeypatch.setattr(Costs, "network", lambda *_: (10**9, 10**6))
     studies = {"one": {"plain": {}}, "two": {"plain": {}, "wide": {"network.channels": 16}}}
     settings = configuration(studies, sampling={"images": 4000, "steps": 5})
@@ -329,9 +329,9 @@ def test_what_is_done_is_counted_and_the_rest_follows_from_it(tmp_path, monkeypa
         assert (first.runs, second.arms) == (count + len(first.new), 2)
         assert len(first.longest[0]) <= len(first.new)
         left.append(len(first.new))
-        expected = {one for _, one in first.new}
+        expected = {run for _, run in first.new}
         assert not expected & set(path[:count])
-        if count >= 3:  # a run near the line has told where it is
+        if count >= 3:  # then one run is near the line, and shows where it is
             assert expected == set(path[count:])
     assert left[-1] == 0 and left[0] > 0
     head, cells, _ = lines_of(text([first], SPEED))
@@ -347,8 +347,8 @@ def test_a_finished_plan_calibrates_nothing(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(module, "calibrate", lambda *_: pytest.fail("calibrated"))
     settings = configuration({"one": {"plain": {}}})
     setup, index = settings.studies[0].arms[0].setup, index_of(settings, tmp_path)
-    for one in replay(setup.search, index.sizes[keys.key("emm", setup)], Assumed(setup)).runs:
-        write_score(tmp_path, setup, one, Assumed(setup)[one])
+    for run in replay(setup.search, index.sizes[keys.key("emm", setup)], Assumed(setup)).runs:
+        write_score(tmp_path, setup, run, Assumed(setup)[run])
     shown = show(settings, index)
     assert "already done: nothing is left" in shown
     assert "GFLOP/s" not in shown
@@ -369,10 +369,10 @@ def test_a_score_of_another_threshold_is_not_done_but_its_samples_are(tmp_path):
     other = {"loose": {"scoring.threshold": 0.5}}
     settings = configuration({"one": {"plain": {}}, "two": other})
     setup, index = settings.studies[0].arms[0].setup, index_of(settings, tmp_path)
-    for one in replay(setup.search, index.sizes[keys.key("emm", setup)], Assumed(setup)).runs:
-        write_score(tmp_path, setup, one, Assumed(setup)[one])
+    for run in replay(setup.search, index.sizes[keys.key("emm", setup)], Assumed(setup)).runs:
+        write_score(tmp_path, setup, run, Assumed(setup)[run])
         for stage in ("train", "sample"):
-            folder = layout.run_folder(tmp_path, stage, keys.key(stage, setup), one.n, one.replicate)
+            folder = layout.run_folder(tmp_path, stage, keys.key(stage, setup), run.n, run.replicate)
             writing.write_json(folder / layout.RECORDS[stage], {})
     first, second = plan(settings, index)
     assert not first.new and len(second.new) == len(first.done)
@@ -380,7 +380,7 @@ def test_a_score_of_another_threshold_is_not_done_but_its_samples_are(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("known", "low", "high"),
+    ("copies", "low", "high"),
     [
         ({}, 56, 57),
         ({20: 40}, 56, 57),  # far above the line, and expected there
@@ -391,8 +391,8 @@ def test_a_score_of_another_threshold_is_not_done_but_its_samples_are(tmp_path):
         ({160: 36, 20: 40}, 150, 165),
     ],
 )
-def test_the_expected_emm_follows_what_is_known(known, low, high):
-    counts = {RunId(n, 0): Count(memorized, 40) for n, memorized in known.items()}
+def test_the_expected_emm_follows_from_finished_runs(copies, low, high):
+    counts = {RunId(n, 0): Count(memorized, 40) for n, memorized in copies.items()}
     setup = read_setup(BASE | {"search": BASE["search"] | {"start": 40}})
     assert low <= expected_emm(setup, counts) <= high
 
@@ -409,11 +409,11 @@ def test_show_takes_the_throughput_it_is_given(monkeypatch, capsys):
 
 
 def test_a_calibration_is_announced_before_anything_is_counted(monkeypatch, capsys):
-    def told(*_: object) -> Speed:
+    def announced(*_: object) -> Speed:
         assert capsys.readouterr().err.count("about 10 seconds") == 1
         return SPEED
 
-    monkeypatch.setattr(module, "plan", lambda *arguments: told() and plan(*arguments))
+    monkeypatch.setattr(module, "plan", lambda *arguments: announced() and plan(*arguments))
     monkeypatch.setattr(module, "calibrate", lambda *_: SPEED)
     settings = configuration({"one": {"plain": {}}})
     show(settings, index_of(settings, Path("results")))
@@ -421,12 +421,12 @@ def test_a_calibration_is_announced_before_anything_is_counted(monkeypatch, caps
 
 def test_a_calibration_on_gpus_runs_as_many_jobs_as_they_have_slots(monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    asked = []
-    monkeypatch.setattr(module, "calibrate", lambda *arguments: asked.append(arguments) or SPEED)
+    calls = []
+    monkeypatch.setattr(module, "calibrate", lambda *arguments: calls.append(arguments) or SPEED)
     chosen = configuration({"one": {"plain": {}}}, execution={"gpus": [4, 6], "jobs_per_gpu": 3})
     show(chosen, index_of(chosen, Path("results")), 16)
     show(chosen, index_of(chosen, Path("results")), 2)
-    (_, device, threads, jobs, claim), (*_, fewer, _) = asked
+    (_, device, threads, jobs, claim), (*_, fewer, _) = calls
     assert (device, threads, jobs, fewer) == ("cuda", 1, 6, 2)
     assert claim[:3] == [sys.executable, "-m", "emmeter.machine.slots"]
     assert " ".join(claim[3:]) == "--devices 4,6 --jobs-per-gpu 3 --count 1 --"
@@ -442,7 +442,7 @@ def test_a_claim_stands_before_the_calibrating_command(monkeypatch, tmp_path):
 
 def test_the_command_plans_files_and_the_stage_json(monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(ROOT)
-    # Results of its own: what this project's folder holds is already done.
+    # In an empty folder, because this project's own results count as done.
     monkeypatch.setattr(sys, "argv", ["emm", "--results", str(tmp_path), "plan", "--throughput", "20", "--cores", "1"])
     cli.main()
     out = capsys.readouterr().out
@@ -465,12 +465,12 @@ def test_every_selected_study_plans_at_every_scale(overlay, monkeypatch):
     monkeypatch.setattr(Costs, "network", lambda *_: (10**9, 10**6))
     settings = read(load([overlay] if overlay else [], ROOT))
     index = index_of(settings, Path("results"), data_needed=False)
-    found = plan(settings, index)
-    assert [one.study for one in found] == settings.selected
+    plans = plan(settings, index)
+    assert [study.study for study in plans] == settings.selected
     assert not set(index.impossible) & set(settings.selected)
-    assert all(one.arms > 0 and one.runs > 0 and len(one.longest) == one.arms for one in found)
-    assert len(lines_of(text(found, SPEED))[1]) == len(found) + 1
-    assert math.isfinite(duration(found, SPEED))
+    assert all(study.arms > 0 and study.runs > 0 and len(study.longest) == study.arms for study in plans)
+    assert len(lines_of(text(plans, SPEED))[1]) == len(plans) + 1
+    assert math.isfinite(duration(plans, SPEED))
 
 
 def test_scales_are_found():
@@ -591,11 +591,11 @@ def test_own_images_that_are_not_there_are_one_line(monkeypatch, capsys, tmp_pat
 def test_the_paper_s_scale_is_planned_without_its_data(monkeypatch, tmp_path):
     """Counting a hundred networks takes a minute, so every network costs the same here."""
     monkeypatch.setattr(Costs, "network", lambda *_: (10**9, 10**6))
-    asked = []
-    monkeypatch.setattr(module, "calibrate", lambda run, *_: asked.append(run) or SPEED)
+    calls = []
+    monkeypatch.setattr(module, "calibrate", lambda run, *_: calls.append(run) or SPEED)
     settings = read(load([ROOT / "config/paper.yaml"], ROOT))
     assert "538 runs" in show(settings, index_of(settings, tmp_path, data_needed=False))
-    assert calibration.made_up(asked[0]).images.shape[1:] == (3, 32, 32)
+    assert calibration.made_up(calls[0]).images.shape[1:] == (3, 32, 32)
 
 
 def test_a_base_that_does_not_fit_is_not_what_is_calibrated(tmp_path):
@@ -622,7 +622,7 @@ def test_calibrate_averages_its_processes(monkeypatch, tmp_path):
     assert (tmp_path / "calls").read_text() == "x\n" * 3
 
 
-def test_a_failed_calibration_says_what_to_do(monkeypatch, tmp_path):
+def test_a_failed_calibration_names_the_remedy(monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "executable", fake_python(tmp_path, "exit 1"))
     with pytest.raises(SettingsError, match="--throughput"):
         calibrate(Setup(), "cpu", 1, 2)

@@ -1,4 +1,4 @@
-"""Verifying results: sound ones pass, and each way of changing them is found and told in one line."""
+"""Verifying results: sound results pass, and each kind of change is reported in one line."""
 
 import json
 import shutil
@@ -14,7 +14,7 @@ from emmeter.files import checksums
 from emmeter.files.layout import FILES, RECORDS, SETTINGS
 from emmeter.files.npz import write_npz
 from emmeter.measure import engines
-from emmeter.pipeline.verify import places, verify
+from emmeter.pipeline.verify import outputs, verify
 from one_run import CONTENT, Pipeline
 
 DATA = {"data": {"source": "npz:own.npz", "held_out": 8, "balanced": False}}
@@ -59,19 +59,19 @@ def edit(path, change):
 
 
 def listed(path):
-    """Make the list of checksums that of the files as they are now."""
+    """Write the list of checksums of the present files."""
     checksums.record(*(entry for entry in path.parent.iterdir() if entry.name != checksums.NAME))
 
 
 def test_sound_results_pass(own):
-    found = verify(own.results)
-    assert found.mismatches == []
-    assert found.counts == {"runs": 4, "searches": 1, "files": 17, "scores": 1, "rescored": 1}
-    assert "not checked" not in found.summary()
+    verified = verify(own.results)
+    assert verified.mismatches == []
+    assert verified.counts == {"runs": 4, "searches": 1, "files": 17, "scores": 1, "rescored": 1}
+    assert "not checked" not in verified.summary()
 
 
 def test_scores_that_do_not_name_their_engine_pass(own):
-    """As earlier versions wrote them."""
+    """Scores of earlier versions."""
     assert json.loads(own.record("score").read_text())["engine"] == "pixels"
     edit(own.record("score"), lambda record: record.pop("engine"))
     assert lines(own) == []
@@ -80,8 +80,8 @@ def test_scores_that_do_not_name_their_engine_pass(own):
 @pytest.mark.parametrize("engine", [engines.FLOATS, engines.FAISS], ids=lambda engine: engine.name)
 def test_scores_of_one_engine_pass_with_another(own, monkeypatch, engine):
     monkeypatch.setattr(engines, "engines", lambda *arguments: iter([engine]))
-    found = verify(own.results)
-    assert found.mismatches == [] and found.counts["rescored"] == 1
+    verified = verify(own.results)
+    assert verified.mismatches == [] and verified.counts["rescored"] == 1
 
 
 def test_the_command_prints_one_summary_line(own, capsys, monkeypatch):
@@ -102,7 +102,7 @@ def test_the_command_ends_with_status_1_and_a_line_for_each_mismatch(own, capsys
     assert [line.split(": ", 1)[1] for line in out] == ["is not the file that was written (SHA-256 differs)"] * 2
 
 
-def test_no_results_are_no_sound_results(tmp_path):
+def test_a_folder_without_results_is_refused(tmp_path):
     with pytest.raises(StageError, match="holds no runs"):
         verify(tmp_path / "nowhere")
 
@@ -169,9 +169,9 @@ def test_a_record_of_another_run_is_found(own, stage, name, value):
 
 @pytest.mark.parametrize("stage", FILES)
 @pytest.mark.parametrize("name", ["versions", "commit", "hardware", "platform", "finished", "seconds"])
-def test_a_record_that_does_not_tell_is_found(own, stage, name):
+def test_an_incomplete_record_is_found(own, stage, name):
     edit(own.record(stage), lambda record: record.pop(name))
-    assert one_line(own) == f"{own.record(stage).relative_to(own.results)}: does not tell {name}"
+    assert one_line(own) == f"{own.record(stage).relative_to(own.results)}: lacks {name}"
 
 
 @pytest.mark.parametrize("stage", FILES)
@@ -193,29 +193,29 @@ def test_a_file_left_out_of_the_list_is_found(own):
     assert one_line(own).startswith(f"{path.relative_to(own.results)}: is not a list of checksums")
 
 
-def test_results_of_an_earlier_version_are_derived_again_all_the_same(own):
+def test_results_of_an_earlier_version_are_derived_again_too(own):
     for path in own.results.glob("**/SHA256SUMS"):
         path.unlink()
-    found = verify(own.results)
-    assert len(found.mismatches) == 5 and all("earlier version" in line for line in found.mismatches)
-    assert (found.counts["scores"], found.counts["rescored"]) == (1, 1)
+    verified = verify(own.results)
+    assert len(verified.mismatches) == 5 and all("earlier version" in line for line in verified.mismatches)
+    assert (verified.counts["scores"], verified.counts["rescored"]) == (1, 1)
 
 
 def test_files_that_are_gone_are_counted(own):
     own.file("train").unlink()
     own.file("sample").unlink()
-    found = verify(own.results)
-    assert found.mismatches == []
-    assert found.counts["gone"] == 2 and found.counts["rescored"] == 0
-    assert "not checked: 2 files that are no longer there" in found.summary()
+    verified = verify(own.results)
+    assert verified.mismatches == []
+    assert verified.counts["gone"] == 2 and verified.counts["rescored"] == 0
+    assert "not checked: 2 files that are no longer there" in verified.summary()
 
 
 def test_data_that_are_elsewhere_are_counted(own):
     (own.results.parent / "own.npz").unlink()
-    found = verify(own.results)
-    assert found.mismatches == []
-    assert "1 subsets whose data are not here" in found.summary()
-    assert found.counts["rescored"] == 1
+    verified = verify(own.results)
+    assert verified.mismatches == []
+    assert "1 subsets whose data are not here" in verified.summary()
+    assert verified.counts["rescored"] == 1
 
 
 def test_changed_data_are_found(own):
@@ -224,8 +224,9 @@ def test_changed_data_are_found(own):
         images = archive["images"]
     images[30, 0, 0] ^= 1
     np.savez(file, images=images)
-    found = lines(own, scores=0)
-    assert found == [f"data.source = 'npz:own.npz': has changed since {own.folder('subset')} was drawn from it"]
+    assert lines(own, scores=0) == [
+        f"data.source = 'npz:own.npz': has changed since {own.folder('subset')} was drawn from it"
+    ]
     file.write_bytes(b"x")
     assert "damaged" in lines(own, scores=0)[0]
 
@@ -240,7 +241,7 @@ def test_inputs_that_are_not_those_of_the_run_are_found(own):
     assert lines(own, scores=0) == [f"{own.record('score')}: was made from another {path}"]
 
 
-# What the checksums cannot tell, because they were made to fit
+# Changes that the checksums do not show, because they were made to fit
 
 
 @pytest.mark.parametrize("name", ["memorized", "ratio", "mean_distance"])
@@ -250,7 +251,7 @@ def test_a_changed_count_does_not_follow_from_the_neighbours(own, name):
 
 
 def refit(own, stage, name, change):
-    """Change an array of a stage's file, and every later record of its checksum."""
+    """Change an array of a stage's file, and its checksum in every record."""
     path = own.file(stage)
     before = checksums.sha256(path)
     with np.load(path) as archive:
@@ -266,7 +267,7 @@ def refit(own, stage, name, change):
 
 def test_changed_neighbours_do_not_follow_from_the_samples(own):
     def change(squared):
-        squared[:, 0, 5] += 1  # beyond those that are counted
+        squared[:, 0, 5] += 1  # beyond the neighbours that are counted
         return squared
 
     refit(own, "score", "squared", change)
@@ -294,10 +295,10 @@ def test_the_sample_of_scores_is_that_of_the_seed(own):
     second = Pipeline(own.results, own.content, replicate=1)
     for stage in ("subset", "train", "sample", "score"):
         assert second.call(stage) == 0
-    place = {p.folder for p in places(own.results)}
-    assert second.folder("score") in place and len(place) == 9
-    refit(second, "score", "squared", lambda squared: squared + np.arange(10) // 9)  # of the last neighbour alone
+    folders = {output.folder for output in outputs(own.results)}
+    assert second.folder("score") in folders and len(folders) == 9
+    refit(second, "score", "squared", lambda squared: squared + np.arange(10) // 9)  # only of the last neighbour
     seen = {seed: lines(own, scores=1, seed=seed) for seed in range(8)}
-    assert {len(found) for found in seen.values()} == {0, 1}
-    assert all(lines(own, scores=1, seed=seed) == found for seed, found in seen.items())
+    assert {len(mismatches) for mismatches in seen.values()} == {0, 1}
+    assert all(lines(own, scores=1, seed=seed) == mismatches for seed, mismatches in seen.items())
     assert len(lines(own, scores=2)) == 1

@@ -14,7 +14,7 @@ from snakemake.utils import update_config
 
 from emmeter.data import datasets, feasibility
 from emmeter.errors import SettingsError
-from emmeter.settings.configuration import FILES, load, read
+from emmeter.settings.configuration import FILES, files, load, read
 from emmeter.settings.overrides import override
 from emmeter.settings.sections import Setup
 from emmeter.settings.sources import is_own, respelled
@@ -341,6 +341,32 @@ def test_an_overlay_of_another_scale_drops_or_replaces_the_fit(tmp_path):
     texts = {"own": "b: 2\nfit: small.yaml", "small": "b: 3\nd: 3", "large": "b: 5"}
     assert project(tmp_path, "fit: null", **texts) == {"b": 2, "fit": None}
     assert project(tmp_path, "fit: large.yaml", **texts) == {"b": 5, "fit": "large.yaml"}
+
+
+def test_a_missing_fit_is_one_line(tmp_path):
+    with pytest.raises(SettingsError, match=r"^fit = 'nowhere.yaml': no such file$"):
+        project(tmp_path, own="fit: nowhere.yaml")
+
+
+def test_given_settings_lie_on_top_and_add_their_keys_last(tmp_path):
+    """Snakemake puts the keys of overlays first."""
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config/studies.yaml").write_text("studies: {b: 1, a: 2}")
+    (tmp_path / "config.yaml").write_text("seed: 1\ndata: {source: c, labels: d}\nfit: small.yaml")
+    (tmp_path / "small.yaml").write_text("search: {n_max: 3}")
+    (tmp_path / "large.yaml").write_text("search: {n_max: 4}")
+    given = {"new": 1, "data": {"root": "r", "labels": "a"}, "studies": {"a": 3, "c": 4}, "fit": "large.yaml"}
+    config = load(folder=tmp_path, given=given)
+    assert list(config) == ["studies", "seed", "data", "fit", "search", "new"]
+    assert list(config["studies"].items()) == [("b", 1), ("a", 3), ("c", 4)]
+    assert list(config["data"].items()) == [("source", "c"), ("labels", "a"), ("root", "r")]
+    assert config["search"] == {"n_max": 4}
+    assert files(config, tmp_path) == [
+        tmp_path / "config/studies.yaml",
+        tmp_path / "config.yaml",
+        tmp_path / "large.yaml",
+    ]
+    assert "search" not in load(folder=tmp_path, given={"fit": "null"})  # text, as Snakemake hands it on
 
 
 # Arms left out

@@ -9,7 +9,7 @@ import yaml
 from pydantic import ValidationError
 
 from emmeter.errors import SettingsError
-from emmeter.settings.configuration import RULES, load, ordered, read
+from emmeter.settings.configuration import RULES, load, read
 from emmeter.settings.sections import Setup
 from emmeter.settings.studies import Settings
 from emmeter.settings.types import Span
@@ -338,16 +338,6 @@ def test_sections_without_lines_have_their_defaults():
     settings = read(with_arm({"network.blocks": 3}, network=None, execution=None))
     assert settings.base.network == Setup().network
     assert settings.studies[0].arms[0].setup.network.blocks == 3
-
-
-def test_order_of_a_configuration_is_that_of_its_file():
-    overlaid = {"search": {"start": 1, "n_max": 2}, "new": 1, "data": {"labels": "a", "source": "b"}, "seed": 0}
-    file = {"seed": 1, "data": {"source": "c", "labels": "d"}, "missing": 2, "search": {"n_max": 3}}
-    result = ordered(overlaid, file)
-    assert result == overlaid
-    assert list(result) == ["seed", "data", "search", "new"]
-    assert list(result["data"]) == ["source", "labels"]
-    assert list(result["search"]) == ["n_max", "start"]
 
 
 def test_labels_true_may_be_yaml_boolean():

@@ -1,4 +1,4 @@
-"""A wrong configuration is told before anything starts: one line for one fault, with the key, its value and what is
+"""A wrong configuration is reported before anything starts: one line per fault, with the key, its value and what is
 allowed."""
 
 import os
@@ -18,7 +18,7 @@ NONE = ("studies", "labels", "arms", "none")
 FILE = ("studies", "own", "arms", "file")
 IN_NONE, IN_FILE = "studies.labels.arms.none: ", "studies.own.arms.file: "
 
-# What is changed, to what, and how the one line begins and what it contains.
+# Key, value, and the beginning and a part of the line that reports it.
 THROUGH_SNAKEMAKE = [
     ("search.epsilon", 1.5, "search.epsilon = 1.5: ", "less than 1"),
     ((*NONE, "data.label"), "none", f"{IN_NONE}data.label: ", "did you mean 'labels'"),
@@ -71,8 +71,8 @@ def test_all_faulty_images_are_named_before_anything_starts(empty):
     empty.change((*FILE, "search.grid"), [10, 20])
     done = empty.snakemake("--dry-run", check=False)
     assert done.returncode != 0 and "Traceback" not in done.stdout
-    told = [line for line in done.stdout.splitlines() if line.startswith("config: ")]
-    assert [line.partition("photos': ")[2].partition(": ")[0] for line in told] == [
+    lines = [line for line in done.stdout.splitlines() if line.startswith("config: ")]
+    assert [line.partition("photos': ")[2].partition(": ")[0] for line in lines] == [
         "photos/5/5.png", "photos/5/17.png", "photos/10/22.png"
     ]  # fmt: skip
     assert_nothing_written(empty)
@@ -95,16 +95,16 @@ def test_values_of_the_command_line_are_checked_too(empty):
 
 
 @pytest.mark.parametrize(("path", "value"), [((*NONE, "search.start"), 5), ((*NONE, "data.classes"), [0, 12])])
-def test_a_fault_of_a_study_stops_who_asks_for_it_alone(empty, path, value):
-    """The first is found among the settings, the second with the data."""
+def test_a_fault_of_a_study_matters_only_if_the_study_is_requested(empty, path, value):
+    """Reading the settings shows the first fault, looking at the data the second."""
     empty.change(path, value)
     line = f"config: {IN_NONE}{path[-1]} = {value}: "
-    for targets, told in (["own"], False), (["own", "denoiser"], False), (["own", "labels"], True), ([], True):
+    for targets, refused in (["own"], False), (["own", "denoiser"], False), (["own", "labels"], True), ([], True):
         done = empty.snakemake(*targets, "--dry-run", check=False)
-        assert (done.returncode != 0, line in done.stdout) == (told, told), done.stdout
+        assert (done.returncode != 0, line in done.stdout) == (refused, refused), done.stdout
 
 
-def test_what_is_no_fault_is_told_once_and_only_of_what_is_asked_for(empty):
+def test_notes_are_shown_once_and_only_of_requested_studies(empty):
     empty.change("search", {"n_min": 5, "n_max": 20, "start": 10, "steps_per_octave": 1, "confirm": 0})
     bounds = "search.n_min = 5 becomes 10: sizes are multiples of the 10 classes, unless data.balanced is false"
     images = "data: npz:own.npz: 100 images 8x8x1 in 10 classes: "
@@ -113,19 +113,19 @@ def test_what_is_no_fault_is_told_once_and_only_of_what_is_asked_for(empty):
         ("own", [images]),
     ):
         output = empty.snakemake(target, "--dry-run", "--config", f"run={target}").stdout
-        told = [line for line in output.splitlines() if line.startswith(("note: ", "data: "))]
-        assert len(told) == len(notes) and all(map(str.startswith, told, notes)), told
+        lines = [line for line in output.splitlines() if line.startswith(("note: ", "data: "))]
+        assert len(lines) == len(notes) and all(map(str.startswith, lines, notes)), lines
 
 
-def test_no_fit_may_be_told_on_the_command_line(empty):
+def test_the_command_line_may_drop_the_fit(empty):
     assert "fit" not in empty.plan("own", "--config", "fit=null").output
     done = empty.snakemake("own", "--config", "fit=nowhere.yaml", check=False)
     assert done.returncode != 0
     assert "config: fit = 'nowhere.yaml': no such file\n" in done.stdout
 
 
-def test_an_overlay_whose_fit_is_missing_is_told(empty):
-    empty.configure({"fit": "nowhere.yaml"}, "overlay.yaml")  # in config.yaml itself Snakemake tells
+def test_an_overlay_whose_fit_is_missing_is_refused(empty):
+    empty.configure({"fit": "nowhere.yaml"}, "overlay.yaml")
     done = empty.snakemake("--configfile", "overlay.yaml", check=False)
     assert done.returncode != 0
     assert "config: fit = 'nowhere.yaml': no such file\n" in done.stdout
@@ -199,7 +199,7 @@ ONE_LINE = [
 
 
 @pytest.fixture
-def place(empty, monkeypatch):
+def project(empty, monkeypatch):
     """The project without results, as the working folder, with some unusable files."""
     monkeypatch.chdir(empty.folder)
     (empty.folder / "text.npz").write_text("images")
@@ -222,61 +222,61 @@ def faults(project):
 
 
 @pytest.mark.parametrize(("path", "value", "start", "part"), ONE_LINE)
-def test_one_fault_is_one_line(place, path, value, start, part):
-    place.change(path, value)
-    (line,) = faults(place)
+def test_one_fault_is_one_line(project, path, value, start, part):
+    project.change(path, value)
+    (line,) = faults(project)
     assert line.startswith(start)
     assert part in line
 
 
-def test_the_configuration_of_the_other_tests_is_right(place):
-    index_of(configuration.read(place.config()), place.folder / "results")
+def test_the_configuration_of_the_other_tests_is_right(project):
+    index_of(configuration.read(project.config()), project.folder / "results")
 
 
-def test_true_labels_need_labels(place):
-    place.change((*FILE, "data.source"), "npz:unlabelled.npz")
-    place.change((*FILE, "data.labels"), "true")
-    (line,) = faults(place)
+def test_true_labels_need_labels(project):
+    project.change((*FILE, "data.source"), "npz:unlabelled.npz")
+    project.change((*FILE, "data.labels"), "true")
+    (line,) = faults(project)
     assert line.startswith(f"{IN_FILE}data.labels = 'true': ")
     assert "npz:unlabelled.npz has no labels" in line
 
 
-def test_missing_data_matter_only_to_selected_studies(place):
-    place.change((*FILE, "data.source"), "cifar10")
-    place.change("run", ["labels", "denoiser"])
-    index_of(configuration.read(place.config()), place.folder / "results")
+def test_missing_data_matter_only_to_selected_studies(project):
+    project.change((*FILE, "data.source"), "cifar10")
+    project.change("run", ["labels", "denoiser"])
+    index_of(configuration.read(project.config()), project.folder / "results")
 
 
-def test_two_faults_are_two_lines(place):
-    place.change("search.epsilon", 2)
-    place.change("scoring.threshold", 2)
-    assert sorted(line.split(" = ")[0] for line in faults(place)) == ["scoring.threshold", "search.epsilon"]
+def test_two_faults_are_two_lines(project):
+    project.change("search.epsilon", 2)
+    project.change("scoring.threshold", 2)
+    assert sorted(line.split(" = ")[0] for line in faults(project)) == ["scoring.threshold", "search.epsilon"]
 
 
 @pytest.mark.parametrize(
     ("path", "value"),
     [("search.n_max", 100_000), ("network.attention", [16]), ("network.multipliers", [1] * 5)],
 )
-def test_a_fault_of_the_base_settings_is_told_once(place, path, value):
-    place.change(path, value)
-    (line,) = faults(place)
+def test_a_fault_of_the_base_settings_is_reported_once(project, path, value):
+    project.change(path, value)
+    (line,) = faults(project)
     assert f"{path} = {value}: " in line
 
 
 @pytest.mark.parametrize("value", ["label", [], ["labels", "label"]])
-def test_run_names_studies(place, value):
-    place.change("run", value)
-    (line,) = faults(place)
+def test_run_names_studies(project, value):
+    project.change("run", value)
+    (line,) = faults(project)
     assert line.startswith("run = ")
 
 
-def test_emm_check_says_the_same_without_snakemake(place):
+def test_emm_check_reports_the_same_without_snakemake(project):
     command = [sys.executable, "-m", "emmeter.cli", "check"]
     good = subprocess.run(command, capture_output=True, text=True)
     assert (good.returncode, good.stderr) == (0, "")
     assert "labels: none, random" in good.stdout
     assert "npz:own.npz: 100 images 8x8x1 in 10 classes" in good.stdout
-    overlay = place.folder / "overlay.yaml"
+    overlay = project.folder / "overlay.yaml"
     overlay.write_text("search: {epsilon: 1.5}\n")
     bad = subprocess.run([*command, "overlay.yaml"], capture_output=True, text=True)
     assert bad.returncode == 1

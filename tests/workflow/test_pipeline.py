@@ -1,4 +1,4 @@
-"""The whole pipeline on a tiny configuration: what one run leaves behind, and the ways to ask for it."""
+"""The whole pipeline on a tiny configuration: the results of one run, and the ways to request them."""
 
 import csv
 import json
@@ -29,7 +29,7 @@ def table(path):
 
 
 def test_a_dry_run_without_results_is_clean_and_writes_nothing(finished):
-    plan = finished.first_plan  # its exit status and that nothing appeared are checked by the fixture
+    plan = finished.first_plan  # the fixture checks that the dry run succeeds and writes nothing
     assert plan.rules == {"subset", "train", "sample", "score", "emm", "study", "figures", *JOINED, "report"}
     assert "Traceback" not in plan.output
     assert "marked for report" not in plan.output
@@ -79,7 +79,7 @@ def test_single_values_come_from_config_options(finished):
 
 
 def test_booleans_inside_config_options_are_read(finished):
-    # Snakemake hands every value inside braces on as text.
+    # Snakemake passes every value inside braces as text.
     plan = finished.project.plan("own", "--config", "scoring={distinct: false}")
     assert plan.rules == {"score", "emm", "study", "figures"}
 
@@ -124,7 +124,7 @@ def test_a_run_of_one_study_prints_its_table_alone(project):
     assert [line.split()[0] for line in table.splitlines()] == ["labels", "labels", "denoiser", "denoiser", "own"]
     assert [line.split()[0] for line in claims.splitlines()] == ["labels", "denoiser"]
     assert whole.count("report   results/report.html") == 1
-    assert "report   " not in output  # it is of all selected studies
+    assert "report   " not in output  # which covers all selected studies
 
 
 def test_a_run_without_studies_prints_no_table(empty):
@@ -201,7 +201,7 @@ def test_tables_and_figures_of_every_study(finished, study):
     assert [row["arm"] for row in table(folder / "contrasts.csv")] == arms[1:]
     assert {row["baseline"] for row in table(folder / "contrasts.csv")} == set(arms[:1] if arms[1:] else [])
     curves = table(folder / "curves.csv")
-    # A trained run has a row for each snapshot; the optimum has no training, so it has one.
+    # A trained run has one row per snapshot.  The optimum has no training, so its run has one row.
     runs = {"none": 2, "random": 2, "network": 2, "optimum": 2, "file": 1}
     assert {arm: sum(row["arm"] == arm for row in curves) for arm in arms} == {arm: runs[arm] for arm in arms}
     for kind, start in (("svg", b"<?xml"), ("png", b"\x89PNG")):
@@ -237,21 +237,21 @@ class Resources(HTMLParser):
 
     def __init__(self):
         super().__init__()
-        self.found = []
+        self.addresses: list[str | None] = []
 
     def handle_starttag(self, tag, attrs):
         attributes = dict(attrs)
         if tag in ("script", "img", "iframe", "source", "video", "embed", "audio"):
-            self.found.append(attributes.get("src"))
+            self.addresses.append(attributes.get("src"))
         if tag == "link":
-            self.found.append(attributes.get("href"))
+            self.addresses.append(attributes.get("href"))
 
 
 def test_report_is_self_contained_and_complete(finished):
     page = (finished.project.folder / "results/report.html").read_text()
     resources = Resources()
     resources.feed(page)
-    assert [address for address in resources.found if address and not address.startswith("data:")] == []
+    assert [address for address in resources.addresses if address and not address.startswith("data:")] == []
     assert not re.search(r"@import|url\(['\"]?https?:", page)
     for study in STUDIES:
         assert f'"{study}"' in page
@@ -273,7 +273,9 @@ def test_an_unfinished_search_makes_no_record(finished, tmp_path):
     project = finished.project
     record = json.loads(project.emm_file("denoiser", "optimum").read_text())
     plan = project.plan("denoiser", "--config", "search={epsilon: 0.2}")
-    text = next(text for text in re.findall(r"emmeter\.stages\.emm --settings '(.*?)'", plan.output) if '"optimum"' in text)
+    text = next(
+        text for text in re.findall(r"emmeter\.stages\.emm --settings '(.*?)'", plan.output) if '"optimum"' in text
+    )
     done = subprocess.run(
         [
             *(sys.executable, "-m", "emmeter.stages.emm", "--settings", text, "--sizes", json.dumps(record["sizes"])),

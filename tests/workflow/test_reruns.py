@@ -1,4 +1,4 @@
-"""What an edit, a deleted file, a failure or a kill makes Snakemake do again: no more, and no less, than needed."""
+"""After an edit, a deletion, a failure or a kill, Snakemake repeats exactly the jobs that are needed."""
 
 import base64
 import contextlib
@@ -34,7 +34,7 @@ def without_provenance(path):
 
 
 def warmed(workflow: int) -> list[str]:
-    """Processes of a workflow that are no children of its jobs: the one that has torch loaded, and its copies."""
+    """Processes of a workflow that are not children of its jobs: the one that has torch loaded, and its copies."""
     lines = []
     for entry in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
@@ -42,7 +42,7 @@ def warmed(workflow: int) -> list[str]:
     return [line for line in lines if f"\0emmeter.machine.warm\0--serve\0{workflow}-" in line]
 
 
-# ---- edits of the configuration, asked by dry runs
+# ---- edits of the configuration, as dry runs
 
 
 def test_nothing_changed(project):
@@ -92,7 +92,7 @@ def test_older_data_in_the_place_of_others_are_noticed(project):
 
 
 def test_the_signature_of_own_data_is_no_parameter_of_other_data(project):
-    """So that results made without it stay."""
+    """Therefore results made without it stay valid."""
     rules = project.folder / "workflow" / "rules" / "subset.smk"
     lines = rules.read_text().splitlines()
     without = [line for line in lines if "data_signature" not in line]
@@ -158,7 +158,26 @@ def test_arms_exchanged_are_noticed(project):
     assert project.plan()["study"] == ["labels"]  # the first arm is the baseline of the contrasts
 
 
-# ---- files changed or deleted, asked by dry runs
+# ---- another version of the workflow
+
+
+def test_commands_with_new_names_need_one_touch(project):
+    """As between versions whose stages compute the same under other names."""
+    kept = project.times()
+    records = list((project.folder / ".snakemake" / "metadata").iterdir())
+    for record in records:
+        content = json.loads(record.read_text())
+        record.write_text(json.dumps(content | {"code": content["code"].replace("emmeter.stages.", "emm.")}))
+    project.run_file("sample", "labels", "random", "samples.npz").unlink()  # as a user may, to save space
+    assert {"subset", "report"} <= project.plan().rules
+    project.snakemake("--touch")
+    assert project.plan().jobs == {}
+    assert project.times().keys() == kept.keys() - {
+        str(project.run_file("sample", "labels", "random", "samples.npz").relative_to(project.folder / "results"))
+    }
+
+
+# ---- changed or deleted files, as dry runs
 
 
 def test_a_changed_npz_file_is_noticed(project):
@@ -176,7 +195,7 @@ def test_a_changed_npz_file_is_noticed(project):
     assert "train" not in plan.rules
 
 
-def test_times_of_the_data_tell_nothing(project):
+def test_times_of_the_data_do_not_matter(project):
     os.utime(project.folder / "own.npz", (4e9, 4e9))  # in the future
     assert project.plan().jobs == {}
     os.utime(project.folder / "own.npz", (1, 1))
@@ -184,14 +203,14 @@ def test_times_of_the_data_tell_nothing(project):
 
 
 def test_results_of_the_earlier_rule_for_own_data_stay(project):
-    """Snakemake knew their data as an input and by another signature."""
+    """Then the data were an input, and had another signature."""
     path = project.run_file("subset", "own", "file", "subset.npz").relative_to(project.folder)
     record = project.folder / ".snakemake" / "metadata" / base64.urlsafe_b64encode(bytes(path)).decode()
     content = json.loads(record.read_text())
     present = dict(content)
     own = (project.folder / "own.npz").read_bytes()
     old = hashlib.sha256(str(len(own)).encode() + own[-65536:]).hexdigest()[:16]
-    params = [one if one.startswith("'{") else repr(old) for one in content["params"]]
+    params = [param if param.startswith("'{") else repr(old) for param in content["params"]]
     assert params != content["params"]
     content |= {"input": ["own.npz"], "params": params, "input_checksums": {}}
     record.write_text(json.dumps(content))
@@ -199,7 +218,7 @@ def test_results_of_the_earlier_rule_for_own_data_stay(project):
     assert {name: json.loads(record.read_text())[name] for name in ("input", "params")} == {
         name: present[name] for name in ("input", "params")
     }
-    content["params"] = [one.replace(old, old[::-1]) for one in params]  # made from other data
+    content["params"] = [param.replace(old, old[::-1]) for param in params]  # made from other data
     record.write_text(json.dumps(content))
     assert [run.partition("/")[0] for run in project.plan()["subset"]] == [project.key("subset", "own", "file")]
 
@@ -223,8 +242,8 @@ def photographs(finished, tmp_path_factory):
     project.change(["studies", "own", "arms", "large"], grid | optimum | {"data.source": "npz:large.npz"})
     project.snakemake("own")
     sizes = [
-        project.run_file(*one).stat().st_size
-        for one in (("subset", "own", "large", "subset.npz"), ("sample", "own", "large", "samples.npz"))
+        project.run_file(*names).stat().st_size
+        for names in (("subset", "own", "large", "subset.npz"), ("sample", "own", "large", "samples.npz"))
     ]
     assert min(sizes) > 10**6
     assert project.plan("own").jobs == {}
@@ -247,11 +266,11 @@ def test_a_copy_with_new_times_in_any_order_runs_nothing(photographs, tmp_path, 
 def test_another_image_of_the_same_size_and_time_is_noticed(photographs, tmp_path):
     shutil.copytree(photographs.folder, tmp_path / "project")
     project = type(photographs)(tmp_path / "project")
-    one, two = (project.folder / "photos" / os.fsdecode(name) for name in (b"\xff.bmp", b"0.bmp"))
-    assert one.stat().st_size == two.stat().st_size
-    times = one.stat()
-    one.write_bytes(two.read_bytes()[:-1] + b"\0")
-    os.utime(one, ns=(times.st_atime_ns, times.st_mtime_ns))
+    first, second = (project.folder / "photos" / os.fsdecode(name) for name in (b"\xff.bmp", b"0.bmp"))
+    assert first.stat().st_size == second.stat().st_size
+    times = first.stat()
+    first.write_bytes(second.read_bytes()[:-1] + b"\0")
+    os.utime(first, ns=(times.st_atime_ns, times.st_mtime_ns))
     plan = project.plan("own")
     for stage in ("subset", "train", "sample", "score"):
         assert plan[stage] == [f"{project.key(stage, 'own', 'folder')}/n10/r0"]
@@ -259,7 +278,7 @@ def test_another_image_of_the_same_size_and_time_is_noticed(photographs, tmp_pat
 
 @pytest.mark.parametrize("copied", [False, True])
 def test_an_interruption_after_new_data_is_made_up_for(photographs, tmp_path, copied):
-    """Only the subset was drawn from the new images; what was made from the old ones may then look newer in a copy."""
+    """Only the subset was drawn from the new images.  In a copy, results from the old images may look newer."""
     shutil.copytree(photographs.folder, tmp_path / "project")
     project = type(photographs)(tmp_path / "project")
     image = project.folder / "photos" / "0.bmp"
@@ -355,7 +374,7 @@ def test_a_threshold_and_back_replays_the_same_searches(project):
 
 @pytest.fixture(scope="module")
 def faulty(finished, tmp_path_factory):
-    """One arm trains longer than before; another one diverges.  The project, and Snakemake's exit status and output."""
+    """A project in which one arm trains longer than before and another diverges, the plan, and Snakemake's run."""
     project = finished.copied(tmp_path_factory.mktemp("faulty") / "project")
     project.change(["studies", "labels", "arms", "random", "training.duration"], LONG)
     project.change(["studies", "denoiser", "arms", "diverging"], {"training.learning_rate": 1e30})
@@ -433,10 +452,10 @@ def test_killed_in_the_middle(project, faulty):
     after = project.times()
     assert {name: after[name] for name in before} == before  # finished runs were kept
 
-    def outcome(one):
-        score = json.loads(one.run_file("score", "labels", "random", "score.json").read_text())
-        weights = load_file(one.run_file("train", "labels", "random", "snapshots.safetensors"))
-        samples = one.run_file("sample", "labels", "random", "samples.npz").read_bytes()
+    def outcome(project):
+        score = json.loads(project.run_file("score", "labels", "random", "score.json").read_text())
+        weights = load_file(project.run_file("train", "labels", "random", "snapshots.safetensors"))
+        samples = project.run_file("sample", "labels", "random", "samples.npz").read_bytes()
         return score["snapshots"], {name: array.tobytes() for name, array in weights.items()}, samples
 
     assert outcome(project) == outcome(undisturbed)

@@ -32,7 +32,7 @@ def test_a_dry_run_of_every_study_is_clean(project, scale, studies):
     assert not (project.folder / "results").exists()
 
 
-def test_a_study_without_its_data_tells_why_only_when_asked_for(project):
+def test_a_study_without_its_data_is_refused_only_when_requested(project):
     overlay = ["--configfile", "config/gpu.yaml", "--config", "data={source: 'npz:cifar.npz'}"]
     assert project.snakemake("--dry-run", "conditioning", *overlay).returncode == 0
     done = project.snakemake("--dry-run", "intra_diversity", *overlay, check=False)

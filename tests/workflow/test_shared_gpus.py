@@ -1,4 +1,4 @@
-"""Jobs of the real workflow on a machine with two GPUs, which are made up: stages compute on the CPU instead.
+"""Jobs of the real workflow on a machine with two made-up GPUs; stages compute on the CPU instead.
 
 Everything else is real: Snakemake's resource, the locks, and the devices that each stage sees.
 """
@@ -18,8 +18,8 @@ import pytest
 from emmeter.machine import slots
 from project import Project, fresh
 
-# What `python` is on the made-up machine.  A stage notes the devices that it sees when it begins and ends, and finds
-# its "cuda" on the CPU.  A training begins only when a second one does, so that they surely run at the same time.
+# Stands for `python` on the made-up machine.  A stage notes the devices that it sees when it begins and ends, and uses
+# the CPU for "cuda".  A training begins only with a second one, so that both certainly run at the same time.
 PYTHON = """#!/bin/sh
 case "$2" in *cuInit*) echo 8; exit ;; esac
 module=$2
@@ -37,7 +37,7 @@ status=$?
 echo "end $module $CUDA_VISIBLE_DEVICES" >> {log}
 exit $status
 """
-# The same where no stage runs: who asks the driver how many GPUs there are gets an answer.
+# Stands for `python` where no stage runs: a question for the number of GPUs is answered.
 DRIVER = """#!/bin/sh
 case "$2" in *cuInit*) echo 8; exit ;; esac
 exec {python} "$@"
@@ -60,7 +60,7 @@ class Machine:
 
 @pytest.fixture(autouse=True)
 def _all_visible(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """All GPUs of the machine, of which its driver tells."""
+    """Let jobs see all GPUs that the driver of the machine reports."""
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     python = tmp_path / "driver" / "python"
     python.parent.mkdir()
@@ -71,7 +71,7 @@ def _all_visible(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
-    """The runs of study `labels`, one of each of two arms, made and scored on two GPUs."""
+    """The runs of study `labels`, one for each of two arms, made and scored on two GPUs."""
     folder = tmp_path_factory.mktemp("machine")
     log, python = folder / "log", folder / "bin" / "python"
     python.parent.mkdir()
@@ -97,9 +97,9 @@ def _with_path(folder: Path):  # type: ignore[no-untyped-def]
     real = Project.process
 
     def process(project: Project):  # type: ignore[no-untyped-def]
-        found = real(project)
-        found["env"]["PATH"] = os.pathsep.join([str(folder), found["env"]["PATH"]])
-        return found
+        arguments = real(project)
+        arguments["env"]["PATH"] = os.pathsep.join([str(folder), arguments["env"]["PATH"]])
+        return arguments
 
     return process
 
@@ -124,7 +124,7 @@ def test_every_job_has_a_gpu_of_its_own(machine):
     assert trained == set(machine.gpus)  # two at a time, therefore on two GPUs
 
 
-def test_the_log_tells_the_gpu(machine):
+def test_the_log_names_the_gpu(machine):
     for path in machine.project.folder.glob("logs/train/*/*.log"):
         assert path.read_text().splitlines()[0] in [f"on GPU {gpu} (slot 1 of 1)" for gpu in machine.gpus]
 
@@ -166,7 +166,7 @@ def test_a_training_of_several_gpus_claims_them_at_once(empty):
     assert output.count("--count 1 -- python -m emmeter.machine.warm emmeter.stages.sample ") == 2
 
 
-def test_more_gpus_than_there_are_is_told_before_anything_starts(empty):
+def test_too_many_gpus_are_refused_before_anything_starts(empty):
     empty.change("execution.device", "auto")
     empty.change("execution.gpus", 2)
     empty.change("training.gpus", 4)
@@ -178,7 +178,7 @@ def test_more_gpus_than_there_are_is_told_before_anything_starts(empty):
     assert not (empty.folder / "results").exists() and not (empty.folder / "logs").exists()
 
 
-def test_hidden_gpus_are_told_before_anything_starts(empty, monkeypatch):
+def test_hidden_gpus_are_refused_before_anything_starts(empty, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
     empty.change("execution", {"gpus": [0, 1]})
     done = empty.snakemake("labels", check=False)
@@ -189,7 +189,7 @@ def test_hidden_gpus_are_told_before_anything_starts(empty, monkeypatch):
 
 
 def test_jobs_of_a_cluster_claim_nothing(empty):
-    """Neither where they are submitted, though it may have GPUs of its own, nor where they run."""
+    """They claim nothing where they are submitted, even if this machine has GPUs, nor where they run."""
     empty.change("execution", {"gpus": [0, 1]})
     empty.change("training.gpus", 4)  # more than the submitting machine has
     dry = ("labels", "--dry-run", "--printshellcmds")

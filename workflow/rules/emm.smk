@@ -1,21 +1,15 @@
-# The loop over N.  `Index.trail` replays the search on the scores that exist and returns their plain paths, followed by
-# those that the search asks for next.  Snakemake evaluates it again after every finished score, because `score` is a
+# The loop over N.  `trail` replays the search on the scores that exist.  It returns the paths of these scores and of
+# those that the search asks for next.  Snakemake calls it again after each finished score, because `score` is a
 # checkpoint.  `checkpoints.score.get()` would skip all rerun triggers of this rule while a score is missing.
-import json
-
-
-localrules:
-    emm,
-
-
 rule emm:
     input:
-        lambda wildcards: INDEX.trail(wildcards.key),
+        lambda wildcards: PATHS.trail(wildcards.key),
     output:
-        record="results/emm/{key}/emm.json",
-        gallery="results/emm/{key}/gallery.npz",
+        record=PATHS.emm_file("emm.json"),
+        gallery=PATHS.emm_file("gallery.npz"),
     log:
         "logs/emm/{key}.log",
+    localrule: True
     conda:
         environment("envs/cpu.yaml")
     params:
@@ -25,4 +19,5 @@ rule emm:
         "EMM of arm {wildcards.key}"
     shell:
         "python -m emmeter.stages.emm --settings {params.settings:q} --key {wildcards.key} --sizes {params.sizes:q}"
-        " --results results --output {output.record} --gallery {output.gallery} > {log} 2>&1"
+        f" --results {RESULTS}"
+        " --output {output.record} --gallery {output.gallery} > {log} 2>&1"

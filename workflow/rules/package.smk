@@ -1,11 +1,18 @@
-# The workflow's own package and files, whatever its user has installed, set or lying about.  Nothing here computes.
+# The workflow's own package and files, whatever else is installed, set or in the working directory.
 import logging
 import os
 import sys
 import warnings
 from pathlib import Path
 
-ROOT = Path(workflow.basedir).absolute()
+RULES_FOLDER = Path(str(workflow.current_basedir))
+if not RULES_FOLDER.is_dir():
+    print(
+        f"config: {RULES_FOLDER}: this workflow must be a folder on this machine; clone it, and name its Snakefile",
+        file=sys.stderr,
+    )
+    sys.exit(1)
+ROOT = RULES_FOLDER.parents[1]
 PACKAGE = str(ROOT / "workflow")
 sys.path.insert(0, PACKAGE)
 import emmeter
@@ -16,19 +23,23 @@ if Path(emmeter.__file__ or "").resolve().parent != Path(PACKAGE, "emmeter").res
 
 from emmeter import project as emm_project
 
-# Jobs are to take no warning for an error, nor to stay when they are done, and nor is this process.
+# Neither this process nor its jobs may turn warnings into errors; and jobs must end when they are done.
 for variable in ("PYTHONWARNINGS", "PYTHONINSPECT"):
     if os.environ.pop(variable, None):
         warnings.simplefilter("ignore")
-# Snakemake's own log file has the encoding of the locale.  What it cannot hold is no reason for a traceback.
+# Snakemake's log file has the encoding of the locale.  Without this, a character that it lacks causes a traceback.
 logging.raiseExceptions = False
 variables = emm_project.child_environment(ROOT) | {emm_project.VARIABLE: str(ROOT)}
 # Conda environments (--software-deployment-method conda) hold the packages that emmeter needs, not emmeter itself, and
-# Snakemake takes PYTHONPATH away from their jobs.
+# Snakemake removes PYTHONPATH from the environment of their jobs.
 os.environ.update(variables | {"EMM_PYTHONPATH": variables["PYTHONPATH"]})
 shell.prefix('set -euo pipefail; export PYTHONPATH="$EMM_PYTHONPATH"; ')
 
+# As a module the workflow uses its own files alone: those in the working directory belong to the workflow around it.
+IS_MODULE = not workflow.modifier.is_main_snakefile()
+FOLDER = ROOT if IS_MODULE else Path()
+
 
 def project_file(path):
-    """A file of the configuration: of the folder that results go to, and where it has none the project's own."""
-    return str(emm_project.file(Path(path)))
+    """A file of the configuration: that of the working directory, or else the project's own."""
+    return str(emm_project.file(Path(path), FOLDER))

@@ -1,11 +1,8 @@
-localrules:
-    plan,
-
-
-# What the selected studies will cost; `emm plan` prints the same.
+# The cost of the selected studies; `emm plan` prints the same.
 rule plan:
     log:
         "logs/plan.log",
+    localrule: True
     conda:
         environment("envs/cpu.yaml")
     params:
@@ -13,4 +10,4 @@ rule plan:
     message:
         "plan: counts operations, then calibrates for about ten seconds"
     shell:
-        "python -m emmeter.pipeline.plan --config {params.config:q} 2> {log}"
+        "python -m emmeter.pipeline.plan --config {params.config:q}" f"{MOVED_OPTION}" " 2> {log}"

@@ -1,12 +1,8 @@
-localrules:
-    report,
-
-
-# A Snakemake inside a rule, because the report is a result like any other: made when one of its parts changes, remade
-# when it is deleted.  It reads the finished jobs' records, takes no lock, and runs no job.
+# Snakemake inside a rule, so that the report is a result like any other: made again when one of its parts changes or it
+# is deleted.  The inner Snakemake reads the records of finished jobs, takes no lock, and runs no job.
 rule report:
     input:
-        [study_files(name) for name in SETTINGS.selected],
+        [PATHS.study(name) for name in SETTINGS.selected],
         "results/emm.csv",
         "results/findings.csv",
         "results/published.csv",
@@ -14,6 +10,7 @@ rule report:
         "results/report.html",
     log:
         "logs/report.log",
+    localrule: True
     conda:
         environment("envs/cpu.yaml")
     params:
@@ -22,4 +19,6 @@ rule report:
     message:
         "report"
     shell:
-        "python -m emmeter.stages.report --config {params.config:q} --output {output} {params.targets:q} > {log} 2>&1"
+        "python -m emmeter.stages.report --config {params.config:q} --output {output}"
+        f"{MOVED_OPTION}"
+        " {params.targets:q} > {log} 2>&1"

@@ -1,10 +1,10 @@
 rule sample:
     input:
         subset=earlier("sample", "subset", "subset.npz"),
-        snapshots=weights,
+        snapshots=by_content(PATHS.weights),
     output:
-        samples=run_path("sample", "samples.npz"),
-        record=run_path("sample", "sampling.json"),
+        samples=PATHS.run("sample", "samples.npz"),
+        record=PATHS.run("sample", "sampling.json"),
     log:
         "logs/sample/{key}/n{n}-r{r}.log",
     conda:
@@ -19,7 +19,7 @@ rule sample:
     params:
         claim=gpu_claim(),
         settings=stage_json("sample"),
-        state=training_state,
+        state=PATHS.training_state,
     message:
         "sample from the run on {wildcards.n} images, replicate {wildcards.r}"
     shell:

@@ -1,13 +1,13 @@
-# A checkpoint: whenever a score is finished, Snakemake asks every search again what it needs next (emm.smk).
+# A checkpoint: after each finished score, Snakemake asks every search again for its next runs (emm.smk).
 checkpoint score:
     input:
         subset=earlier("score", "subset", "subset.npz"),
         samples=earlier("score", "sample", "samples.npz"),
-        records=records,
+        records=by_content(PATHS.records),
     output:
-        score=run_path("score", "score.json"),
-        neighbours=run_path("score", "neighbours.npz"),
-        gallery=run_path("score", "gallery.npz"),
+        score=PATHS.run("score", "score.json"),
+        neighbours=PATHS.run("score", "neighbours.npz"),
+        gallery=PATHS.run("score", "gallery.npz"),
     log:
         "logs/score/{key}/n{n}-r{r}.log",
     conda:
@@ -15,7 +15,7 @@ checkpoint score:
     resources:
         gpu_slots=gpu_slots(),
         gpu=cluster_gpus(),
-        arms=arms_of_score,
+        arms=lambda wildcards: emm_description.arms_of_score(INDEX, wildcards.key),
     params:
         claim=gpu_claim(),
         settings=stage_json("score"),

@@ -1,17 +1,7 @@
-localrules:
-    study,
-    figures,
-    onset_figure,
-    summary,
-    findings_table,
-    findings,
-    published,
-
-
 rule study:
     input:
         pending_scores,
-        records=arm_records,
+        records=arm_files("emm.json"),
     output:
         emm=f"{STUDY}/emm.csv",
         curves=report(
@@ -33,6 +23,7 @@ rule study:
         ),
     log:
         "logs/study/{study}.log",
+    localrule: True
     conda:
         environment("envs/cpu.yaml")
     params:
@@ -51,7 +42,7 @@ rule figures:
     input:
         emm=f"{STUDY}/emm.csv",
         curves=f"{STUDY}/curves.csv",
-        galleries=galleries,
+        galleries=arm_files("gallery.npz"),
     output:
         figure("curves", "ratio against N"),
         figure("emm", "EMM of each arm"),
@@ -59,6 +50,7 @@ rule figures:
         figure("gallery", "generated images and their nearest training images"),
     log:
         "logs/figures/{study}.log",
+    localrule: True
     conda:
         environment("envs/cpu.yaml")
     params:
@@ -73,7 +65,7 @@ rule figures:
         " --curves {input.curves} --galleries {params.galleries:q} --folder {params.folder} > {log} 2>&1"
 
 
-# Of studies that make a claim about it.
+# Only of studies that claim something about the onset.
 rule onset_figure:
     input:
         f"{STUDY}/onset.csv",
@@ -81,6 +73,7 @@ rule onset_figure:
         figure("onset", "onset of memorization against N"),
     log:
         "logs/onset_figure/{study}.log",
+    localrule: True
     conda:
         environment("envs/cpu.yaml")
     params:
@@ -107,6 +100,7 @@ rule summary:
         ),
     log:
         "logs/summary.log",
+    localrule: True
     conda:
         environment("envs/cpu.yaml")
     params:
@@ -130,6 +124,7 @@ rule findings_table:
         ),
     log:
         "logs/findings.log",
+    localrule: True
     conda:
         environment("envs/cpu.yaml")
     params:
@@ -140,12 +135,13 @@ rule findings_table:
         "python -m emmeter.stages.findings_table --studies {params.studies:q} --table {output.table} --page {output.page} > {log} 2>&1"
 
 
-# A target that always runs, so that the findings are printed (by onsuccess) even where nothing was left to do.
+# A target that always runs, so that `onsuccess` prints the findings even if nothing else is to be done.
 rule findings:
     input:
         rules.findings_table.output.table,
     log:
         "logs/findings_target.log",
+    localrule: True
     conda:
         environment("envs/cpu.yaml")
     message:
@@ -167,6 +163,7 @@ rule published:
         ),
     log:
         "logs/published.log",
+    localrule: True
     conda:
         environment("envs/cpu.yaml")
     params:
@@ -174,4 +171,6 @@ rule published:
     message:
         "comparison with the published numbers"
     shell:
-        "python -m emmeter.stages.published --arms {params.arms:q} --results results --table {output} > {log} 2>&1"
+        "python -m emmeter.stages.published --arms {params.arms:q}"
+        f" --results {RESULTS}"
+        f" --table {{output}}{FOLDER_OPTION} > {{log}} 2>&1"

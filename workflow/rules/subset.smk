@@ -1,18 +1,16 @@
-localrules:
-    subset,
-
-
-# The user's own files are no inputs: names may hold what Snakemake would fill in, and their times tell nothing.
+# The user's own files are not inputs: their names may hold braces, which Snakemake would fill in, and their times say
+# nothing about their content.
 rule subset:
     output:
-        run_path("subset", "subset.npz"),
+        PATHS.run("subset", "subset.npz"),
     log:
         "logs/subset/{key}/n{n}-r{r}.log",
+    localrule: True
     conda:
         environment("envs/cpu.yaml")
     params:
         settings=stage_json("subset"),
-        # Of data known by name `...`, of which Snakemake keeps no record: no parameter more than without it.
+        # For data known by name it is `...`, which Snakemake does not record, as if there were no such parameter.
         data=lambda wildcards: INDEX.data_signature(wildcards.key) or ...,
     message:
         "subset of {wildcards.n} images, replicate {wildcards.r}"

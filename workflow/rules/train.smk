@@ -2,9 +2,9 @@ rule train:
     input:
         subset=earlier("train", "subset", "subset.npz"),
     output:
-        snapshots=run_path("train", "snapshots.safetensors"),
-        log=run_path("train", "training.csv"),
-        record=run_path("train", "training.json"),
+        snapshots=PATHS.run("train", "snapshots.safetensors"),
+        log=PATHS.run("train", "training.csv"),
+        record=PATHS.run("train", "training.json"),
     log:
         "logs/train/{key}/n{n}-r{r}.log",
     conda:
@@ -12,7 +12,7 @@ rule train:
     threads: lambda wildcards: SETTINGS.execution.threads * devices(wildcards)
     resources:
         gpu_slots=gpu_slots(devices),
-        launcher=lambda wildcards: launcher(devices(wildcards)),
+        launcher=lambda wildcards: emm_jobs.launcher(devices(wildcards)),
         compile=SETTINGS.execution.compile,
         process_threads=SETTINGS.execution.threads,
         device=emm_gpus.device(SETTINGS.execution),
@@ -20,15 +20,15 @@ rule train:
         log_seconds=str(SETTINGS.execution.log_seconds),
         runtime=minutes("train"),
         gpu=cluster_gpus(devices),
-        nodes=1,  # for all its GPUs
+        nodes=1,  # with all its GPUs
     params:
         claim=gpu_claim(devices),
         settings=stage_json("train"),
-        # Not an output: Snakemake deletes outputs of failed jobs, and this is what a killed training resumes from.
-        state=STATE,
+        # A killed training resumes from this.  It is not an output, because Snakemake deletes outputs of failed jobs.
+        state=PATHS.state(),
     message:
         "train on {wildcards.n} images, replicate {wildcards.r}"
-    # >>: the log holds all attempts, and two jobs may write to it while one waits for the other.
+    # The log holds all attempts, hence >>.  Two jobs may write to it while one waits for the other.
     shell:
         "OMP_NUM_THREADS={resources.process_threads} {params.claim} python {resources.launcher} emmeter.stages.train --settings {params.settings:q} --key {wildcards.key}"
         " --n {wildcards.n} --replicate {wildcards.r} --subset {input.subset} --snapshots {output.snapshots}"

@@ -1,4 +1,4 @@
-"""How fast this machine trains and samples: a short calibration on made-up images."""
+"""Speed of training and sampling on this machine, from a short calibration on made-up images."""
 
 import json
 import os
@@ -25,22 +25,25 @@ if TYPE_CHECKING:
 
 
 CALIBRATION = 10.0  # seconds
-PROBE = 4  # images of the first step of a calibration, which tells how many a step can have
-MADE_UP = 1024  # images at most that a calibration trains on
+PROBE = 4  # images of the first timed step, from which the batch of the following steps is chosen
+MADE_UP = 1024  # training images of a calibration, at most
 
 
 def calibrate(setup: Setup, device: str, threads: int, jobs: int, claim: Sequence[str] = ()) -> Speed:
-    """Measure the base network on this machine, in as many processes at once as jobs will run.
+    """Measure the speed of a network on this machine, in as many processes at once as jobs will run.
 
-    `claim` are the words before a command that give it a GPU of its own (`gpus.claim`).
+    Args:
+        claim: words before a command that give it a GPU of its own (`gpus.claim`).
+    Raises:
+        SettingsError: a process failed.
     """
     options = ["--calibrate", setup.model_dump_json(), "--device", device, "--threads", str(threads)]
     command_line = [*claim, sys.executable, "-m", "emmeter.pipeline.plan", *options]
     environment = ENVIRONMENT | os.environ | {"OMP_NUM_THREADS": str(threads)}  # as a workflow's jobs have it
     pipe = {"env": environment | project.child_environment(), "stdout": subprocess.PIPE, "encoding": "utf-8"}
-    started = [subprocess.Popen(command_line, **pipe) for _ in range(jobs)]
-    outputs = [process.communicate()[0] for process in started]
-    if any(process.returncode for process in started):
+    processes = [subprocess.Popen(command_line, **pipe) for _ in range(jobs)]
+    outputs = [process.communicate()[0] for process in processes]
+    if any(process.returncode for process in processes):
         raise SettingsError("plan: the calibration failed; give --throughput GFLOP/s instead")
     rates = [json.loads(output) for output in outputs]
 
@@ -51,10 +54,12 @@ def calibrate(setup: Setup, device: str, threads: int, jobs: int, claim: Sequenc
 
 
 def rates(setup: Setup, device_name: str, threads: int, started: float) -> dict[str, float]:
-    """Rates of one process: seconds of a job's start, operations a second of training steps and of sampling.
+    """Measure one process: seconds of a job's start, operations per second of training steps and of sampling.
 
-    On made-up images of the data set's shape.  A step or a sample that would take too long here has fewer images.
-    `started`: when this process was.
+    The images are made up, in the shape of the data set's.  A step or sample that would take too long here has fewer.
+
+    Args:
+        started: time at which this process started, in seconds since the epoch.
     """
     import torch
 
@@ -64,7 +69,7 @@ def rates(setup: Setup, device_name: str, threads: int, started: float) -> dict[
     from emmeter.machine.device import select
     from emmeter.training.trainer import Trainer, build
 
-    if warm.fresh_name() != warm.OFF:  # jobs start with all this loaded
+    if warm.fresh_name() != warm.OFF:  # then jobs start with all this loaded
         started = time.time()
     device = select(device_name, threads)
     drawn = made_up(setup)
@@ -76,7 +81,7 @@ def rates(setup: Setup, device_name: str, threads: int, started: float) -> dict[
         training = setup.training.model_copy(update={"batch_size": batch})
         other = setup.model_copy(update={"training": training})
         begun = Trainer(other, len(drawn.images), 0, denoiser, drawn, device)
-        begun.advance().item()  # untimed: torch chooses its algorithms
+        begun.advance().item()  # not timed, because torch chooses its algorithms
         return begun
 
     def rate(flops: int, work, seconds: float) -> float:  # type: ignore[no-untyped-def]
@@ -109,9 +114,10 @@ def rates(setup: Setup, device_name: str, threads: int, started: float) -> dict[
 
 
 def made_up(setup: Setup) -> subset.Subset:
-    """A training set of random images, of the shape and with the labels of the run's; no file of a named set is read.
+    """A training set of random images, with the shape and the labels of the run's.  No file of a named set is read.
 
-    Raises DataError for a file or folder of the user's that is not there: nothing else tells the shape of its images.
+    Raises:
+        DataError: the user's own file or folder is missing, so that the shape of its images is unknown.
     """
     facts = datasets.describe(setup.data)
     multiple, available = feasibility.usable(facts, setup.data)
@@ -123,14 +129,14 @@ def made_up(setup: Setup) -> subset.Subset:
 
 
 def jobs_at_once(cores: int | None, threads: int) -> int:
-    """How many jobs run at once on this machine, or on `cores`."""
+    """Number of jobs that run at once on `cores` (None: those of this machine)."""
     return max(1, (cores or provenance.cores()) // threads)
 
 
 def calibrated(settings: Settings) -> Setup | None:
-    """The run whose network is timed: the base settings', or where these do not fit their data the first arm's.
+    """Settings of the network that is timed: the base settings, or the first arm if these do not fit their data.
 
-    Without labels, as their number changes nothing.  None where no selected study has a network.
+    Labels are left out, because they change no speed.  None if no selected study trains a network.
     """
     arms = [arm.setup for study in settings.studies if study.name in settings.selected for arm in study.arms]
     for setup in (settings.base, *arms):
@@ -143,5 +149,5 @@ def calibrated(settings: Settings) -> Setup | None:
 def _fits(setup: Setup) -> bool:
     try:
         return not feasibility.faults(setup, datasets.describe(setup.data))
-    except (DataError, OSError):  # a file or folder that is not here, of a study that is not selected
+    except (DataError, OSError):  # a missing file or folder, perhaps of a study that is not selected
         return False

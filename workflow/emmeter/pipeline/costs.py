@@ -1,7 +1,7 @@
-"""What runs cost, and how searches will go on.
+"""Costs of runs, and the assumed course of searches.
 
-Operations are counted on torch's meta device.  A search goes on along an assumed curve: its EMM is where the scores so
-far have it, and without any half an octave above ``search.start``, which is as good as a hint usually is.
+Operations are counted on torch's meta device.  A search continues along an assumed curve.  The EMM of this curve
+follows from the finished runs; without any, it is half an octave above ``search.start``, a typical error of this hint.
 """
 
 import json
@@ -16,82 +16,85 @@ from emmeter.settings.keys import key
 from emmeter.settings.sections import Setup
 
 OFF = 0.5  # octaves from search.start to the EMM that the plan assumes
-START = 3.0  # seconds of a job's start where it is not measured
-PER_RUN = 2.0  # seconds of a run beside Python's start and the network: Snakemake, files, evaluation, scoring
+START = 3.0  # seconds of a job's start, if not measured
+PER_RUN = 2.0  # seconds per run for Snakemake, files, evaluation and scoring
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What one run takes: training images, operations of training and of sampling, bytes on disk."""
+    """Cost of one run."""
 
-    images: int
+    images: int  # that the training sees
     train_flops: int
     sample_flops: int
-    disk: int
+    disk: int  # bytes
 
 
 @dataclass(frozen=True)
 class Speed:
-    """Operations a second of one job in training and in sampling, seconds of a job's start, and jobs at once."""
+    """Speed of a machine."""
 
-    train: float
-    sample: float
-    start: float
-    jobs: int
+    train: float  # operations per second of one training job
+    sample: float  # operations per second of one sampling job
+    start: float  # seconds of a job's start
+    jobs: int  # at once
 
     def training(self, cost: Cost) -> float:
         """Seconds of a run's training job."""
         return self.start + cost.train_flops / self.train
 
     def evaluation(self, cost: Cost) -> float:
-        """Seconds of a run's jobs after its training: sampling, scoring."""
+        """Seconds of a run's sampling and scoring jobs."""
         return self.start + cost.sample_flops / self.sample + PER_RUN
 
     def seconds(self, cost: Cost) -> float:
-        """Seconds of one run in one job after the other."""
+        """Seconds of one run, whose jobs follow one another."""
         return (self.training(cost) if cost.train_flops else 0.0) + self.evaluation(cost)
 
 
 def throughput_speed(throughput: float, jobs: int = 1) -> Speed:
-    """The speed behind a throughput that the user gives, in GFLOP/s of one job."""
+    """Speed that corresponds to a throughput in GFLOP/s per job."""
     return Speed(1e9 * throughput, 1e9 * throughput, START, jobs)
 
 
 class Assumed(Mapping[RunId, Count]):
-    """Counts of runs as the plan assumes them: those that are known, else a logit that falls by search.slope an octave.
+    """Counts of finished runs, and assumed counts of all others, whose logit falls by search.slope per octave of N.
 
-    ``emm`` is where the curve crosses 1 - epsilon; infinite for the theoretical optimum, which memorizes everything.
+    Attributes:
+        emm: N at which the assumed curve crosses 1 - epsilon; infinite for the theoretical optimum, which memorizes
+            everything.
     """
 
-    def __init__(self, setup: Setup, known: Mapping[RunId, Count] | None = None):
-        self.setup, self.known = setup, known or {}
-        self.emm = math.inf if setup.diffusion.denoiser == "optimum" else expected_emm(setup, self.known)
+    def __init__(self, setup: Setup, finished: Mapping[RunId, Count] | None = None):
+        self.setup, self.finished = setup, finished or {}
+        self.emm = math.inf if setup.diffusion.denoiser == "optimum" else expected_emm(setup, self.finished)
 
-    def __getitem__(self, one: RunId) -> Count:
-        if one in self.known:
-            return self.known[one]
+    def __getitem__(self, run: RunId) -> Count:
+        if run in self.finished:
+            return self.finished[run]
         images = self.setup.sampling.images
         if math.isinf(self.emm):
             return Count(images, images)
-        y = logit(1 - self.setup.search.epsilon) + self.setup.search.slope * math.log2(self.emm / one.n)
+        y = logit(1 - self.setup.search.epsilon) + self.setup.search.slope * math.log2(self.emm / run.n)
         return Count(round(images / (1 + math.exp(-y))), images)
 
     def __iter__(self) -> Iterator[RunId]:
-        return iter(self.known)
+        return iter(self.finished)
 
     def __len__(self) -> int:
-        return len(self.known)
+        return len(self.finished)
 
-    def __contains__(self, one: object) -> bool:
+    def __contains__(self, run: object) -> bool:
         return True
 
 
-def expected_emm(setup: Setup, known: Mapping[RunId, Count]) -> float:
-    """Training images at which the ratio should cross 1 - epsilon, by the runs that are known and search.start."""
+def expected_emm(setup: Setup, finished: Mapping[RunId, Count]) -> float:
+    """Expected N at which the ratio crosses 1 - epsilon, from finished runs and search.start."""
     line, slope = logit(1 - setup.search.epsilon), setup.search.slope
-    points = [(math.log2(one.n), count.logit - line) for one, count in known.items()]
-    partly = [0 < count.memorized < count.images for count in known.values()]  # all or none tells but the side
-    if near := [x + y / slope for (x, y), tells in zip(points, partly, strict=True) if tells and abs(y) < SATURATED]:
+    points = [(math.log2(run.n), count.logit - line) for run, count in finished.items()]
+    # A run that copies all images or none shows only on which side of it the crossing is.
+    partly = [0 < count.memorized < count.images for count in finished.values()]
+    if near := [x + y / slope for (x, y), part in zip(points, partly, strict=True) if part and abs(y) < SATURATED]:
         return 2.0 ** (sum(near) / len(near))
     above, below = [x for x, y in points if y > 0], [x for x, y in points if y < 0]
     if above and below:
@@ -101,13 +104,14 @@ def expected_emm(setup: Setup, known: Mapping[RunId, Count]) -> float:
 
 
 class Costs:
-    """Costs of runs, with the counts of each network made once."""
+    """Costs of runs.  The operations and parameters of each network are counted once."""
 
     def __init__(self, index: Index):
         self.index = index
-        self.networks: dict[str, tuple[int, int]] = {}  # forward operations and parameters
+        self.networks: dict[str, tuple[int, int]] = {}
 
     def network(self, setup: Setup, shape: tuple[int, ...]) -> tuple[int, int]:
+        """Operations of one forward pass per image, and number of parameters."""
         name = json.dumps([setup.network.model_dump(), shape])
         if name not in self.networks:
             from emmeter.diffusion import operations
@@ -115,8 +119,8 @@ class Costs:
             self.networks[name] = operations.planned(setup.network, shape)
         return self.networks[name]
 
-    def of(self, setup: Setup, n: int, trained: bool = False) -> Cost:
-        """What one run on `n` images takes; with `trained` only its sampling, as another arm trains it."""
+    def run(self, setup: Setup, n: int, trained: bool = False) -> Cost:
+        """Cost of one run on `n` images; with `trained`, of its sampling only, because another arm trains it."""
         shape, snapshots = self.index.shapes[key("subset", setup)], 1
         pixels, images = math.prod(shape), setup.sampling.images
         forward = parameters = seen = 0

@@ -1,4 +1,4 @@
-"""What the study stage must know of a study beside the records of its arms."""
+"""Descriptions of studies and arms for command lines."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def description(index: "Index", name: str) -> dict[str, Any]:
-    """What the stage must know of a study beside its arms' records; a plain mapping for its command line."""
+    """Describe a study for its stages, which have the records of its arms besides; a mapping that JSON can hold."""
     study = index.study(name)
     return {
         "name": study.name,
@@ -38,7 +38,14 @@ def description(index: "Index", name: str) -> dict[str, Any]:
 
 
 def as_published(base: Setup) -> bool:
-    """Whether base settings have the images, resolution and training budget of the published studies (the defaults)."""
+    """Check whether base settings have the images, resolution and training budget of the paper (the defaults)."""
     paper = Setup()
     ours, theirs = ((setup.data.source, setup.data.resolution, setup.training.duration) for setup in (base, paper))
     return ours == theirs
+
+
+def arms_of_score(index: "Index", score_key: str, most: int = 10) -> str:
+    """Names of the arms that a score serves: the first `most`, and how many more, as a command line has little room."""
+    names = index.arms("score", score_key).split(", ")
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")

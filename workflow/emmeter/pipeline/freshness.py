@@ -1,8 +1,8 @@
-"""What Snakemake's own records and times do not tell of results that were made from the user's own images.
+"""Results from the user's own images that are out of date, although Snakemake's records and times do not show it.
 
-Snakemake makes again what is older than its input.  A copy of a project sets all times anew, in any order, so after an
-interrupted run what was made from the images of before may look newer than the subset of the images of now.  The
-records of the stages name the content that they were made from, and decide.
+Snakemake repeats a job if an output is older than an input.  Copying a project gives all files new times, in any order.
+So if a run was interrupted after the images had changed, results from the old images may look newer than the subset of
+the new ones.  The records of the stages name the content of their inputs; here these records decide.
 """
 
 import contextlib
@@ -31,22 +31,25 @@ INPUTS: dict[Stage, dict[str, Stage]] = {
 
 
 def age(index: Index) -> list[Path]:
-    """Make each record that tells of another content of its inputs older than these, and return these records.
+    """Make records that name other inputs than the present ones older than these, so that Snakemake repeats their jobs.
 
-    Their times decide, as for all of Snakemake, when it makes them again; nothing is made newer than it is.
+    No time is set to a later one.
+
+    Returns:
+        the records whose times were changed.
     """
     aged = []
     for path, record in _outdated(index):
-        with contextlib.suppress(OSError):  # where results cannot be written, nothing will be made again either
-            before = path.stat().st_mtime_ns
-            if before <= record.stat().st_mtime_ns:
-                os.utime(record, ns=(before - 10**9, before - 10**9))
+        with contextlib.suppress(OSError):  # if results cannot be written, no job can be repeated either
+            time = path.stat().st_mtime_ns
+            if time <= record.stat().st_mtime_ns:
+                os.utime(record, ns=(time - 10**9, time - 10**9))
                 aged.append(record)
     return aged
 
 
 def _outdated(index: Index) -> Iterator[tuple[Path, Path]]:
-    """Files that were made from the user's own images, and records of stages that used another content of them."""
+    """Yield files that depend on the user's own images, each with the record of a stage that used other content."""
     for stage, key in index.setups:
         if not index.has_own_images(stage, key):
             continue
@@ -57,14 +60,14 @@ def _outdated(index: Index) -> Iterator[tuple[Path, Path]]:
             inputs = _json(record).get("inputs")
             for name, before in INPUTS[stage].items():
                 digest = inputs.get(name) if isinstance(inputs, dict) else None
-                earlier = run_folder(index.results, before, index.upstream(stage, key, before)).parents[1]
-                there = earlier / folder.parts[-2] / folder.parts[-1]
-                if digest and _recorded(there).get(name, digest) != digest:
-                    yield there / name, record
+                source_key = index.upstream(stage, key, before)
+                source = run_folder(index.results, before, source_key).parents[1] / folder.parts[-2] / folder.parts[-1]
+                if digest and _recorded(source).get(name, digest) != digest:
+                    yield source / name, record
 
 
 def _uncounted(index: Index, key: str) -> Iterator[tuple[Path, Path]]:
-    """Scores whose counts are not those in the record of their search."""
+    """Yield scores whose counts differ from those in the record of their search, with this record."""
     record = emm_folder(index.results, key) / RECORDS["emm"]
     score_key = index.upstream("emm", key, "score")
     runs = _json(record).get("runs")
@@ -82,7 +85,7 @@ def _folders(index: Index, stage: Stage, key: str) -> list[Path]:
 def _recorded(folder: Path) -> dict[str, str]:
     try:
         return checksums.recorded(folder) or {}
-    except (DataError, OSError):  # its reader will tell
+    except (DataError, OSError):  # the stage that reads the folder reports it
         return {}
 
 
@@ -95,12 +98,13 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def adopt(index: Index, metadata: Path) -> None:
-    """Let Snakemake know the signature of own images for subsets that it made when it followed times and sizes.
+    """Add the signature of own images to Snakemake's records of subsets from earlier versions of the workflow.
 
-    They are taken for made from the present images where the earlier rule says so, so that nothing is made again.
+    Earlier versions compared times and sizes of the images.  If these show that a subset is up to date, its record is
+    changed as if the present version had made it, so that Snakemake does not make the subset again.
 
     Args:
-        metadata: the folder in which Snakemake keeps a record for each file.
+        metadata: the folder in which Snakemake stores one record per file.
     """
     for stage, key in index.setups:
         if stage != "subset" or not index.has_own_images(stage, key):
@@ -114,15 +118,16 @@ def adopt(index: Index, metadata: Path) -> None:
             with contextlib.suppress(OSError, DataError):
                 files, old = _earlier(index, key)
                 same = record["input"] == sorted(map(str, files)) and repr(old) in record.get("params", [])
-                dated = [file for file in files if file.suffix != ".npz"]  # the sums of an .npz are proof enough
+                dated = [file for file in files if file.suffix != ".npz"]  # the parameter covers the content of an .npz
                 if same and all(file.stat().st_mtime_ns <= output.stat().st_mtime_ns for file in dated):
-                    params = [repr(index.data_signature(key)) if one == repr(old) else one for one in record["params"]]
+                    new = repr(index.data_signature(key))
+                    params = [new if param == repr(old) else param for param in record["params"]]
                     changed = {"input": [], "params": sorted(params), "input_checksums": {}}
                     write_text(path, json.dumps(record | changed))
 
 
 def _earlier(index: Index, key: str) -> tuple[list[Path], str]:
-    """The files that were inputs of a subset, and the parameter, before the content of all images was followed."""
+    """Input files and data parameter that earlier versions of the workflow gave to Snakemake for a subset."""
     files, digests = [], []
     for source in index.setups["subset", key].data.sources:
         if not sources.is_own(source):
@@ -139,7 +144,7 @@ def _earlier(index: Index, key: str) -> tuple[list[Path], str]:
             digest = hashlib.sha256()
             for image, status in images:
                 digest.update(os.fsencode(f"{image.relative_to(path)}\0{status.st_size}\0"))
-            path = max(images, key=lambda one: (one[1].st_mtime_ns, one[0]))[0]
+            path = max((status.st_mtime_ns, image) for image, status in images)[1]
         files.append(path)
         digests.append(digest.hexdigest()[:16])
     return files, " ".join(digests)

@@ -1,7 +1,7 @@
 """Time limits of a run's jobs on a cluster.
 
-Too long a limit waits in the queue; one that proves too short costs little, because a training saves its state when it
-is told to end, goes on from there in the next attempt, and is given twice the time.
+A job with a long limit waits longer in the queue.  Too short a limit costs little: a training saves its state when it
+receives the signal to end, and the next attempt continues from there with twice the time.
 """
 
 import math
@@ -11,25 +11,32 @@ from emmeter.pipeline.costs import Costs, throughput_speed
 from emmeter.pipeline.index import Index
 
 ROOM = 1.5  # times the expected time: nodes differ, and share file systems
-SHORTEST = 10  # minutes: whatever the estimate, Python must start from a file system that may be busy
-UNKNOWN = 60  # minutes of the first attempt where the throughput is not known
+SHORTEST = 10  # minutes: Python must start, perhaps from a busy file system
+UNKNOWN = 60  # minutes of the first attempt, if the throughput is unknown
 
 
 class Limits:
-    """Limits by the throughput of ``execution``, with each network counted once."""
+    """Time limits from the throughput in ``execution``."""
 
     def __init__(self, index: Index):
         self.index, self.execution = index, index.settings.execution
         self.costs = Costs(index)
 
     def minutes(self, stage: Literal["train", "sample"], key: str, n: int, attempt: int, known: bool = True) -> int:
-        """Limit of a job's attempt 1, 2, ...; with ``known=False`` as if the throughput were not known.
+        """Time limit of a job, in minutes.
 
-        The first estimate loads torch, and takes a second for each network.
+        The first estimate loads torch and takes one second per network.
+
+        Args:
+            stage: "train" or "sample".
+            key: key of the stage.
+            n: number of training images.
+            attempt: 1, 2, ...
+            known: False ignores the throughput, so that no estimate is needed.
         """
         first = UNKNOWN
         if known and self.execution.throughput is not None:
-            cost, speed = self.costs.of(self.index.setups[stage, key], n), throughput_speed(self.execution.throughput)
+            cost, speed = self.costs.run(self.index.setups[stage, key], n), throughput_speed(self.execution.throughput)
             seconds = speed.training(cost) if stage == "train" else speed.evaluation(cost)
             first = max(SHORTEST, math.ceil(ROOM * seconds / 60))
         return min(first * 2 ** (attempt - 1), self.execution.longest_job)

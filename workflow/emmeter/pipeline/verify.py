@@ -1,9 +1,9 @@
-"""What of a folder of results can be derived again, and what of it does not match.
+"""Check a results folder: recompute what can be recomputed, and list every mismatch.
 
-Of every run and search: the key from the settings beside it, the checksums, the record and what it was made from, the
-counts of a score from its neighbours, the answer of a search from its scores.  Of a random few: the subset from the
-data, and the neighbours from subset and samples.  Files that are no longer there (a user may delete samples to save
-space) are counted, as nothing can be said of them.
+For each run and search, `verify` compares the key with the settings beside the results, the files with their checksums,
+and the record with its inputs.  It derives the counts of each score from the stored neighbours, and the answer of each
+search from its scores.  For a random sample of scores, it draws the subset from the data again, and computes the
+neighbours from subset and samples.  Files that no longer exist, such as samples deleted to save space, are counted.
 """
 
 import json
@@ -40,8 +40,8 @@ _INPUTS: dict[str, Stage] = {"subset.npz": "subset", "snapshots.safetensors": "t
 
 
 @dataclass(frozen=True)
-class Place:
-    """The folder of one stage's output; a search has no size and no replicate."""
+class Output:
+    """Folder with the output of one stage; a search has no N and no replicate."""
 
     folder: Path
     stage: Stage
@@ -56,12 +56,12 @@ class Place:
 
 @dataclass(frozen=True)
 class Verified:
-    """Lines ``path: what does not match``, and how much was looked at."""
+    """Result of a check: one line ``path: what does not match`` per mismatch, and how many things were checked."""
 
     results: Path
     mismatches: list[str] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
-    data: dict[str, Images | None] = field(default_factory=dict)  # data sets by their settings as JSON; None: not here
+    data: dict[str, Images | None] = field(default_factory=dict)  # data sets by their settings as JSON; None: missing
 
     def summary(self) -> str:
         count = self.counts
@@ -82,179 +82,185 @@ class Verified:
 
 
 def verify(results: Path, scores: int = 10, seed: int = 0) -> Verified:
-    """Verify a folder of results, computing `scores` scores again that `seed` chooses.
+    """Check a folder of results.
 
-    Raises StageError where the folder holds no results.
+    Args:
+        scores: number of scores that are computed again.
+        seed: of the random choice of these scores.
+    Raises:
+        StageError: the folder holds no results.
     """
     done = Verified(results)
-    sound: dict[Place, Setup] = {}
-    for place in places(results):
-        done.counts["searches" if place.stage == "emm" else "runs"] += 1
+    sound: dict[Output, Setup] = {}
+    for output in outputs(results):
+        done.counts["searches" if output.stage == "emm" else "runs"] += 1
         before = len(done.mismatches)
-        setup = _settings(place, done)
-        _files(place, done)
-        if setup is not None and place.record.is_file():
-            _record(place, setup, done)
-        listed = (place.folder / checksums.NAME).exists()  # without it, of an earlier version: derived all the same
+        setup = _settings(output, done)
+        _files(output, done)
+        if setup is not None and output.record.is_file():
+            _record(output, setup, done)
+        listed = (output.folder / checksums.NAME).exists()  # earlier versions wrote none
         if setup is not None and (len(done.mismatches) == before or not listed):
-            sound[place] = setup
+            sound[output] = setup
     if not done.counts:
         raise StageError(f"{results}: holds no runs: must be a whole folder of results, as snakemake makes it")
-    _data({place: setup for place, setup in sound.items() if place.stage == "subset" and place.record.is_file()}, done)
-    scored = {place: setup for place, setup in sound.items() if place.stage == "score"}
-    for place, setup in scored.items():
-        _attempt(place, done, _counts, place, setup, done)
-    folders = {place.folder for place in sound}
-    able = [
-        place
-        for place, setup in scored.items()
-        if all(path.parent in folders and path.is_file() for path in _sources(results, place, setup))
+    _data(
+        {output: setup for output, setup in sound.items() if output.stage == "subset" and output.record.is_file()}, done
+    )
+    scored = {output: setup for output, setup in sound.items() if output.stage == "score"}
+    for output, setup in scored.items():
+        _attempt(output, done, _counts, output, setup, done)
+    folders = {output.folder for output in sound}
+    repeatable = [
+        output
+        for output, setup in scored.items()
+        if all(path.parent in folders and path.is_file() for path in _sources(results, output, setup))
     ]
-    for place in random.Random(seed).sample(able, min(max(scores, 0), len(able))):
-        _attempt(place, done, _scored_again, place, scored[place], done)
-    for place, setup in sound.items():
-        if place.stage == "emm":
-            _attempt(place, done, _search, place, setup, done)
+    for output in random.Random(seed).sample(repeatable, min(max(scores, 0), len(repeatable))):
+        _attempt(output, done, _scored_again, output, scored[output], done)
+    for output, setup in sound.items():
+        if output.stage == "emm":
+            _attempt(output, done, _search, output, setup, done)
     return done
 
 
-def places(results: Path) -> Iterator[Place]:
-    """Every folder below `results` that holds output of a stage, in order."""
+def outputs(results: Path) -> Iterator[Output]:
+    """Yield every folder below `results` that holds output of a stage, in order."""
     for stage, name in RUN_FOLDERS.items():
         for folder in sorted((results / name).glob("*/n*/r*")):
             key_of, n, replicate = folder.parts[-3:]
             if _output(stage, folder) and n[1:].isdecimal() and replicate[1:].isdecimal():
-                yield Place(folder, stage, key_of, int(n[1:]), int(replicate[1:]))
+                yield Output(folder, stage, key_of, int(n[1:]), int(replicate[1:]))
     for folder in sorted(results.glob("emm/*")):
         if _output("emm", folder):
-            yield Place(folder, "emm", folder.name)
+            yield Output(folder, "emm", folder.name)
 
 
 def _output(stage: Stage, folder: Path) -> bool:
     return any((folder / name).is_file() for name in (RECORDS[stage], *FILES[stage]))
 
 
-def _attempt(place: Place, done: Verified, check: Any, *arguments: Any) -> None:
-    """A check that reads files: one that cannot be read or does not hold what it should is a mismatch."""
+def _attempt(output: Output, done: Verified, check: Any, *arguments: Any) -> None:
+    """Run a check that reads files.  An unreadable file, or one with unexpected content, is a mismatch."""
     try:
         check(*arguments)
     except (DataError, StageError, SettingsError, OSError) as error:
         done.mismatches.append("; ".join(lines(error)))
     except (KeyError, TypeError, ValueError, IndexError) as error:
-        done.mismatches.append(f"{place.record}: does not hold what it should ({type(error).__name__}: {error})")
+        done.mismatches.append(f"{output.record}: does not hold what it should ({type(error).__name__}: {error})")
 
 
-def _settings(place: Place, done: Verified) -> Setup | None:
-    """The settings of a folder, if the folder is named by them."""
-    path = place.folder / SETTINGS
+def _settings(output: Output, done: Verified) -> Setup | None:
+    """Settings of a folder; None, with a mismatch, if the folder's name is not their key."""
+    path = output.folder / SETTINGS
     try:
         setup = read_setup(yaml.safe_load(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, yaml.YAMLError) as error:
         reason = error.strerror if isinstance(error, OSError) else "; ".join(lines(error))
         done.mismatches.append(f"{path}: cannot be read as settings ({reason})")
         return None
-    if (found := key(place.stage, setup)) != place.key:
-        what = f"have the key {found}, not {place.key} (settings or a stage's version have changed)"
+    if (actual := key(output.stage, setup)) != output.key:
+        what = f"have the key {actual}, not {output.key} (settings or a stage's version have changed)"
         done.mismatches.append(f"{path}: the settings {what}")
         return None
     return setup
 
 
-def _files(place: Place, done: Verified) -> None:
-    """Checksums of every file that the stage wrote."""
+def _files(output: Output, done: Verified) -> None:
+    """Compare every file that the stage wrote with its checksum."""
     try:
-        sums = checksums.recorded(place.folder)
+        sums = checksums.recorded(output.folder)
     except (DataError, OSError) as error:
         done.mismatches.append(str(error))
         return
     if sums is None:
         what = "is missing: the stage was not finished, or is of an earlier version"
-        done.mismatches.append(f"{place.folder / checksums.NAME}: {what}")
+        done.mismatches.append(f"{output.folder / checksums.NAME}: {what}")
         return
-    for name in sorted({*sums, *FILES[place.stage], RECORDS[place.stage], SETTINGS}):
-        path = place.folder / name
+    for name in sorted({*sums, *FILES[output.stage], RECORDS[output.stage], SETTINGS}):
+        path = output.folder / name
         if name not in sums:
             done.mismatches.append(f"{path}: is not among the files of {checksums.NAME}")
         elif path.is_file():
             done.counts["files"] += 1
             if checksums.sha256(path) != sums[name]:
                 done.mismatches.append(f"{path}: is not the file that was written (SHA-256 differs)")
-        elif name in FILES[place.stage]:
+        elif name in FILES[output.stage]:
             done.counts["gone"] += 1
-        elif name != SETTINGS:  # told already, with what it is needed for
+        elif name != SETTINGS:  # `_settings` has reported it
             done.mismatches.append(f"{path}: is missing")
 
 
-def _record(place: Place, setup: Setup, done: Verified) -> None:
-    """What made the output is told, and is what the folder says; and it was made from the files that are there."""
+def _record(output: Output, setup: Setup, done: Verified) -> None:
+    """Check that the record is complete, fits the folder's name, and names the checksums of the present input files."""
     try:
-        record = json.loads(place.record.read_text(encoding="utf-8"))
+        record = json.loads(output.record.read_text(encoding="utf-8"))
         missing = [name for name in provenance("", 0) if name not in record]
     except (OSError, ValueError, TypeError) as error:
-        done.mismatches.append(f"{place.record}: cannot be read ({error})")
+        done.mismatches.append(f"{output.record}: cannot be read ({error})")
         return
     if missing:
-        done.mismatches.append(f"{place.record}: does not tell {', '.join(missing)}")
-    expected: dict[str, Any] = {"key": place.key}
-    if place.n is not None and place.replicate is not None:
-        expected |= {"n": place.n, "replicate": place.replicate}
-        if place.stage == "subset":
+        done.mismatches.append(f"{output.record}: lacks {', '.join(missing)}")
+    expected: dict[str, Any] = {"key": output.key}
+    if output.n is not None and output.replicate is not None:
+        expected |= {"n": output.n, "replicate": output.replicate}
+        if output.stage == "subset":
             expected["seed"] = setup.seed
-        if place.stage == "train":
-            expected["seed"] = derive(setup.seed, "train", place.replicate, place.n)
-        if place.stage == "sample":
-            from emmeter.diffusion.sampling import SEEDS_PER_REPLICATE  # brings torch, which takes seconds
+        if output.stage == "train":
+            expected["seed"] = derive(setup.seed, "train", output.replicate, output.n)
+        if output.stage == "sample":
+            from emmeter.diffusion.sampling import SEEDS_PER_REPLICATE  # loads torch, which takes seconds
 
-            first = place.replicate * SEEDS_PER_REPLICATE
+            first = output.replicate * SEEDS_PER_REPLICATE
             expected["seeds"] = [first, first + setup.sampling.images - 1]
     for name, value in expected.items():
         if record.get(name) != value:
-            done.mismatches.append(f"{place.record}: {name} is {record.get(name)!r}, not {value!r}")
+            done.mismatches.append(f"{output.record}: {name} is {record.get(name)!r}, not {value!r}")
     inputs = record.get("inputs", {})
     for name, digest in inputs.items() if isinstance(inputs, dict) else ():
         if name in _INPUTS:
-            path = _folder(done.results, _INPUTS[name], place, setup) / name
+            path = _folder(done.results, _INPUTS[name], output, setup) / name
             if path.is_file() and checksums.sha256(path) != digest:
-                done.mismatches.append(f"{place.record}: was made from another {path}")
+                done.mismatches.append(f"{output.record}: was made from another {path}")
 
 
-def _folder(results: Path, stage: Stage, place: Place, setup: Setup) -> Path:
-    """Folder of an earlier stage of the same run."""
-    assert place.n is not None and place.replicate is not None
-    return run_folder(results, stage, key(stage, setup), place.n, place.replicate)
+def _folder(results: Path, stage: Stage, output: Output, setup: Setup) -> Path:
+    """Path of an earlier stage's folder for the same run."""
+    assert output.n is not None and output.replicate is not None
+    return run_folder(results, stage, key(stage, setup), output.n, output.replicate)
 
 
-def _sources(results: Path, place: Place, setup: Setup) -> tuple[Path, Path, Path]:
-    """Subset, samples and neighbours of a score."""
+def _sources(results: Path, output: Output, setup: Setup) -> tuple[Path, Path, Path]:
+    """Paths of the subset, the samples and the neighbours behind a score."""
     return (
-        _folder(results, "subset", place, setup) / "subset.npz",
-        _folder(results, "sample", place, setup) / "samples.npz",
-        place.folder / "neighbours.npz",
+        _folder(results, "subset", output, setup) / "subset.npz",
+        _folder(results, "sample", output, setup) / "samples.npz",
+        output.folder / "neighbours.npz",
     )
 
 
 def _loaded(data: Data, done: Verified) -> Images | None:
-    """A data set as it is now, or None where it is not on this machine."""
+    """Load a data set; None if it is not on this machine."""
     name = data.model_dump_json()
     if name not in done.data:
         try:
             own = [sources.expanded(source.partition(":")[2]) for source in data.sources if ":" in source]
             here = not named.absent(data) and all(path.exists() for path in own)
-        except DataError:  # the home folder of somebody who is unknown here
+        except DataError:  # the home folder of a user unknown on this machine
             here = False
         done.data[name] = datasets.load(data) if here else None
     return done.data[name]
 
 
-def _data(subsets: Mapping[Place, Setup], done: Verified) -> None:
-    """Whether data sets are still those that the subsets were drawn from."""
-    drawn: dict[tuple[str, str], list[Place]] = {}
-    for place, setup in subsets.items():
+def _data(subsets: Mapping[Output, Setup], done: Verified) -> None:
+    """Check whether data sets are still those from which the subsets were drawn."""
+    drawn: dict[tuple[str, str], list[Output]] = {}
+    for output, setup in subsets.items():
         try:
-            recorded = checksums.read_json(place.record).get("data_sha256")
-        except (DataError, OSError, AttributeError):  # `_record` has told it
+            recorded = checksums.read_json(output.record).get("data_sha256")
+        except (DataError, OSError, AttributeError):  # `_record` has reported it
             continue
-        drawn.setdefault((setup.data.model_dump_json(), str(recorded)), []).append(place)
+        drawn.setdefault((setup.data.model_dump_json(), str(recorded)), []).append(output)
     for (_, recorded), group in drawn.items():
         data = subsets[group[0]].data
         try:
@@ -269,31 +275,31 @@ def _data(subsets: Mapping[Place, Setup], done: Verified) -> None:
             done.mismatches.append(f"data.source = {data.source!r}: has changed since {of} was drawn from it")
 
 
-def _counts(place: Place, setup: Setup, done: Verified) -> None:
-    """The counts of a score follow from its neighbours."""
-    path = place.folder / "neighbours.npz"
+def _counts(output: Output, setup: Setup, done: Verified) -> None:
+    """Check that the counts of a score follow from its neighbours."""
+    path = output.folder / "neighbours.npz"
     if not path.is_file():
         return
     done.counts["scores"] += 1
-    score = checksums.read_json(place.record)
+    score = checksums.read_json(output.record)
     derived = rows(read_neighbours(path), setup, math.prod(score["image_shape"]))
     if len(derived) != len(score["snapshots"]) or not all(map(_equal, score["snapshots"], derived)):
-        done.mismatches.append(f"{place.record}: its counts do not follow from {path}")
+        done.mismatches.append(f"{output.record}: its counts do not follow from {path}")
 
 
 def _equal(stored: Mapping[str, Any], derived: Mapping[str, Any]) -> bool:
-    """Equal up to the order in which another machine sums."""
+    """Compare counts, up to rounding: machines sum in different orders."""
     return all(math.isclose(stored[name], value, rel_tol=1e-9) for name, value in derived.items())
 
 
-def _scored_again(place: Place, setup: Setup, done: Verified) -> None:
-    """Subset from the data, neighbours from subset and samples."""
-    assert place.n is not None and place.replicate is not None
-    subset_file, samples_file, neighbours_file = _sources(done.results, place, setup)
+def _scored_again(output: Output, setup: Setup, done: Verified) -> None:
+    """Draw the subset from the data again, and compute the neighbours from subset and samples."""
+    assert output.n is not None and output.replicate is not None
+    subset_file, samples_file, neighbours_file = _sources(done.results, output, setup)
     subset = load_subset(subset_file)
     stored = _loaded(setup.data, done)
     if stored is not None:
-        again = draw(setup, place.n, place.replicate, stored)
+        again = draw(setup, output.n, output.replicate, stored)
         if not all(np.array_equal(value, getattr(subset, name)) for name, value in vars(again).items()):
             done.mismatches.append(f"{subset_file}: is not the subset that its settings draw")
             return
@@ -304,16 +310,16 @@ def _scored_again(place: Place, setup: Setup, done: Verified) -> None:
         done.mismatches.append(f"{neighbours_file}: does not follow from {subset_file} and {samples_file}")
 
 
-def _search(place: Place, setup: Setup, done: Verified) -> None:
-    """The record of a search follows from its scores."""
-    record = checksums.read_json(place.record)
+def _search(output: Output, setup: Setup, done: Verified) -> None:
+    """Check that the record of a search follows from its scores."""
+    record = checksums.read_json(output.record)
     scores = Scores(done.results, key("score", setup), setup.scoring.snapshot)
     trail = replay(setup.search, record["sizes"], scores)
     if not trail.finished:
-        if not scores.path(trail.missing[0]).is_file():  # else what is wrong with it has been told
+        if not scores.path(trail.missing[0]).is_file():  # otherwise another check reports the faulty score
             done.counts["unreplayed"] += 1
         return
-    derived: Sequence[dict[str, Any]] = [describe_run(setup, scores, trail, one) for one in trail.runs]
+    derived: Sequence[dict[str, Any]] = [describe_run(setup, scores, trail, run) for run in trail.runs]
     if (record["status"], record["runs"]) != (trail.status, derived):
         folder = scores.path(trail.runs[0]).parents[2]
-        done.mismatches.append(f"{place.record}: its runs or its answer do not follow from the scores in {folder}")
+        done.mismatches.append(f"{output.record}: its runs or its answer do not follow from the scores in {folder}")

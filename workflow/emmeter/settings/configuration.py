@@ -3,7 +3,9 @@
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import reduce
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import yaml
@@ -25,51 +27,58 @@ RULES = (
 FILES = (Path("config/studies.yaml"), Path("config.yaml"))  # what the Snakefile loads before `fit` and overlays
 
 
-def load(overlays: Sequence[Path] = (), folder: Path = Path()) -> dict[str, Any]:
-    """The configuration of the project in `folder`, with `overlays` laid over it as by Snakemake's ``--configfile``.
+def load(
+    overlays: Sequence[Path] = (), folder: Path = Path(), given: Mapping[str, Any] = MappingProxyType({})
+) -> dict[str, Any]:
+    """Read the configuration of the project in `folder`, with overlays laid over it.
 
-    A file that `folder` lacks is taken from the project that this code belongs to.
+    The layers from bottom to top are `FILES`, the file that ``fit`` names, `overlays` and `given`.  Keys keep the order
+    of the lowest layer that has them; keys of higher layers follow.  A file that `folder` lacks is taken from the
+    project that this code belongs to.
+
+    Args:
+        overlays: files, as for Snakemake's ``--configfile``.
+        folder: the folder of the project's own files.
+        given: settings that Snakemake has read already, from ``--configfile``, ``--config`` or a module's ``config:``.
     Raises:
-        SettingsError: a file cannot be read, or is not a YAML mapping.
+        SettingsError: a file cannot be read, or is not a YAML mapping, or ``fit`` names no file.
     """
-    own = [project.file(path, folder) for path in FILES]
-    merged = _laid([*own, *overlays])
-    if isinstance(merged.get("fit"), str):
-        merged = _laid([*own, project.file(Path(merged["fit"]), folder), *overlays])
-    return merged
+    own = [_read(project.file(path, folder)) for path in FILES]
+    over = [*map(_read, overlays), given]
+    merged = reduce(_merged, [*own, *over], {})
+    fit = files(merged, folder)[len(FILES) :]
+    if not all(path.is_file() for path in fit):
+        raise SettingsError(f"fit = {merged['fit']!r}: no such file")
+    return reduce(_merged, [*own, *map(_read, fit), *over], {})
 
 
-def _laid(paths: Iterable[Path]) -> dict[str, Any]:
-    merged: dict[str, Any] = {}
-    for path in paths:
-        try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise SettingsError(f"{path}: cannot be read ({error.strerror or error})") from None
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise SettingsError(f"{path}: is not YAML ({' '.join(str(error).split())})") from None
-        content = {} if content is None else content
-        if not isinstance(content, dict):
-            raise SettingsError(f"{path}: must be a mapping of settings")
-        merged = _merged(merged, content)
-    return merged
+def files(config: Mapping[str, Any], folder: Path = Path()) -> list[Path]:
+    """List the project's own files behind a configuration, from bottom to top: `FILES`, and the one of ``fit``."""
+    fit = config.get("fit")
+    names = [*FILES, *([Path(fit)] if isinstance(fit, str) and fit != "null" else [])]  # "null" from ``--config``
+    return [project.file(path, folder) for path in names]
 
 
-def _merged(base: dict[str, Any], overlay: dict[str, Any]) -> dict[str, Any]:
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path}: is not YAML ({' '.join(str(error).split())})") from None
+    content = {} if content is None else content
+    if not isinstance(content, dict):
+        raise SettingsError(f"{path}: must be a mapping of settings")
+    return content
+
+
+def _merged(base: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]:
     """Mappings are merged key by key, anything else is replaced."""
     result = dict(base)
     for key, value in overlay.items():
         old = result.get(key)
-        result[key] = _merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+        result[key] = _merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
     return result
-
-
-def ordered(config: Any, like: Any) -> Any:
-    """`config` with its keys in the order of `like`, new ones last: Snakemake puts the keys of overlays first."""
-    if not isinstance(config, Mapping) or not isinstance(like, Mapping):
-        return config
-    keys = [key for key in like if key in config] + [key for key in config if key not in like]
-    return {key: ordered(config[key], like.get(key)) for key in keys}
 
 
 def read(config: Mapping[str, Any], asked: Collection[str] | None = None) -> Settings:

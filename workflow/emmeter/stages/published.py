@@ -114,9 +114,10 @@ def main() -> None:
     parser.add_argument("--arms", required=True, help="identities of the arms of each study as JSON")
     parser.add_argument("--results", type=Path, required=True)
     parser.add_argument("--table", type=Path, required=True)
+    parser.add_argument("--folder", type=Path, default=Path(), help="where the project's files are (default: here)")
     args = parser.parse_args()
     ours = json.loads(args.arms)
-    files = load([project.file(PAPER)])
+    files = load([project.file(PAPER, args.folder)], args.folder)
     paper = {name: files[name] for name in Setup.model_fields if name in files}
     curves = {study: read(args.results / "studies" / study / "curves.csv") for study in ours}
     write_csv(args.table, PUBLISHED_COLUMNS, compare(ours, paper, curves))

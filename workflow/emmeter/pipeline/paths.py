@@ -1,0 +1,95 @@
+"""Files that the rules of the workflow name as their input and output."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from emmeter.files.layout import emm_folder, run_folder
+from emmeter.pipeline.index import Index
+from emmeter.settings.keys import Stage
+
+FIGURES = ("curves", "emm", "progress", "gallery")
+TABLES = ("emm", "curves", "contrasts", "findings", "onset")
+KINDS = ("svg", "png")
+
+
+class Run(Protocol):
+    """Wildcards of a rule of one run, as Snakemake passes them: key, number of training images, replicate."""
+
+    @property
+    def key(self) -> str: ...
+    @property
+    def n(self) -> str: ...
+    @property
+    def r(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Paths as rules name them.
+
+    A module statement with a prefix makes Snakemake move every path that a rule names.  Then `results` is the folder as
+    rules name it, and `index.results` the folder on the disk.
+    """
+
+    index: Index
+    results: Path
+
+    def run(self, stage: Stage, name: str, key: str = "{key}", n: str = "{n}", r: str = "{r}") -> str:
+        """Path of a file of one run; what is not given remains a wildcard."""
+        return str(run_folder(self.results, stage, key, n, r) / name)
+
+    def earlier(self, stage: Stage, before: Stage, name: str, run: Run) -> str:
+        """Path of a file that the stage `before` makes of the run whose `stage` has the key `run.key`."""
+        return self.run(before, name, self.index.upstream(stage, run.key, before), run.n, run.r)
+
+    def weights(self, run: Run) -> list[str]:
+        """Snapshots from which a run samples; none for the theoretical optimum."""
+        if self.index.is_optimum("sample", run.key):
+            return []
+        return [self.earlier("sample", "train", "snapshots.safetensors", run)]
+
+    def records(self, run: Run) -> list[str]:
+        """Records of the training and the sampling behind a score; the theoretical optimum has no training."""
+        sampling = self.earlier("score", "sample", "sampling.json", run)
+        if self.index.is_optimum("score", run.key):
+            return [sampling]
+        return [self.earlier("score", "train", "training.json", run), sampling]
+
+    def training_state(self, run: Run) -> str:
+        """Folder on the disk of the training state behind samples, which is obsolete as soon as these exist."""
+        return self.state(self.index.upstream("sample", run.key, "train"), run.n, run.r)
+
+    def state(self, key: str = "{key}", n: str = "{n}", r: str = "{r}") -> str:
+        """Folder on the disk from which a killed training resumes."""
+        return str(self.index.results / "state" / key / f"n{n}-r{r}")
+
+    def trail(self, emm_key: str) -> list[str]:
+        """Files of the runs that a search has used, and of those that it asks for next."""
+        return self._named(self.index.trail(emm_key))
+
+    def emm_file(self, name: str, key: str = "{key}") -> str:
+        """Path of a file of one search."""
+        return str(emm_folder(self.results, key) / name)
+
+    def arms(self, study: str, name: str) -> list[str]:
+        """Paths of a file of the finished search of each arm of a study, in order."""
+        return self._named([path.with_name(name) for path in self.index.emm_files(study)])
+
+    def pending(self, studies: list[str]) -> list[str]:
+        """Scores that the searches of these studies still wait for."""
+        return self._named(self.index.pending(studies))
+
+    def study(self, name: str) -> list[str]:
+        """Tables and figures of one study.  Only a study with a claim about the onset of memorization draws it."""
+        folder = self.results / "studies" / name
+        claims = self.index.study(name).findings.values()
+        figures = [*FIGURES, *(["onset"] if any(claim.expect == "proportional" for claim in claims) else [])]
+        files = [*(f"{table}.csv" for table in TABLES), "emm.html"]
+        return [str(folder / file) for file in [*files, *(f"{figure}.{kind}" for figure in figures for kind in KINDS)]]
+
+    def _named(self, paths: list[Path]) -> list[str]:
+        """Paths on the disk as rules name them."""
+        if self.results == self.index.results:
+            return list(map(str, paths))
+        return [str(self.results / path.relative_to(self.index.results)) for path in paths]

@@ -1,0 +1,70 @@
+# What jobs request from this machine or from a cluster: GPUs, and time.
+import functools
+import shlex
+
+from emmeter.pipeline.limits import Limits
+
+LIMITS = Limits(INDEX)
+
+# Only as many jobs start as find a slot; the cores of the others stay free.
+if GPUS and "gpu_slots" not in workflow.global_resources:  # --resources gpu_slots=N takes precedence
+    workflow.register_resource("gpu_slots", len(GPUS) * SETTINGS.execution.jobs_per_gpu)
+
+
+def devices(wildcards):
+    """The number of GPUs that train a run together."""
+    return INDEX.setups["train", wildcards.key].training.gpus
+
+
+def submits():
+    """Check whether jobs go to a cluster: in a dry run every executor is local, but then a number of nodes is given."""
+    return workflow.global_resources["_nodes"].value is not None
+
+
+def shared_gpus():
+    """The GPUs that jobs claim from one another: those of this machine, if jobs run on it."""
+    return GPUS if workflow.local_exec and not (workflow.dryrun and submits()) else ()
+
+
+def gpu_slots(count=lambda wildcards: 1):
+    """Resource function: the number of slots on GPUs that a job claims."""
+    return lambda wildcards: count(wildcards) if shared_gpus() else 0
+
+
+@functools.cache
+def require_gpus():
+    """End the workflow if its jobs would run on this machine and miss the GPUs that they are to use."""
+    # While a report is made, there is no executor, and no job runs.
+    here = workflow.executor_plugin is not None and workflow.local_exec and workflow.is_main_process
+    if here and not submits() and (lines := emm_gpus.missing(SETTINGS.execution)):
+        stop(lines)
+
+
+def gpu_claim(count=lambda wildcards: 1):
+    """Parameter function: words before a job's command, so that it waits for its slots and sees their GPUs alone."""
+
+    # Snakemake takes no change of a parameter that depends on `resources` for a change of the results.
+    def claim(wildcards, resources):
+        require_gpus()
+        try:
+            return shlex.join(emm_gpus.claim(shared_gpus(), SETTINGS.execution, count(wildcards)))
+        except SettingsError as error:
+            stop(str(error).splitlines())
+
+    return claim
+
+
+def cluster_gpus(count=lambda wildcards: 1):
+    """Resource function: the number of GPUs that a job requests from a cluster."""
+    return lambda wildcards: 0 if SETTINGS.execution.device == "cpu" else count(wildcards)
+
+
+def minutes(stage):
+    """Resource function: the time limit of a stage's job on a cluster."""
+
+    def limit(wildcards, attempt):
+        # The estimate loads torch.  Neither local jobs nor the job itself, which asks again, need it.
+        known = workflow.is_main_process and workflow.non_local_exec_or_dryrun
+        return LIMITS.minutes(stage, wildcards.key, int(wildcards.n), attempt, known=known)
+
+    return limit
