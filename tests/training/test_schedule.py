@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from emmeter.training.schedule import ema_decay, learning_rate_factor
+from emmeter.settings.sections import Setup
+from emmeter.training.schedule import budget, ema_decay, learning_rate_factor
+from small_run import setup_with
 
 VECTORS = Path(__file__).parents[1] / "vectors"
 
@@ -73,3 +75,34 @@ def test_no_ramp_means_final_values_at_once():
 
 def test_learning_rate_is_linear():
     assert [learning_rate_factor(seen, 400) for seen in (0, 100, 200, 400, 4000)] == [0, 0.25, 0.5, 1, 1]
+
+
+# Budget
+
+
+def test_budget_in_epochs_images_and_shares():
+    found = budget(setup_with(training={"duration": "10 epochs", "batch_size": 16, "lr_ramp": "2 epochs"}), 100)
+    assert (found.steps, found.images, found.lr_ramp) == (63, 1008, 200.0)
+    assert found.ema_ramp == pytest.approx(0.2 * 1008)
+    assert found.snapshots == (19, 32, 63)
+    found = budget(setup_with(training={"ema_ramp": "70 images", "lr_ramp": "5 %"}), 100)
+    assert (found.steps, found.images, found.lr_ramp, found.ema_ramp) == (20, 200, 10.0, 70.0)
+    assert found.snapshots == (6, 10, 20)
+    assert found.log == (2, 4, 6, 8, 10, 12, 14, 16, 18, 20)
+
+
+def test_papers_budget():
+    found = budget(Setup(), 1000)
+    assert (found.steps, found.images) == (78_125, 40_000_000)
+    assert (found.lr_ramp, found.ema_ramp) == (200_000.0, 200_000.0)
+
+
+def test_budget_has_as_many_snapshots_for_every_n():
+    setup = setup_with(training={"duration": "3 epochs", "batch_size": 64, "snapshots": [0.1, 0.25, 0.5, 1.0]})
+    for n in (1, 2, 21, 64, 1000):
+        found = budget(setup, n)
+        assert len(found.snapshots) == 4
+        assert found.snapshots[-1] == found.steps
+        assert found.log[-1] == found.steps
+        assert min(found.snapshots) >= 1
+        assert found.images >= 3 * n
