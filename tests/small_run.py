@@ -15,13 +15,11 @@ from emmeter.training.loop import Interrupted, train
 from emmeter.training.trainer import Trainer, start
 
 CPU = torch.device("cpu")
-
-
-N = 24
+N = 24  # training images
 
 
 def settings(**changes: dict[str, Any]) -> dict[str, Any]:
-    """A run of 20 steps that exercises dropout, two averages and several snapshots."""
+    """Settings of a run of 20 steps with dropout, two averages and several snapshots."""
     content: dict[str, dict[str, Any]] = {
         "data": {"source": "digits", "held_out": 6},
         "network": {"channels": 8, "multipliers": [1], "blocks": 1, "attention": [], "dropout": 0.2},
@@ -42,10 +40,12 @@ def settings(**changes: dict[str, Any]) -> dict[str, Any]:
 
 
 def setup_with(**changes: dict[str, Any]) -> Setup:
+    """The setup of `settings` with some values changed, by section."""
     return read_setup(settings(**changes))
 
 
 def subset_of(n: int = N, labels: int = 0, held_out: int = 6) -> Subset:
+    """A subset of `n` random images with `labels` classes, or without labels."""
     random = np.random.default_rng(0)
     return Subset(
         images=random.integers(0, 256, (n, 1, 8, 8), np.uint8),
@@ -58,6 +58,7 @@ def subset_of(n: int = N, labels: int = 0, held_out: int = 6) -> Subset:
     )
 
 
+# Changes of the settings, and the number of classes.
 VARIANTS: dict[str, tuple[dict[str, dict[str, Any]], int]] = {
     "edm, adam": ({}, 0),
     "vp, labels, sgd, fixed order": (
@@ -79,7 +80,7 @@ VARIANTS: dict[str, tuple[dict[str, dict[str, Any]], int]] = {
 
 
 def finish(setup: Setup, subset: Subset, folder: Path, stops: tuple[int, ...] = ()) -> Trainer:
-    """Train to the end as many processes would: each step of `stops` ends one of them."""
+    """Train to the end as several processes in turn would; each step of `stops` ends one process."""
     folder.mkdir(parents=True, exist_ok=True)
     left = set(stops)
     while True:
@@ -95,15 +96,13 @@ def finish(setup: Setup, subset: Subset, folder: Path, stops: tuple[int, ...] = 
             assert (folder / "state.pt").is_file()
 
 
-def same(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> bool:
-    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
-
-
-def assert_same_run(one: Trainer, two: Trainer, folder_one: Path, folder_two: Path) -> None:
-    assert torch.equal(one.parameters.values, two.parameters.values)
-    assert all(torch.equal(a, b) for a, b in zip(one.averages, two.averages, strict=True))
-    assert all(torch.equal(one.optimizer.state[name], two.optimizer.state[name]) for name in one.optimizer.state)
-    assert one.rows == two.rows
-    for index in range(len(one.budget.snapshots)):
-        name = f"snapshot-{index}.safetensors"
-        assert same(load_file(folder_one / name), load_file(folder_two / name))
+def assert_same_run(first: Trainer, second: Trainer, first_folder: Path, second_folder: Path) -> None:
+    """Weights, averages, optimizer, log and snapshots have the same bits."""
+    assert torch.equal(first.parameters.values, second.parameters.values)
+    assert all(torch.equal(a, b) for a, b in zip(first.averages, second.averages, strict=True))
+    assert all(torch.equal(first.optimizer.state[name], second.optimizer.state[name]) for name in first.optimizer.state)
+    assert first.rows == second.rows
+    for index in range(len(first.budget.snapshots)):
+        ours, theirs = (load_file(folder / f"snapshot-{index}.safetensors") for folder in (first_folder, second_folder))
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours)

@@ -17,7 +17,7 @@ def test_every_epoch_is_a_permutation(n, size, fixed):
     epochs = stream[: len(stream) // n * n].view(-1, n)
     assert (epochs.sort(dim=1).values == torch.arange(n)).all()
     assert len(epochs) >= 6
-    if n >= 5:  # chance of equal random permutations is below 1 %
+    if n >= 5:  # the chance of equal random permutations is below 1 %
         assert bool((epochs == epochs[0]).all()) == fixed
         assert not torch.equal(epochs[0], torch.arange(n))
 
@@ -33,5 +33,5 @@ def test_batches_restart_at_any_step(n, size, fixed):
 
 
 def test_batches_depend_on_the_seed():
-    one, two = (torch.cat(list(itertools.islice(batches(50, 10, seed, 0), 5))) for seed in (0, 1))
-    assert not torch.equal(one, two)
+    first, second = (torch.cat(list(itertools.islice(batches(50, 10, seed, 0), 5))) for seed in (0, 1))
+    assert not torch.equal(first, second)

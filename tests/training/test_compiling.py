@@ -14,14 +14,14 @@ from small_run import CPU, VARIANTS, N, setup_with, subset_of
 
 @pytest.fixture
 def restored_compiler() -> Iterator[None]:
-    """Puts back what "auto" sets for the process."""
+    """Restore torch's option that "auto" sets for the whole process."""
     with torch._dynamo.config.patch(suppress_errors=False):
         yield
 
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_a_compiled_network_is_one_graph_with_the_same_gradients(name, tmp_path, monkeypatch):
-    """The graph that torch.compile captures, run without code generation; `fullgraph` refuses to split it."""
+    """The graph that torch.compile captures runs without code generation; `fullgraph` refuses to split it."""
     changes, labels = VARIANTS[name]
     setup = setup_with(**(changes | {"network": changes.get("network", {}) | {"dropout": 0.0}}))
     graphs, original = [], torch.compile
@@ -45,36 +45,36 @@ def test_a_compiled_network_is_one_graph_with_the_same_gradients(name, tmp_path,
         log.append(trainer)  # evaluation, with another batch size, is not compiled
     for eager, lowered in (trainers[:2], trainers[2:]):
         assert torch.allclose(eager.parameters.values, lowered.parameters.values, rtol=0, atol=1e-6)
-    assert len(graphs) == 2  # one for each network, whatever N and however many steps
+    assert len(graphs) == 2  # one per network, for every N and number of steps
 
 
 @pytest.mark.usefixtures("restored_compiler")
-def test_long_trainings_go_on_without_a_compiler(tmp_path, monkeypatch):
+def test_long_trainings_continue_without_a_compiler(tmp_path, monkeypatch):
     def broken(graph, inputs):
-        tried.append(graph)
+        attempts.append(graph)
         raise RuntimeError("no compiler")
 
-    tried, original = [], torch.compile
+    attempts, original = [], torch.compile
     monkeypatch.setattr(torch, "compile", lambda function, **options: original(function, backend=broken, **options))
     monkeypatch.setattr(compiling, "LONG", 1)
-    eager, fallen = (
+    eager, fallback = (
         start(setup_with(), subset_of(), N, 0, CPU, tmp_path / when, compiled=when) for when in ("never", "auto")
     )
-    for trainer in (eager, fallen):
+    for trainer in (eager, fallback):
         trainer.advance()
         trainer.advance()
-    assert tried
-    assert torch.equal(eager.parameters.values, fallen.parameters.values)
+    assert attempts
+    assert torch.equal(eager.parameters.values, fallback.parameters.values)
 
 
-def test_who_asks_for_compiling_is_told_that_there_is_no_compiler(tmp_path, monkeypatch):
-    """With the real compiler, which finds nothing to compile C++ with."""
+def test_a_requested_compilation_without_a_compiler_is_an_error(tmp_path, monkeypatch):
+    """The real torch.compile finds no C++ compiler."""
     torch._dynamo.reset()
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
     nothing = {"cpp.cxx": (str(tmp_path / "nothing"),)}
-    told = r"^execution\.compile = 'always': this machine cannot .*; use auto or never$"
-    with importlib.import_module("torch._inductor.config").patch(nothing), pytest.raises(StageError, match=told):
+    line = r"^execution\.compile = 'always': this machine cannot .*; use auto or never$"
+    with importlib.import_module("torch._inductor.config").patch(nothing), pytest.raises(StageError, match=line):
         start(setup_with(), subset_of(), N, 0, CPU, tmp_path, compiled="always")
 
 

@@ -11,7 +11,7 @@ def test_interrupted_runs_end_with_the_same_bits(name, tmp_path):
     changes, labels = VARIANTS[name]
     setup, subset = setup_with(**changes), subset_of(labels=labels)
     whole = finish(setup, subset, tmp_path / "whole")
-    # after the first step, on a snapshot, in neighbouring steps, and on the last step
+    # Stops after the first step, on a snapshot, in neighbouring steps, and on the last step.
     for index, stops in enumerate([(1, 6), (9, 10, 17, 20)]):
         folder = tmp_path / str(index)
         assert_same_run(whole, finish(setup, subset, folder, stops), tmp_path / "whole", folder)
@@ -28,5 +28,5 @@ def test_interrupted_runs_with_flips_end_with_the_same_bits(tmp_path):
 
 def test_a_run_repeats_its_bits(tmp_path):
     setup, subset = setup_with(training={"duration": "60 images"}), subset_of()
-    one, two = (finish(setup, subset, tmp_path / name) for name in "ab")
-    assert_same_run(one, two, tmp_path / "a", tmp_path / "b")
+    first, second = (finish(setup, subset, tmp_path / name) for name in "ab")
+    assert_same_run(first, second, tmp_path / "a", tmp_path / "b")

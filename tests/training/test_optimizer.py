@@ -37,7 +37,7 @@ def test_updating_the_flat_tensor_updates_the_module():
         assert torch.equal(ours, 2 * theirs)
         theirs.data.mul_(2)
     x = torch.randn(5, 3)
-    for network in (module, module, copy, copy):  # gradients add up, as everywhere in torch
+    for network in (module, module, copy, copy):  # gradients accumulate, as always in torch
         network(x).square().sum().backward()
     gradients = torch.cat([p.grad.flatten() for p in copy.parameters() if p.grad is not None])
     assert (flat.gradients - gradients).abs().max() < 1e-6 * gradients.abs().max()

@@ -46,7 +46,7 @@ def test_lock_is_exclusive_and_ends_with_its_holder(tmp_path):
         pass
 
 
-def test_waiting_for_the_lock_ends_when_it_is_free_or_when_patience_does(tmp_path, capsys, monkeypatch):
+def test_waiting_for_the_lock_ends_when_it_is_free_or_when_the_caller_gives_up(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("SLURM_JOB_ID", "17")
     monkeypatch.setattr(state, "DELETION", 0.3)
     folder, patience, entered = tmp_path / "run", threading.Event(), threading.Event()
@@ -64,12 +64,12 @@ def test_waiting_for_the_lock_ends_when_it_is_free_or_when_patience_does(tmp_pat
         waiting = threading.Thread(target=wait)
         waiting.start()
         assert not entered.wait(0.2)
-        # The holder removes the folder, and with it the file that the other one waits for: a new one must be locked.
+        # The holder removes the folder with the lock file for which the other thread waits.  A new file must be locked.
         state.clear(folder)
     ended = time.monotonic()
     waiting.join(10)
     assert entered.is_set()
-    assert time.monotonic() - ended >= state.DELETION  # the holder's Snakemake may delete outputs that long
+    assert time.monotonic() - ended >= state.DELETION  # meanwhile the holder's Snakemake may delete outputs
     assert (folder / "lock").is_file()
     out = capsys.readouterr().out.splitlines()
     assert out == [
@@ -81,7 +81,7 @@ def test_waiting_for_the_lock_ends_when_it_is_free_or_when_patience_does(tmp_pat
 
 
 def test_a_folder_that_another_run_removes_meanwhile_is_made_again(tmp_path, monkeypatch):
-    """`clear` of one run takes the empty folder of their key away before another one has made its own in it."""
+    """`clear` of one run removes the empty folder of its key before another run has made its own folder there."""
     folder, mkdir, removals = tmp_path / "key" / "n20" / "r1", Path.mkdir, []
 
     def removed(path, *arguments, **options):
@@ -129,24 +129,24 @@ def test_discarding_leaves_a_run_that_is_trained(tmp_path):
 
 
 def test_binding_keeps_own_state_and_removes_any_other(tmp_path):
-    assert not state.bind(tmp_path, "one")
+    assert not state.bind(tmp_path, "this run")
     (tmp_path / "state.pt").write_bytes(b"1")
     (tmp_path / "lock").touch()
     (tmp_path / ".state.pt.killed_1.pt").touch()
-    assert state.bind(tmp_path, "one")
+    assert state.bind(tmp_path, "this run")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["identity", "lock", "state.pt"]
-    assert not state.bind(tmp_path, "two")
+    assert not state.bind(tmp_path, "another run")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["identity", "lock"]
 
 
 def test_clearing_removes_empty_parents_only(tmp_path):
-    one, two = tmp_path / "state" / "key" / "n1-r0", tmp_path / "state" / "key" / "n2-r0"
-    for folder in (one, two):
+    first, second = tmp_path / "state" / "key" / "n1-r0", tmp_path / "state" / "key" / "n2-r0"
+    for folder in (first, second):
         folder.mkdir(parents=True)
         (folder / "state.pt").touch()
-    state.clear(one)
-    assert not one.exists()
-    assert two.exists()
-    state.clear(two)
+    state.clear(first)
+    assert not first.exists()
+    assert second.exists()
+    state.clear(second)
     assert not (tmp_path / "state").exists()
     assert tmp_path.exists()

@@ -20,7 +20,7 @@ from small_run import CPU, N, assert_same_run, finish, settings, setup_with, sub
 
 
 def recorded(setup: Setup, n: int = N) -> tuple[Trainer, list[torch.Tensor]]:
-    """A finished trainer, and its weights at the start and after every step."""
+    """A finished trainer, and its weights at the start and after each step."""
     torch.manual_seed(0)
     trainer = Trainer(setup, n, 5, build(setup, (1, 8, 8), 0).train(), subset_of(n), CPU)
     weights = [trainer.parameters.values.double()]
@@ -41,7 +41,7 @@ def test_averages_equal_the_recurrence_on_recorded_weights(warmup):
             decay = ema_decay(step * 10, 100.0, final, 10 if warmup == "common" else None)
             expected = decay * expected + (1 - decay) * value
         assert (average - expected).abs().max() < 1e-6
-    assert torch.equal(trainer.averages[2], trainer.parameters.values)  # decay 0 is the raw weights
+    assert torch.equal(trainer.averages[2], trainer.parameters.values)  # decay 0 gives the raw weights
 
 
 def test_averages_without_ramp_equal_the_closed_form():
@@ -55,14 +55,14 @@ def test_averages_without_ramp_equal_the_closed_form():
 
 
 def test_learning_rate_is_zero_at_step_0():
-    """As published: the rate of a step is that of the images seen before it."""
+    """As in the paper's code, the rate of a step is that of the images seen before the step."""
     _, weights = recorded(setup_with())
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[1], weights[2])
 
 
 def test_first_step_equals_a_plain_implementation(tmp_path):
-    """Loss of step 0: the batch, the noise levels and the noise come from the seeds of that step."""
+    """The loss of step 0, with batch, noise levels and noise from the seeds of that step."""
     setup, subset = setup_with(network={"dropout": 0.0}), subset_of()
     trainer = start(setup, subset, N, 0, CPU, tmp_path)
     index = next(batches(N, 10, trainer.seed, 0))
@@ -86,7 +86,9 @@ def test_seed_size_and_replicate_change_the_run(tmp_path):
 
 def test_training_lowers_the_loss(tmp_path):
     setup = setup_with(training={"duration": "800 images", "learning_rate": 1e-2}, network={"dropout": 0.0})
-    flat = np.repeat(np.array([20, 90, 160, 230], np.uint8), 64).reshape(4, 1, 8, 8)  # easy: four plain grey images
+    flat = np.repeat(np.array([20, 90, 160, 230], np.uint8), 64).reshape(
+        4, 1, 8, 8
+    )  # an easy task: four uniform grey images
     trainer = finish(setup, replace(subset_of(4), images=flat), tmp_path)
     losses = [row["train_loss"] for row in trainer.rows]
     assert losses[-1] < 0.7 * losses[0]
@@ -95,8 +97,10 @@ def test_training_lowers_the_loss(tmp_path):
 # Flips
 
 
-def shown(monkeypatch, setup: Setup, subset: Subset, folder: Path, steps: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The images that `steps` steps train on, as uint8, and those of the subset that the batches name."""
+def trained_images(
+    monkeypatch, setup: Setup, subset: Subset, folder: Path, steps: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The images on which `steps` steps train, as uint8, and the images of the subset that the batches name."""
     seen = []
 
     def loss(denoiser, kind, images, draw, noise, labels):
@@ -117,15 +121,15 @@ def mirrored(subset: Subset) -> Subset:
 
 
 def test_no_flips_keep_every_bit_of_a_run(tmp_path):
-    one, two = setup_with(), setup_with(training={"flip": 0.0})
-    folders = tmp_path / "one", tmp_path / "two"
-    trainers = [finish(run, subset_of(), folder) for run, folder in zip((one, two), folders, strict=True)]
+    setups = setup_with(), setup_with(training={"flip": 0.0})
+    folders = tmp_path / "default", tmp_path / "none"
+    trainers = [finish(setup, subset_of(), folder) for setup, folder in zip(setups, folders, strict=True)]
     assert_same_run(*trainers, *folders)
 
 
 @pytest.mark.parametrize(("flip", "drawn"), [(0.0, 0), (0.5, 10), (1.0, 10)])
 def test_random_numbers_of_a_step(tmp_path, flip, drawn):
-    """Flips are drawn after noise levels and noise, and without flips nothing is: older runs keep their bits."""
+    """Flips are drawn after noise levels and noise.  Without flips nothing is drawn, so older runs keep their bits."""
     trainer = start(setup_with(network={"dropout": 0.0}, training={"flip": flip}), subset_of(), N, 0, CPU, tmp_path)
     trainer.advance()
     after = torch.get_rng_state()
@@ -137,7 +141,7 @@ def test_random_numbers_of_a_step(tmp_path, flip, drawn):
 
 
 def test_certain_flips_are_training_on_mirror_images(tmp_path):
-    """Bit for bit where no dropout draws after the flips."""
+    """The bits are equal, because without dropout no random number follows the flips."""
     still, flipping = (setup_with(network={"dropout": 0.0}, training={"flip": flip}) for flip in (0.0, 1.0))
     flipped = finish(flipping, subset_of(), tmp_path / "flipped")
     expected = finish(still, mirrored(subset_of()), tmp_path / "mirrored")
@@ -150,18 +154,18 @@ def test_certain_flips_are_training_on_mirror_images(tmp_path):
 
 @pytest.mark.parametrize("flip", [0.0, 1.0])
 def test_all_or_no_images_are_mirrored_left_to_right(tmp_path, monkeypatch, flip):
-    images, stored = shown(monkeypatch, setup_with(training={"flip": flip}), subset_of(), tmp_path, 6)
+    images, stored = trained_images(monkeypatch, setup_with(training={"flip": flip}), subset_of(), tmp_path, 6)
     assert torch.equal(images, stored.flip(3) if flip else stored)
 
 
 @pytest.mark.parametrize("flip", [0.5, 0.2])
 def test_a_share_of_images_is_mirrored_afresh_each_time(tmp_path, monkeypatch, flip):
     """Within four standard deviations of 600 draws."""
-    images, stored = shown(monkeypatch, setup_with(training={"flip": flip}), subset_of(6), tmp_path, 60)
+    images, stored = trained_images(monkeypatch, setup_with(training={"flip": flip}), subset_of(6), tmp_path, 60)
     turned = (images == stored.flip(3)).all(dim=(1, 2, 3))
-    assert torch.equal(turned, ~(images == stored).all(dim=(1, 2, 3)))  # each is one or the other
+    assert torch.equal(turned, ~(images == stored).all(dim=(1, 2, 3)))  # each image is either turned or not
     assert abs(turned.double().mean() - flip) < 4 * (flip * (1 - flip) / 600) ** 0.5
     kinds = stored.unique(dim=0)
     assert len(kinds) == 6
-    for kind in kinds:  # no image has an orientation of its own
+    for kind in kinds:  # each image appears in both orientations
         assert 0 < turned[(stored == kind).all(dim=(1, 2, 3))].double().mean() < 1
