@@ -1,4 +1,4 @@
-"""Snapshots: the averaged weights, joined into one file whatever their size."""
+"""Snapshots: the averaged weights, joined into one file of any size."""
 
 import errno
 import json

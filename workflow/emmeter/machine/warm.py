@@ -1,7 +1,7 @@
 """Stages that start with torch loaded: ``python -m emmeter.machine.warm emmeter.stages.train OPTIONS`` runs a stage.
 
 Exit rule: delete this module when it saves less than 10 % of the default study's time (``python -m benchmarks
-end_to_end`` measured 121 s instead of 154 s), or when a local executor plugin of Snakemake can do the same.
+end_to_end`` measured 121 s, and 154 s with EMM_WARM=off), or when a local executor plugin of Snakemake can do the same.
 
 Importing torch takes a second, and many of the hundreds of processes of a study of small networks compute no longer
 than that.  So the first stage of a workflow leaves a *server* behind, a process that has imported what the stages need.
@@ -10,8 +10,9 @@ waits for its copy.  It passes its signals on to the copy and ends with the copy
 is killed.
 
 A workflow asks for warm starts by a name in the environment variable EMM_WARM (`fresh_name`).  The stage runs in the
-client itself if the variable is missing or "off", or if anything goes wrong before the copy exists.  The server belongs
-to one workflow and ends with it.  It computes nothing and never initializes a GPU, which a copy could not use.
+client itself if the variable is missing or "off", or if anything goes wrong before the server has taken it over.  The
+server belongs to one workflow and ends with it.  It computes nothing.  It never initializes a GPU, because its copies
+could not use that GPU.
 
 Nothing heavy is imported here, because this module exists to save imports.
 """
@@ -45,8 +46,10 @@ PATIENCE = 10.0  # seconds to reach a server, or to receive a request
 
 
 def fresh_name() -> str:
-    """A value of VARIABLE for the workflow of this process; OFF if the user has set it so, or
-    if the system lacks abstract sockets or process descriptors (all but recent Linux)."""
+    """A value of VARIABLE for the workflow of this process.
+
+    It is OFF if the user has set it so, or if the system lacks process descriptors, which only Linux has.
+    """
     if os.environ.get(VARIABLE) == OFF or sys.platform != "linux" or not hasattr(os, "pidfd_open"):
         return OFF
     return f"{os.getpid()}-{secrets.token_hex(8)}"

@@ -64,8 +64,10 @@ class FlatParameters:
 
 
 class Optimizer:
-    """Adam (betas 0.9 and 0.999, epsilon 1e-8) or SGD with momentum; weight decay is added to the gradient unless
-    `decoupled`."""
+    """Adam (betas 0.9 and 0.999, epsilon 1e-8) or SGD with momentum.
+
+    Weight decay is added to the gradient, or shrinks the weights directly if `decoupled`.
+    """
 
     def __init__(self, settings: Training, parameters: FlatParameters):
         self.settings, self.parameters = settings, parameters
