@@ -1,4 +1,4 @@
-"""``python -m benchmarks NAME``: run one benchmark, a JSON row a case; ``all`` runs them all and writes RESULTS.md."""
+"""``python -m benchmarks NAME`` runs one benchmark and prints one JSON row per case; ``all`` writes RESULTS.md."""
 
 import argparse
 import dataclasses
@@ -16,36 +16,36 @@ from emmeter.errors import StageError
 from emmeter.machine.process import ENVIRONMENT
 
 NAMES = (*results.TIMED, *results.WORKFLOW, *results.SIMULATED)
-ALLOCATED = "EMM_BENCHMARKS_ALLOCATOR"  # marks the process that has the allocator asked for
+ALLOCATED = "EMM_BENCHMARKS_ALLOCATOR"  # marks a process that has the requested allocator
 
 
 def parser(modules: Mapping[str, ModuleType]) -> argparse.ArgumentParser:
-    """The command line of the benchmarks given by their modules."""
+    """The command line of the benchmarks, from their modules by name."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     commands = parser.add_subparsers(dest="name", required=True)
     for name, module in modules.items():
         summary = (module.__doc__ or "").splitlines()[0]
-        one = commands.add_parser(name, help=summary, description=module.__doc__)
-        module.options(one)
+        command_parser = commands.add_parser(name, help=summary, description=module.__doc__)
+        module.options(command_parser)
         if name in results.TIMED:
-            one.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-        _common(one)
+            command_parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+        _common(command_parser)
     everything = commands.add_parser("all", help="every benchmark on this machine")
-    everything.add_argument("--device", nargs="+", choices=("cpu", "cuda"), help="default: all that the machine has")
+    everything.add_argument("--device", nargs="+", choices=("cpu", "cuda"), help="default: all of the machine")
     everything.add_argument("--only", nargs="+", choices=NAMES, default=list(NAMES))
     return parser
 
 
-def _common(one: argparse.ArgumentParser) -> None:
-    one.add_argument("--write", action="store_true", help="enter the rows into benchmarks/RESULTS.md")
-    one.add_argument(
+def _common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--write", action="store_true", help="enter the rows into benchmarks/RESULTS.md")
+    parser.add_argument(
         "--allocator", choices=("workflow", "default"), default="workflow",
-        help="memory allocator's settings, of both sides: those that the workflow gives its jobs, or glibc's own",
+        help="settings of the memory allocator for both sides: those of the workflow's jobs, or glibc's own",
     )  # fmt: skip
 
 
 def allocate(which: str) -> None:
-    """Start this process anew with the allocator's settings, which glibc reads only at the start of a process."""
+    """Restart this process with the allocator's settings, which glibc reads only when a process starts."""
     if os.environ.get(ALLOCATED) == which:
         return
     environment = {name: value for name, value in os.environ.items() if name not in ENVIRONMENT}
@@ -53,8 +53,8 @@ def allocate(which: str) -> None:
     os.execve(sys.executable, [sys.executable, "-m", "benchmarks", *sys.argv[1:]], environment | {ALLOCATED: which})
 
 
-def one(args: argparse.Namespace, module: ModuleType) -> list[Row]:
-    """Run one benchmark and print its rows as they come."""
+def run(args: argparse.Namespace, module: ModuleType) -> list[Row]:
+    """Run one benchmark and print each row when it is measured."""
     rows = []
     for row in module.measure(args):
         print(row.json(), flush=True)
@@ -63,10 +63,10 @@ def one(args: argparse.Namespace, module: ModuleType) -> list[Row]:
 
 
 def everything(args: argparse.Namespace) -> None:
-    """Run each benchmark on each device in a process of its own, and enter what was measured into RESULTS.md.
+    """Run each benchmark on each device in a separate process, and enter its rows into RESULTS.md.
 
     Raises:
-        StageError: some benchmark failed; the others have been entered all the same.
+        StageError: a benchmark failed; the rows of all others have been entered.
     """
     import torch
 
@@ -85,7 +85,7 @@ def everything(args: argparse.Namespace) -> None:
 
 
 def _apart(arguments: list[str]) -> tuple[list[Row], int]:
-    """Rows and exit status of one benchmark in a process of its own, its output passed on."""
+    """Run one benchmark in a separate process and pass its output on; return its rows and exit status."""
     print(f"# {' '.join(arguments)}", file=sys.stderr, flush=True)
     rows = []
     with subprocess.Popen(
@@ -106,7 +106,7 @@ def main() -> None:
         everything(args)
         return
     allocate(args.allocator)
-    rows = one(args, modules[args.name])
+    rows = run(args, modules[args.name])
     if args.write and rows:
         results.update(rows)
 

@@ -1,16 +1,17 @@
 """The time that Snakemake itself needs: a dry run, and the overhead of each finished run, in a large project.
 
-How it is done: the project's tracked files are copied to a new folder.  An overlay adds STUDIES studies of ARMS arms
-each to those it has, and selects them; the arms differ in `training.weight_decay`, so that none share a training.
-Snakefile, rules, profile and package are the real ones, and so is the search: it asks for 7 runs an arm (3 that locate,
-4 that confirm), because the scores that it reads were computed beforehand, for every size of the ladder, from the curve
-that `emmeter.pipeline.plan` assumes, with EMM two octaves above search.start.  Only the jobs are not real: before
-Python on their PATH stands a shell script that reads the same command line and puts files of the right names in place
-(a score and its checksum by N, a line of text for everything else).
+The project's tracked files are copied to a new folder.  An overlay adds and selects STUDIES studies of ARMS arms each.
+The arms differ in `training.weight_decay`, so no two arms share a training.  Snakefile, rules, profile, package and
+search are the real ones.  The search asks for 7 runs per arm, 3 to locate and 4 to confirm.  The scores that it reads
+are computed beforehand for every size of the ladder.  They follow the curve that `emmeter.pipeline.plan` assumes, with
+EMM two octaves above search.start.
 
-What is reported: seconds of ``snakemake -n`` before anything has run and after everything has, and seconds of the
-whole execution over the number of runs (a run is a subset, a training, a sampling and a score, with its part of the
-searches and tables).  The plain baseline calls the same script in turn for the same four steps from a shell loop.
+Only the jobs are not real.  A shell script precedes Python on their PATH.  It reads the same command line and writes
+files of the right names: a score and its checksum by N, and a line of text for everything else.
+
+Reported are the seconds of ``snakemake -n`` in the empty and in the finished project, and the seconds of the whole
+execution per run.  A run is a subset, a training, a sampling and a score, with its part of the searches and tables.
+The plain baseline calls the same script for the same four steps from a shell loop.
 """
 
 import argparse
@@ -37,11 +38,11 @@ from emmeter.settings.configuration import load, read
 from emmeter.settings.keys import key
 
 STUDIES, ARMS, RUNS = 15, 6, 7
-PLAIN_RUNS = 50  # of the shell loop
-OCTAVES = 2.0  # of the crossing above search.start: so far that three runs locate it
-DECAY = 1e-6  # weight decay of the first arm; the others have multiples of it
+PLAIN_RUNS = 50  # runs of the shell loop
+OCTAVES = 2.0  # of the crossing above search.start; three runs locate it there
+DECAY = 1e-6  # weight decay of the first arm; the other arms have multiples of it
 
-# Makes the outputs of `python -m emmeter.stages.MODULE OPTIONS` without doing its work.
+# Writes the outputs of `python -m emmeter.stages.MODULE OPTIONS` without its work.
 STAGE = """#!/bin/sh
 [ "$2" = emmeter.machine.warm ] && shift
 module=$2
@@ -62,7 +63,7 @@ done
 exit 0
 """
 
-# What a run is without Snakemake.
+# The steps of a run without Snakemake.
 LOOP = """
 for i in $(seq {runs}); do
     mkdir -p plain/$i
@@ -78,15 +79,15 @@ done
 
 def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--studies", type=positive, default=STUDIES)
-    parser.add_argument("--arms", type=positive, default=ARMS, help="of a study")
+    parser.add_argument("--arms", type=positive, default=ARMS, help="per study")
     parser.add_argument("--cores", type=positive, default=cores())
 
 
 def measure(args: argparse.Namespace) -> Iterator[Row]:
-    """Rows: dry run before, execution per run, dry run after.
+    """Yield three rows: dry run before, execution per run, dry run after.
 
     Raises:
-        StageError: the search asks for another number of runs than RUNS, the workflow fails or does not come to rest.
+        StageError: the search does not ask for RUNS runs, the workflow fails, or it would run jobs again at the end.
     """
     with tempfile.TemporaryDirectory() as name:
         folder, programs, log = Path(name, "project"), Path(name, "programs"), Path(name, "jobs")
@@ -106,26 +107,26 @@ def measure(args: argparse.Namespace) -> Iterator[Row]:
         plain = loop(folder, programs, start)
     details = {"studies": args.studies, "arms": args.arms, "runs": runs, "cores": args.cores}
 
-    def one(case: str, execution: project.Execution) -> Row:
+    def dry_run(case: str, execution: project.Execution) -> Row:
         own = {**details, "Snakemake's processor seconds": execution.processor_seconds}
         return make("dag", case, "s", execution.seconds, details=own)
 
-    yield one("dry run of an empty project", before)
+    yield dry_run("dry run of an empty project", before)
     each = done.seconds / runs
     own = {**details, "Snakemake's processor seconds": done.processor_seconds}
     yield make("dag", "a finished run", "s", each, plain, timing.ratio([plain], [each]), own)
-    yield one("dry run of a finished project", after)
+    yield dry_run("dry run of a finished project", after)
 
 
 def prepare(folder: Path, scores: Path, studies: int, arms: int) -> Path:
-    """Write the overlay with the studies, and a score for every size that a search may ask for.
+    """Write the overlay with the studies, and a score for every size that a search may request.
 
     Returns:
         The overlay's path.
     Raises:
-        StageError: the search would ask for another number of runs than RUNS.
+        StageError: the search would not ask for RUNS runs.
     """
-    made = {
+    added = {
         f"study_{i}": {
             "factor": "training.weight_decay",
             "arms": {f"arm-{j}": {"training.weight_decay": DECAY * (1 + i * arms + j)} for j in range(arms)},
@@ -133,26 +134,26 @@ def prepare(folder: Path, scores: Path, studies: int, arms: int) -> Path:
         for i in range(studies)
     }
     content = {
-        "run": list(made),
-        "studies": made,
+        "run": list(added),
+        "studies": added,
         "search": {"start": 20, "confirm": 4},
-        "execution": {"device": "cpu"},  # no job is made to wait for a GPU
+        "execution": {"device": "cpu"},  # no job waits for a GPU
     }
     overlay = folder / "dag.yaml"
     overlay.write_text(yaml.safe_dump(content, sort_keys=False))
     settings = read(load([overlay], folder))
-    known = index_of(settings, folder / "results")
+    index = index_of(settings, folder / "results")
     setup = next(study for study in settings.studies if study.name == "study_0").arms[0].setup
     curve = Assumed(setup)
     curve.emm = 2.0**OCTAVES * setup.search.start
-    sizes = known.sizes[key("emm", setup)]
-    asked = replay(setup.search, sizes, curve).runs
-    if len(asked) != RUNS:
-        raise StageError(f"dag: the search asks for {len(asked)} runs, not {RUNS}: {[one.n for one in asked]}")
+    sizes = index.sizes[key("emm", setup)]
+    requested = replay(setup.search, sizes, curve).runs
+    if len(requested) != RUNS:
+        raise StageError(f"dag: the search asks for {len(requested)} runs, not {RUNS}: {[run.n for run in requested]}")
     scores.mkdir()
     for n in sizes:
-        found = curve[RunId(n, 0)]
-        snapshot = {"memorized": found.memorized, "images": found.images}
+        count = curve[RunId(n, 0)]
+        snapshot = {"memorized": count.memorized, "images": count.images}
         score = scores / f"{n}.json"
         score.write_text(json.dumps({"snapshots": [snapshot]}))
         score.with_suffix(".sums").write_text(f"{checksums.sha256(score)}  score.json\n")
@@ -160,7 +161,7 @@ def prepare(folder: Path, scores: Path, studies: int, arms: int) -> Path:
 
 
 def loop(folder: Path, programs: Path, n: int) -> float:
-    """Seconds of one run in a plain shell loop."""
+    """Time one run in a plain shell loop, in seconds."""
     script = LOOP.format(runs=PLAIN_RUNS, n=n)
     begun = time.perf_counter()
     subprocess.run(["sh", "-c", script], cwd=folder, env={"PATH": f"{programs}:/usr/bin:/bin"}, check=True)

@@ -1,15 +1,15 @@
-"""The default study from a fresh folder to the report: wall time, and what it is spent on.
+"""The default study from a fresh folder to the report: wall time and its parts.
 
-The project's tracked files are copied to a new folder and `snakemake` makes everything there.  A small script stands
-before Python on the PATH and notes wall time and module of every job.  A job's start-up is the time that its module
-takes to print its help, measured afterwards; the rest is its work.  Modules that `emmeter.machine.warm` starts are
-started so here too, and as many of its jobs as there are cores wait for it to load torch.  Shares are of cores times
-wall time, so that what no job used (Snakemake's own work included) is seen too.
+The project's tracked files are copied to a new folder, and `snakemake` makes everything there.  A small script precedes
+Python on the PATH and notes wall time and module of every job.  A job's start-up is the time in which its module prints
+its help, measured afterwards.  The rest is the job's work.  Modules that `emmeter.machine.warm` starts in the workflow
+are started in the same way here, and as many of its jobs as there are cores wait until it has loaded torch.  Shares
+refer to cores times wall time, so they include time that no job used, such as Snakemake's own work.
 
-The plain baseline does the same runs one after the other in one process, without Snakemake and files: plain training,
-sampling of each snapshot, and `torch.cdist`.  One run is made and its time multiplied by the number of runs, which
-all train the same number of images and generate the same number; one run uses one core, so the time is divided by
-the cores as well.
+The plain baseline makes the same runs one after another in one process, without Snakemake and files: plain training,
+sampling of each snapshot, and `torch.cdist`.  All runs train on and generate the same numbers of images.  So one run is
+made, and its time is multiplied by the number of runs.  As it uses one core, the time is also divided by the number of
+cores.
 """
 
 import argparse
@@ -37,18 +37,27 @@ from emmeter.settings.configuration import load, read
 from emmeter.settings.sections import Setup
 from emmeter.training.schedule import budget
 
-STARTS = 3  # of each module, for its start-up time
-PARTS = {"train": "training", "sample": "sampling", "score": "scoring", "emm": "search"}  # all others: tables
+STARTS = 3  # starts of each module, for its start-up time
+PARTS = {
+    "train": "training",
+    "sample": "sampling",
+    "score": "scoring",
+    "emm": "search",
+}  # others: tables
 
 
 def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cores", type=positive, default=cores())
     parser.add_argument("--overlay", type=Path, nargs="*", default=[], help="configuration files over config.yaml")
-    parser.add_argument("--no-plain", action="store_true", help="leave the baseline out")
+    parser.add_argument("--no-plain", action="store_true", help="skip the baseline")
 
 
 def measure(args: argparse.Namespace) -> Iterator[Row]:
-    """A row of the whole, then one for each part."""
+    """Yield one row for the whole, then one row per part.
+
+    Raises:
+        StageError: the configuration makes no run, or the workflow fails.
+    """
     overlays = [path.resolve() for path in args.overlay]
     device = select(args.device, 1)
     settings = read(load(overlays, project.ROOT))
@@ -60,7 +69,7 @@ def measure(args: argparse.Namespace) -> Iterator[Row]:
         arguments = ["--cores", args.cores, *(["--configfile", *overlays] if overlays else [])]
         arguments += ["--config", f"execution={{device: {device.type}}}"]
         done = project.snakemake(folder, programs, log, arguments)
-        loading = start_up("train", folder, 1)  # starts the process that the next ones are copies of
+        loading = start_up("train", folder, 1)  # starts the server that the next processes are copies of
         starts = {module: start_up(module, folder) for module in {job.module for job in done.jobs}}
     runs = sum(job.module == "score" for job in done.jobs)
     if not runs:
@@ -77,11 +86,11 @@ def measure(args: argparse.Namespace) -> Iterator[Row]:
 
 
 def split(done: project.Execution, starts: Mapping[str, float], loading: float, capacity: float) -> dict[str, float]:
-    """Core seconds of each part: work of the jobs, start-up of all jobs, Snakemake's processor time, the rest.
+    """Split the capacity into core seconds: the work of each part, start-ups, Snakemake's processor time, the rest.
 
     Args:
-        starts: seconds to start each module.
-        loading: core seconds in which the first trainings wait for a process that has torch loaded.
+        starts: start-up seconds of each module.
+        loading: core seconds in which the first trainings wait until the server has loaded torch.
         capacity: cores times wall seconds.
     """
     counts = Counter(job.module for job in done.jobs)
@@ -97,7 +106,7 @@ def split(done: project.Execution, starts: Mapping[str, float], loading: float, 
 
 
 def start_up(module: str, folder: Path, starts: int = STARTS) -> float:
-    """Median seconds of a job of a module that is only asked for its help: imports, and the end of the process."""
+    """Median seconds of a process that only prints the module's help: its imports and its end."""
     taken = []
     for _ in range(starts):
         begun = time.perf_counter()
@@ -109,7 +118,7 @@ def start_up(module: str, folder: Path, starts: int = STARTS) -> float:
 
 
 def plain_seconds(setup: Setup, device: torch.device) -> float:
-    """Seconds of one run on search.start images by the plain baseline."""
+    """Time one run of the plain baseline on search.start images, in seconds."""
     multiple, available = feasibility.usable(datasets.describe(setup.data), setup.data)
     n = min(max(setup.search.start // multiple, 1) * multiple, available)
     begun = time.perf_counter()
@@ -121,8 +130,8 @@ def plain_seconds(setup: Setup, device: torch.device) -> float:
         training.advance()
         for _ in range(kept.count(step)):
             denoiser = plain.Denoiser(training.averages[0].eval(), training.denoiser.kind)
-            made = plain.sample(denoiser, setup, drawn.images.shape[1:], labels, setup.sampling.images, device)
-            plain.nearest(made, torch.from_numpy(drawn.images), 2, device)
+            images = plain.sample(denoiser, setup, drawn.images.shape[1:], labels, setup.sampling.images, device)
+            plain.nearest(images, torch.from_numpy(drawn.images), 2, device)
     return time.perf_counter() - begun
 
 

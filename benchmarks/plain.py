@@ -1,11 +1,11 @@
-"""The baselines: training, sampling and scoring as one writes them in PyTorch without a thought for speed.
+"""The baselines: training, sampling and scoring as usually written in PyTorch, without optimization for speed.
 
-Eager float32, NCHW memory, a module for each layer, attention by two matrix products and a softmax, a data loader,
+Eager float32, NCHW memory, one module per layer, attention by two matrix products and a softmax, a data loader,
 `torch.optim.Adam`, a loop over the parameters for their average, `torch.cdist` for neighbours.  The mathematics is
-the project's: tests/test_benchmarks.py holds both to the same outputs and the same training steps.
+the project's: tests/test_benchmarks.py checks that both give the same outputs and the same training steps.
 
-Widths, levels and initial weights are those of a network that `emmeter.training.trainer.build` makes; its computations
-are written out here, so that a change of those does not move the baseline.
+Widths, levels and initial weights are those of a network from `emmeter.training.trainer.build`.  The computations are
+written out here, so that a change of the project's network does not change the baseline.
 """
 
 import copy
@@ -28,38 +28,38 @@ from emmeter.training.schedule import budget, ema_decay, learning_rate_factor
 from emmeter.training.trainer import build
 
 LOADER_PROCESSES = {"cpu": 0, "cuda": 4}
-CDIST_BLOCK = 1000  # queries whose distances to all training images are held at once
+CDIST_BLOCK = 1000  # queries whose distances to all training images are in memory together
 
 
-def convolution(of: nn.Conv2d) -> nn.Conv2d:
-    """An ordinary convolution with the weights of `of`."""
-    kernel, padding = of.kernel_size, of.padding
+def convolution(source: nn.Conv2d) -> nn.Conv2d:
+    """Make an ordinary convolution with the weights of `source`."""
+    kernel, padding = source.kernel_size, source.padding
     assert isinstance(kernel, tuple) and isinstance(padding, tuple)
-    layer = nn.Conv2d(of.in_channels, of.out_channels, (kernel[0], kernel[1]), padding=(padding[0], padding[1]))
-    layer.load_state_dict(of.state_dict())
+    layer = nn.Conv2d(source.in_channels, source.out_channels, (kernel[0], kernel[1]), padding=(padding[0], padding[1]))
+    layer.load_state_dict(source.state_dict())
     return layer
 
 
-def linear(of: nn.Linear) -> nn.Linear:
-    """An ordinary linear layer with the weights of `of`."""
-    layer = nn.Linear(of.in_features, of.out_features)
-    layer.load_state_dict(of.state_dict())
+def linear(source: nn.Linear) -> nn.Linear:
+    """Make an ordinary linear layer with the weights of `source`."""
+    layer = nn.Linear(source.in_features, source.out_features)
+    layer.load_state_dict(source.state_dict())
     return layer
 
 
-def normalization(of: nn.GroupNorm) -> nn.GroupNorm:
-    """An ordinary group normalization with the weights of `of`."""
-    layer = nn.GroupNorm(of.num_groups, of.num_channels, of.eps)
-    layer.load_state_dict(of.state_dict())
+def normalization(source: nn.GroupNorm) -> nn.GroupNorm:
+    """Make an ordinary group normalization with the weights of `source`."""
+    layer = nn.GroupNorm(source.num_groups, source.num_channels, source.eps)
+    layer.load_state_dict(source.state_dict())
     return layer
 
 
 class Attention(nn.Module):
     """Self-attention over the pixels: softmax(q k^T / sqrt(C)) v."""
 
-    def __init__(self, of: layers.Attention):
+    def __init__(self, source: layers.Attention):
         super().__init__()
-        self.norm, self.qkv, self.out = normalization(of.norm), convolution(of.qkv), convolution(of.out)
+        self.norm, self.qkv, self.out = normalization(source.norm), convolution(source.qkv), convolution(source.out)
 
     def forward(self, x: Tensor) -> Tensor:  # (B, C, H, W)
         b, c, h, w = x.shape
@@ -72,13 +72,18 @@ class Attention(nn.Module):
 class Block(nn.Module):
     """Residual block of DDPM++; `direction` is "", "down" or "up"."""
 
-    def __init__(self, of: layers.Block):
+    def __init__(self, source: layers.Block):
         super().__init__()
-        self.norm0, self.conv0, self.shift = normalization(of.norm0), convolution(of.conv0), linear(of.shift)
-        self.norm1, self.conv1, self.dropout = normalization(of.norm1), convolution(of.conv1), nn.Dropout(of.dropout)
-        self.project = None if of.project is None else convolution(of.project)
-        self.attention = None if of.attention is None else Attention(of.attention)
-        self.direction = "" if of.resample is None else of.resample.direction
+        self.norm0, self.conv0, self.shift = (
+            normalization(source.norm0),
+            convolution(source.conv0),
+            linear(source.shift),
+        )
+        self.norm1, self.conv1 = normalization(source.norm1), convolution(source.conv1)
+        self.dropout = nn.Dropout(source.dropout)
+        self.project = None if source.project is None else convolution(source.project)
+        self.attention = None if source.attention is None else Attention(source.attention)
+        self.direction = "" if source.resample is None else source.resample.direction
 
     def resample(self, x: Tensor) -> Tensor:
         if self.direction == "down":
@@ -99,16 +104,16 @@ class Block(nn.Module):
 class UNet(nn.Module):
     """The DDPM++ network with all skip connections; its parameters have the names of `emmeter.diffusion.unet.UNet`."""
 
-    def __init__(self, of: unet.UNet):
+    def __init__(self, source: unet.UNet):
         super().__init__()
-        self.noise_embedding, self.label_embedding = of.noise_embedding, of.label_embedding
-        self.mlp0, self.mlp1 = linear(of.mlp0), linear(of.mlp1)
-        self.stem = convolution(of.stem)
+        self.noise_embedding, self.label_embedding = source.noise_embedding, source.label_embedding
+        self.mlp0, self.mlp1 = linear(source.mlp0), linear(source.mlp1)
+        self.stem = convolution(source.stem)
         self.encoder, self.decoder = (
             nn.ModuleList(nn.ModuleList(Block(block) for block in level) for level in side)  # type: ignore[union-attr]
-            for side in (of.encoder, of.decoder)
+            for side in (source.encoder, source.decoder)
         )
-        self.out_norm, self.out_conv = normalization(of.out_norm), convolution(of.out_conv)
+        self.out_norm, self.out_conv = normalization(source.out_norm), convolution(source.out_conv)
 
     def forward(self, x: Tensor, noise: Tensor, labels: Tensor | None = None) -> Tensor:
         embedding = self.noise_embedding(noise)
@@ -130,20 +135,20 @@ class UNet(nn.Module):
 
 
 def denoiser(setup: Setup, shape: tuple[int, ...], label_count: int) -> Denoiser:
-    """The run's denoiser around a plain network, with the weights that `emmeter.training.trainer.build` would draw now.
+    """Make the run's denoiser around a plain network, with the weights that `emmeter.training.trainer.build` draws.
 
     Raises:
-        StageError: the run asks for what the baseline does not have.
+        StageError: the run needs a feature that the baseline lacks.
     """
     network, training = setup.network, setup.training
-    for name, value, had in (
+    for name, value, supported in (
         ("network.architecture", network.architecture, "ddpmpp"),
         ("training.optimizer", training.optimizer, "adam"),
         ("training.flip", training.flip, 0.0),
         ("training.decoupled", training.decoupled and training.weight_decay > 0, False),
     ):
-        if value != had:
-            raise StageError(f"{name} = {value!r}: the plain baseline knows only {had!r}")
+        if value != supported:
+            raise StageError(f"{name} = {value!r}: the plain baseline knows only {supported!r}")
     if network.skips is not None and not all(network.skips):
         raise StageError(f"network.skips = {network.skips}: the plain baseline keeps all skip connections")
     fast = build(setup, shape, label_count)
@@ -151,13 +156,13 @@ def denoiser(setup: Setup, shape: tuple[int, ...], label_count: int) -> Denoiser
 
 
 def arithmetic() -> None:
-    """Torch's own choice on a GPU, which a program without a thought for speed has: TF32 in convolutions alone."""
+    """Set torch's defaults on a GPU, which a program without optimization has: TF32 in convolutions only."""
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = True
 
 
 class Images(Dataset[tuple[Tensor, int]]):
-    """A subset, an image and its label at a time."""
+    """A subset that yields one image and its label at a time."""
 
     def __init__(self, subset: Subset):
         self.images, self.labels = torch.from_numpy(subset.images), subset.labels
@@ -170,7 +175,7 @@ class Images(Dataset[tuple[Tensor, int]]):
 
 
 class Training:
-    """Training of one run on the device: `advance` is one step."""
+    """The training of one run on the device; `advance` makes one step."""
 
     def __init__(self, setup: Setup, subset: Subset, device: torch.device):
         self.setup, self.device, self.step = setup, device, 0
@@ -186,14 +191,14 @@ class Training:
     def _batches(self, subset: Subset) -> Iterator[list[Tensor]]:
         size = self.setup.training.batch_size
         images = Images(subset)
-        shuffled = RandomSampler(images, num_samples=size * 2**40)  # one permutation after the other
+        shuffled = RandomSampler(images, num_samples=size * 2**40)  # one permutation after another
         yield from DataLoader(
             images, size, sampler=shuffled, num_workers=LOADER_PROCESSES[self.device.type],
             pin_memory=self.device.type == "cuda",
         )  # fmt: skip
 
     def advance(self) -> float:
-        """One step on the next batch; returns its mean loss."""
+        """Make one step on the next batch; return its mean loss."""
         images, labels = next(self.batches)
         kind = self.denoiser.kind
         draw = torch.rand(len(images)) if kind.draw == "uniform" else torch.randn(len(images))
@@ -201,7 +206,7 @@ class Training:
         return self.update(images, labels.to(self.device), draw.to(self.device), torch.randn_like(images))
 
     def update(self, images: Tensor, labels: Tensor, draw: Tensor, noise: Tensor) -> float:
-        """One step on given images in [-1, 1] (B, C, H, W), labels (B,), numbers `draw` (B,) and noise (B, C, H, W)."""
+        """Make one step on given images in [-1, 1] (B, C, H, W), labels (B,), draws (B,) and noise (B, C, H, W)."""
         training, seen = self.setup.training, self.step * self.setup.training.batch_size
         for group in self.optimizer.param_groups:
             group["lr"] = training.learning_rate * learning_rate_factor(seen, self.budget.lr_ramp)
@@ -229,9 +234,9 @@ def sample(
     batch: int,
     device: torch.device,
 ) -> Tensor:
-    """(sampling.images, C, H, W) uint8 images of replicate 0, each from its own seed, by the Heun sampler."""
+    """Generate replicate 0 by the Heun sampler, each image from its own seed: (sampling.images, C, H, W) uint8."""
     levels = noise_levels(setup.sampling, denoise.kind.sigma_min, denoise.kind.sigma_max).to(device)
-    made = []
+    images = []
     for start in range(0, setup.sampling.images, batch):
         latents, labels = [], []
         for seed in range(start, min(start + batch, setup.sampling.images)):
@@ -245,15 +250,15 @@ def sample(
             slope = (x - denoise(x, now.expand(len(x)), given).to(torch.float64)) / now
             ahead = x + (following - now) * slope
             if following > 0:
-                there = (ahead - denoise(ahead, following.expand(len(x)), given).to(torch.float64)) / following
-                ahead = x + (following - now) * (slope + there) / 2
+                next_slope = (ahead - denoise(ahead, following.expand(len(x)), given).to(torch.float64)) / following
+                ahead = x + (following - now) * (slope + next_slope) / 2
             x = ahead
-        made.append((x * 127.5 + 128).clip(0, 255).to(torch.uint8).cpu())
-    return torch.cat(made)
+        images.append((x * 127.5 + 128).clip(0, 255).to(torch.uint8).cpu())
+    return torch.cat(images)
 
 
 def nearest(generated: Tensor, train: Tensor, k: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """The `k` nearest training images of each generated one in float32.
+    """Find the `k` nearest training images of each generated image in float32.
 
     Args:
         generated: (m, C, H, W) uint8.
@@ -264,7 +269,7 @@ def nearest(generated: Tensor, train: Tensor, k: int, device: torch.device) -> t
     base = train.flatten(1).to(device, torch.float32)
     distances, indices = [], []
     for block in generated.split(CDIST_BLOCK):
-        found = torch.cdist(block.flatten(1).to(device, torch.float32), base).topk(k, largest=False)
-        distances.append(found.values.cpu())
-        indices.append(found.indices.cpu())
+        smallest = torch.cdist(block.flatten(1).to(device, torch.float32), base).topk(k, largest=False)
+        distances.append(smallest.values.cpu())
+        indices.append(smallest.indices.cpu())
     return torch.cat(distances), torch.cat(indices)

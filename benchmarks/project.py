@@ -1,4 +1,4 @@
-"""A fresh copy of the project in a folder of its own, and Snakemake run in it with every job on a stopwatch."""
+"""A fresh copy of the project, and Snakemake run in it with a stopwatch on every job."""
 
 import os
 import shutil
@@ -12,7 +12,7 @@ from pathlib import Path
 from benchmarks.runs import ROOT
 from emmeter.errors import StageError
 
-# Stands before Python on the PATH of the jobs, so that each one's module and time are noted.
+# A script that precedes Python on the PATH of the jobs and notes the module and time of each job.
 STOPWATCH = """#!/bin/sh
 begun=$(date +%s.%N)
 {python} "$@"
@@ -22,23 +22,23 @@ echo "$module $begun $(date +%s.%N)" >> {log}
 exit $status
 """
 
-# Snakemake in a process that tells its own processor time at the end, without that of its jobs.
+# Snakemake in a process that writes its own processor time at the end, without that of its jobs.
 SNAKEMAKE = """
 import atexit, pathlib, resource, sys
 from snakemake.cli import main
 
-def tell(path):
+def note(path):
     used = resource.getrusage(resource.RUSAGE_SELF)
     path.write_text(str(used.ru_utime + used.ru_stime))
 
-atexit.register(tell, pathlib.Path(sys.argv.pop(1)))
+atexit.register(note, pathlib.Path(sys.argv.pop(1)))
 main()
 """
 
 
 @dataclass(frozen=True)
 class Job:
-    """A finished job: the module that it ran, and its wall seconds with the start of Python."""
+    """A finished job: its module, and its wall seconds including the start of Python."""
 
     module: str
     seconds: float
@@ -46,7 +46,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Execution:
-    """One call of Snakemake: wall seconds, seconds of its own process on a processor, its jobs, its output."""
+    """One call of Snakemake: wall seconds, processor seconds of its own process, its jobs, its output."""
 
     seconds: float
     processor_seconds: float
@@ -55,7 +55,7 @@ class Execution:
 
 
 def copy(folder: Path) -> None:
-    """Copy the project's tracked files, as they are now, to a new folder.
+    """Copy the project's tracked files in their present state to a new folder.
 
     Raises:
         StageError: the project is not a git checkout.
@@ -70,7 +70,7 @@ def copy(folder: Path) -> None:
 
 
 def stopwatch(folder: Path, log: Path, python: str) -> None:
-    """Put a `python` into a folder that runs `python` and notes each call's module and time in `log`."""
+    """Write a script `python` into a folder; it runs `python` and notes each call's module and time in `log`."""
     program(folder / "python", STOPWATCH.format(python=python, log=log))
 
 
@@ -82,10 +82,10 @@ def program(path: Path, text: str) -> None:
 
 
 def snakemake(folder: Path, programs: Path, log: Path, arguments: Sequence[object]) -> Execution:
-    """Run Snakemake in a project, with the programs of a folder before all others.
+    """Run Snakemake in a project, with the folder `programs` first on the PATH.
 
     Raises:
-        StageError: it failed; the message ends with the last lines of its output.
+        StageError: Snakemake failed; the message ends with the last lines of its output.
     """
     used = log.with_suffix(".processor")
     path = os.pathsep.join([str(programs), str(Path(sys.executable).parent), os.environ["PATH"]])
@@ -102,8 +102,7 @@ def snakemake(folder: Path, programs: Path, log: Path, arguments: Sequence[objec
 
 
 def jobs(log: Path) -> list[Job]:
-    """The jobs of a log, without `emmeter.machine.slots`, which waits for a GPU and then becomes the job that it is
-    for."""
+    """Read the jobs of a log.  `emmeter.machine.slots` is left out, because it becomes the job for which it waits."""
     rows = [line.split() for line in log.read_text().splitlines()] if log.exists() else []
-    found = [Job(module.rpartition(".")[2], float(end) - float(begun)) for module, begun, end in rows]
-    return [job for job in found if job.module != "slots"]
+    finished = [Job(module.rpartition(".")[2], float(end) - float(begun)) for module, begun, end in rows]
+    return [job for job in finished if job.module != "slots"]

@@ -1,4 +1,4 @@
-"""One measurement as a row: what it compared, on what hardware, with which versions."""
+"""One measurement as a row: its case, hardware and versions."""
 
 import json
 import time
@@ -10,17 +10,21 @@ from typing import Any
 from benchmarks.timing import Ratio
 from emmeter.files.provenance import provenance
 
-ANYWHERE = "Independent of hardware"  # heading of what is counted or simulated, not timed
-PACKAGES = ("snakemake",)  # beside those that `emmeter.files.provenance.provenance` names
+ANYWHERE = "Independent of hardware"  # heading of results that are counted or simulated, not timed
+PACKAGES = ("snakemake",)  # in addition to those of `emmeter.files.provenance.provenance`
 
 
 @dataclass(frozen=True)
 class Row:
     """One case of a benchmark.
 
-    ``ratio`` says how many times as fast (or as cheap) as the plain baseline ours is: the median over pairs of runs,
-    with the extremes in ``spread``; both None where there is no baseline.  ``ours`` and ``plain`` are in ``units``.
-    ``details`` states what the case depends on: batch, threads, precision and so on.
+    Attributes:
+        ratio: our speed over that of the plain baseline, or the baseline's cost over ours: the median over pairs of
+            runs; None without a baseline.
+        spread: the extremes of the ratio; None without a baseline.
+        ours: the measured value, in `units`.
+        plain: the value of the baseline, in `units`.
+        details: conditions of the case, such as batch, threads and precision.
     """
 
     benchmark: str
@@ -42,7 +46,7 @@ class Row:
 
 
 def read(line: str) -> Row | None:
-    """The row of a line of output; None for any other line."""
+    """Read the row of a line of output; return None for any other line."""
     try:
         return Row(**json.loads(line))
     except (ValueError, TypeError):
@@ -59,10 +63,10 @@ def make(
     details: dict[str, Any] | None = None,
     device: str = "cpu",
 ) -> Row:
-    """A row of this machine and this moment.
+    """Make a row for this machine and this moment; the arguments are fields of `Row`.
 
     Args:
-        device: cpu, cuda, or "" for results that no hardware enters.
+        device: cpu, cuda, or "" for results that do not depend on hardware.
     """
     machine = _machine()
     return Row(
@@ -82,7 +86,7 @@ def make(
 
 
 def hardware(device: str, processor: str) -> str:
-    """Heading of a device: "CPU: name, cores", or "GPU: name, in a machine of ..."."""
+    """Heading of a device: "CPU: name, cores" or "GPU: name, host processor"."""
     if device == "cuda":
         import torch
 
@@ -92,12 +96,12 @@ def hardware(device: str, processor: str) -> str:
 
 @cache
 def _machine() -> dict[str, Any]:
-    found = provenance("", time.monotonic())
-    return {**found, "versions": found["versions"] | {name: version(name) for name in PACKAGES}}
+    record = provenance("", time.monotonic())
+    return {**record, "versions": record["versions"] | {name: version(name) for name in PACKAGES}}
 
 
 def commit() -> str | None:
-    """The commit of the project, with + where files differ from it."""
+    """The commit of the project, with + if files differ from it."""
     return _machine()["commit"]
 
 

@@ -1,7 +1,7 @@
 """RESULTS.md: the latest measurement of each benchmark on each kind of hardware.
 
-The page is its own memory: a section a kind of hardware, in it a part a benchmark.  A new measurement replaces its
-own part; everything else stays.
+The page itself is the store: one section per kind of hardware, and in each one part per benchmark.  A new measurement
+replaces its own part only.
 """
 
 import re
@@ -14,11 +14,12 @@ from emmeter.files.writing import write_text
 PAGE = Path(__file__).with_name("RESULTS.md")
 HEAD = """# Results
 
-Written by `uv run python -m benchmarks all`; [README.md](README.md) says what each benchmark measures. Ratio: how many
-times as fast as the plain baseline (of a search: how many times as cheap), median and extremes over pairs of runs.
+Written by `uv run python -m benchmarks all`; [README.md](README.md) describes each benchmark. Ratio:
+speed over that of the plain baseline (of a search: cost of the baseline over ours), median and extremes over pairs of
+runs.
 """
 TIMED = ("train", "sample", "score", "end_to_end")  # on a CPU and on a GPU
-WORKFLOW = ("dag",)  # Snakemake's own time: no GPU takes part
+WORKFLOW = ("dag",)  # Snakemake's own time, without a GPU
 SIMULATED = ("search",)
 NOT_MEASURED = "not measured"
 
@@ -26,16 +27,16 @@ Sections = dict[str, dict[str, str]]  # hardware, benchmark, text
 
 
 def update(rows: Sequence[Row], page: Path = PAGE) -> None:
-    """Enter rows into the page, making it where there is none.
+    """Enter rows into the page, which is made if it is missing.
 
-    The rows of one benchmark on one kind of hardware take the place of all that the page has of that pair.
+    The rows of one benchmark on one kind of hardware replace the page's earlier rows of the same pair.
     """
     sections = parse(page.read_text(encoding="utf-8")) if page.exists() else {}
     write_text(page, text(merge(sections, rows)))
 
 
 def parse(page: str) -> Sections:
-    """The measured parts of a page."""
+    """Read the measured parts of a page."""
     sections: Sections = {}
     hardware = benchmark = ""
     for line in page.splitlines():
@@ -47,14 +48,14 @@ def parse(page: str) -> Sections:
             part = sections.setdefault(hardware, {})
             part[benchmark] = part.get(benchmark, "") + line + "\n"
     measured = {
-        name: {one: body.strip() for one, body in parts.items() if body.strip() not in ("", NOT_MEASURED)}
+        name: {benchmark: body.strip() for benchmark, body in parts.items() if body.strip() not in ("", NOT_MEASURED)}
         for name, parts in sections.items()
     }
     return {name: parts for name, parts in measured.items() if parts}
 
 
 def merge(sections: Sections, rows: Sequence[Row]) -> Sections:
-    """Sections with the rows in place of what they had of the same benchmark and hardware."""
+    """Replace the parts of sections whose benchmark and hardware the rows have; return new sections."""
     merged = {name: dict(parts) for name, parts in sections.items()}
     for hardware, benchmark in dict.fromkeys((row.hardware, row.benchmark) for row in rows):
         own = [row for row in rows if (row.hardware, row.benchmark) == (hardware, benchmark)]
@@ -63,7 +64,7 @@ def merge(sections: Sections, rows: Sequence[Row]) -> Sections:
 
 
 def text(sections: Sections) -> str:
-    """The page; what has not been measured says so."""
+    """Write the page; expected parts without a measurement are marked as not measured."""
     shown = {ANYWHERE: {}, **sections}
     if not any(name.startswith("GPU") for name in shown):
         shown["GPU"] = {}
@@ -77,7 +78,7 @@ def text(sections: Sections) -> str:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Date and versions, then a Markdown table with a column for every detail that occurs."""
+    """Write date and versions, then a Markdown table with one column per detail that occurs."""
     names = list(dict.fromkeys(name for row in rows for name in row.details))
     heads = ["case", "ratio", "spread", "ours", "plain", "units", *names]
     lines = [heads, ["---"] * len(heads)]

@@ -1,4 +1,4 @@
-"""The runs that are timed: taken from the project's configuration, on random images of their shape."""
+"""The timed runs: settings of the project's configuration, on random images of their shape."""
 
 import argparse
 from collections.abc import Iterator, Sequence
@@ -21,7 +21,7 @@ from emmeter.settings.validation import validate
 
 ROOT = Path(__file__).parents[1]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
-IMAGES = 1000  # of a subset; the time of a step does not depend on it
+IMAGES = 1000  # in a subset; the time of a step does not depend on this number
 
 # The paper's basic network at the widths and resolutions of its studies, as (study, arm) of config/paper.yaml.
 PAPER = {
@@ -38,7 +38,7 @@ SHAPES = {"digits": 1, "cifar10": 3}  # image channels of the sources of these c
 
 
 def configuration(overlay: str | None = None) -> Settings:
-    """The project's configuration, with a file of config/ over it."""
+    """Read the project's configuration, with a file of config/ as an overlay."""
     return read(load([] if overlay is None else [ROOT / "config" / overlay], ROOT))
 
 
@@ -47,49 +47,49 @@ def case(name: str) -> Setup:
     if name == TINY:
         return configuration().base
     study, arm = PAPER[name]
-    arms = next(one for one in configuration("paper.yaml").studies if one.name == study).arms
-    return next(one for one in arms if one.name == arm).setup
+    arms = next(listed for listed in configuration("paper.yaml").studies if listed.name == study).arms
+    return next(listed for listed in arms if listed.name == arm).setup
 
 
 def adjusted(setup: Setup, **overrides: object) -> Setup:
-    """A run with some settings replaced, named as section__key."""
+    """Replace some settings of a run, named as section__key."""
     dotted = {name.replace("__", "."): value for name, value in overrides.items()}
     return validate(Setup, override(setup.model_dump(), dotted))
 
 
 def shape(setup: Setup) -> tuple[int, int, int]:
     """(C, H, W) of the images of a run."""
-    assert setup.data.resolution is not None  # of every case
+    assert setup.data.resolution is not None  # every case gives it
     return SHAPES[setup.data.source], setup.data.resolution, setup.data.resolution
 
 
 def random_subset(setup: Setup, count: int = IMAGES) -> Subset:
-    """`count` random images of a run's shape, without labels."""
+    """Make a subset of `count` random images of a run's shape, without labels."""
     images = np.random.default_rng(0).integers(0, 256, (count, *shape(setup)), dtype=np.uint8)
     nothing = np.zeros(0, np.int64)
-    places = np.arange(count)
+    indices = np.arange(count)
     return Subset(
-        images=images, labels=np.zeros(count, np.int64), label_count=0, indices=places, groups=places,
+        images=images, labels=np.zeros(count, np.int64), label_count=0, indices=indices, groups=indices,
         held_out=images[:0], held_out_labels=nothing,
     )  # fmt: skip
 
 
 def options(parser: argparse.ArgumentParser, cases: Sequence[str]) -> None:
-    """Which of the cases are timed, in which precisions, on how many threads, how often."""
+    """Add the options for cases, precisions, threads and number of timings."""
     parser.add_argument("--cases", nargs="+", choices=cases, default=list(cases), metavar="CASE",
                         help=f"of {', '.join(map(repr, cases))}")  # fmt: skip
-    parser.add_argument("--precision", nargs="+", choices=PRECISIONS, help="default: all that differ on the device")
-    parser.add_argument("--threads", type=positive, help="default: 1 for the tiny network, else all cores")
+    parser.add_argument("--precision", nargs="+", choices=PRECISIONS, help="default: all distinct ones of the device")
+    parser.add_argument("--threads", type=positive, help="default: 1 for the tiny network, otherwise all cores")
     parser.add_argument("--rounds", type=positive, default=3, help="pairs of timings")
 
 
 def chosen(args: argparse.Namespace) -> Iterator[tuple[str, Setup, torch.device, int]]:
-    """Name, settings, device and threads of each case that was asked for, with torch's threads set."""
+    """Yield name, settings, device and threads of each requested case, with torch's threads set."""
     for name in args.cases:
         threads = args.threads or (1 if name == TINY else cores())
         yield name, case(name), select(args.device, threads), threads
 
 
 def precisions(device: str) -> list[Precision]:
-    """Those that differ on a device: TF32 is float32 on a CPU."""
-    return [one for one in PRECISIONS if one != "tf32" or device == "cuda"]
+    """The distinct precisions of a device: on a CPU, TF32 is float32."""
+    return [precision for precision in PRECISIONS if precision != "tf32" or device == "cuda"]

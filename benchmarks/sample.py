@@ -1,9 +1,9 @@
-"""Sampling: images a second by the Heun sampler against the plain loop, and its share of a default run.
+"""Sampling: images per second by the Heun sampler against the plain loop, and its share of a default run.
 
-Case ``tiny`` is the default study's network with its own number of images and steps; the share of a default run sets
-its sampling of all snapshots beside its training, both at rates measured here, without process start-up.  The
-paper's network is sampled in few images and few steps on a CPU; its rate is per image at the run's full number of
-steps, from the time of an evaluation.
+Case ``tiny`` is the default study's network with its own number of images and steps.  The share of a default run is
+the time for sampling all snapshots over the time for training and sampling, both at rates measured here, without
+process start-up.  On a CPU the paper's network is sampled with few images and few steps.  Its rate is computed from the
+time per evaluation, for the run's full number of steps.
 """
 
 import argparse
@@ -26,27 +26,27 @@ from emmeter.training.schedule import budget
 from emmeter.training.trainer import build
 
 CASES = (runs.TINY, "32x32 width 128")
-REDUCED = {"sampling__images": 4, "sampling__steps": 4}  # of the paper's network on a CPU
-LIMIT = 500  # images of the paper's network on a GPU
-TRAIN_SECONDS = 3.0  # of the timing of training, for the share
+REDUCED = {"sampling__images": 4, "sampling__steps": 4}  # for the paper's network on a CPU
+LIMIT = 500  # images, for the paper's network on a GPU
+TRAIN_SECONDS = 3.0  # for timing the training, for the share
 
 
 def options(parser: argparse.ArgumentParser) -> None:
     runs.options(parser, CASES)
-    parser.add_argument("--images", type=positive, help="instead of the case's own")
-    parser.add_argument("--steps", type=positive, help="of the sampler, instead of the case's own")
+    parser.add_argument("--images", type=positive, help="generated images, instead of the case's number")
+    parser.add_argument("--steps", type=positive, help="sampler steps, instead of the case's number")
     parser.add_argument("--batch", type=positive, default=Execution().sampling_batch, help="images generated at once")
 
 
 def measure(args: argparse.Namespace) -> Iterator[Row]:
-    """A row for each case and precision, and the share of a default run."""
+    """Yield one row per case and precision, and the share of a default run."""
     for name, run, device, threads in runs.chosen(args):
         timed = reduced(run, name, args, device)
         yield from compare(name, run, timed, args, device, threads)
 
 
 def reduced(setup: Setup, name: str, args: argparse.Namespace, device: torch.device) -> Setup:
-    """The run with as many images and steps as are timed."""
+    """Replace the run's numbers of images and steps by the timed ones."""
     changes: dict[str, object] = {}
     if name != runs.TINY:
         changes |= REDUCED if device.type == "cpu" else {"sampling__images": min(LIMIT, setup.sampling.images)}
@@ -56,14 +56,14 @@ def reduced(setup: Setup, name: str, args: argparse.Namespace, device: torch.dev
 
 
 def evaluations(setup: Setup) -> int:
-    """Evaluations of the network for one image."""
+    """Number of network evaluations per image."""
     return 2 * setup.sampling.steps - 1
 
 
 def compare(
     name: str, setup: Setup, timed: Setup, args: argparse.Namespace, device: torch.device, threads: int
 ) -> Iterator[Row]:
-    """Time the samplers as `timed` asks; rates are of `setup`."""
+    """Time the samplers with the settings `timed`; rates are for those of `setup`."""
     shape, count = runs.shape(setup), timed.sampling.images
     torch.manual_seed(0)
     baseline = plain.denoiser(setup, shape, 0).to(device).eval().requires_grad_(False)
@@ -83,10 +83,10 @@ def compare(
         torch.manual_seed(0)
         denoiser = build(setup, shape, 0).to(device).eval().requires_grad_(False)
         work[precision] = partial(ours, denoiser, precision)
-    made = {one: sampler() for one, sampler in work.items()}  # also the untimed first call
+    images = {way: sampler() for way, sampler in work.items()}  # also the untimed first call
     taken = timing.alternate(work, args.rounds, device)
-    each = {one: statistics.median(values) / count / evaluations(timed) for one, values in taken.items()}
-    rates = {one: 1 / (value * evaluations(setup)) for one, value in each.items()}
+    each = {way: statistics.median(values) / count / evaluations(timed) for way, values in taken.items()}
+    rates = {way: 1 / (value * evaluations(setup)) for way, value in each.items()}
     for precision in precisions:
         details = {
             "precision": precision,
@@ -95,7 +95,7 @@ def compare(
             "images timed": count,
             "batch": args.batch,
             "threads": threads if device.type == "cpu" else None,
-            "largest difference in grey levels": int((made[precision].int() - made["plain"].int()).abs().max()),
+            "largest difference in grey levels": int((images[precision].int() - images["plain"].int()).abs().max()),
             "rounds": args.rounds,
         }
         ratio = timing.ratio(taken["plain"], taken[precision])
@@ -105,21 +105,22 @@ def compare(
 
 
 def share(setup: Setup, rates: dict[str, float], threads: int, device: torch.device) -> Row:
-    """What share of training and sampling together sampling takes in one run, in percent.
+    """Measure the share of sampling in the time for training and sampling one run, in percent.
 
-    `rates` are images a second in sampling.
+    Args:
+        rates: images per second in sampling.
     """
     advances = {
         "plain": partial(plain_steps, plain.Training(setup, runs.random_subset(setup), device)),
         "ours": partial(our_steps, trainer(setup, device)),
     }
     shares = {}
-    for one, advance in advances.items():
+    for way, advance in advances.items():
         steps = timing.repeats(partial(advance, 1), TRAIN_SECONDS, device)
         training = timing.seconds(partial(advance, steps), device) / steps
         whole = training * budget(setup, runs.IMAGES).steps
-        sampling = len(setup.training.snapshots) * setup.sampling.images / rates[one]
-        shares[one] = 100 * sampling / (whole + sampling)
+        sampling = len(setup.training.snapshots) * setup.sampling.images / rates[way]
+        shares[way] = 100 * sampling / (whole + sampling)
     details = {
         "precision": setup.sampling.precision,
         "steps": setup.sampling.steps,

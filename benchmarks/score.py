@@ -1,9 +1,10 @@
 """Scoring: nearest neighbours of 10,000 generated among 50,000 training images of 3,072 values.
 
 `emmeter.measure.criterion.neighbours`, which is exact, against `torch.cdist` and `topk` in float32.  The training
-images are random; of the generated ones a quarter are copies of training images, a half near copies (noise of up to
-NOISE grey levels), the rest random.  On a sample of rows ours must equal a reference computed in exact integers, else
-the benchmark fails.  The details say which engine served (`emmeter.measure.engines`), and how far plain float32 is off.
+images are random.  A quarter of the generated images are copies of training images, half are near copies (noise of up
+to NOISE grey levels), and the rest are random.  If our result differs on a sample of rows from a reference in exact
+integers, the benchmark fails.  The details report the engine (`emmeter.measure.engines`) and the errors of plain
+float32.
 """
 
 import argparse
@@ -24,31 +25,31 @@ from emmeter.measure.criterion import Neighbours, memorized, neighbours
 SHAPE = (3, 32, 32)
 NOISE = 3
 CHECKED = 32  # rows compared with the reference
-REFERENCE_BLOCK = 5000  # training images of the reference at once
+REFERENCE_BLOCK = 5000  # training images per block of the reference
 
 
 def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--queries", type=positive, default=10_000, help="generated images")
     parser.add_argument("--train", type=positive, default=50_000, help="training images")
-    parser.add_argument("--neighbours", type=positive, default=2, help="wanted of each; the criterion needs 2")
+    parser.add_argument("--neighbours", type=positive, default=2, help="per generated image; the criterion needs 2")
     parser.add_argument("--threads", type=positive, default=cores())
     parser.add_argument("--rounds", type=positive, default=3, help="pairs of timings")
 
 
 def measure(args: argparse.Namespace) -> Iterator[Row]:
-    """One row: seconds of all queries.
+    """Yield one row: seconds for all queries.
 
     Raises:
-        StageError: ours does not equal the exact reference.
+        StageError: our result differs from the exact reference.
     """
     device = select(args.device, args.threads)
     generated, train = images(args.queries, args.train)
     groups = np.arange(len(train))
     queries, base = torch.from_numpy(generated), torch.from_numpy(train)
-    found = neighbours(generated, train, groups, args.neighbours)
-    check(found, generated, train)
+    result = neighbours(generated, train, groups, args.neighbours)
+    check(result, generated, train)
     values, _ = plain.nearest(queries, base, args.neighbours, device)
-    with threadpool_limits(args.threads):  # of FAISS and numpy too, which the call above has loaded
+    with threadpool_limits(args.threads):  # also limits FAISS and numpy, which the call above has loaded
         taken = timing.alternate(
             {
                 "plain": lambda: plain.nearest(queries, base, args.neighbours, device),
@@ -57,15 +58,15 @@ def measure(args: argparse.Namespace) -> Iterator[Row]:
             args.rounds,
             device,
         )
-    truth = np.sqrt(found.squared.astype(np.float64))
+    truth = np.sqrt(result.squared.astype(np.float64))
     verdicts = values[:, 0].numpy() < values[:, 1].numpy() / 3
     details = {
-        "engine": found.engine,
+        "engine": result.engine,
         "neighbours": args.neighbours,
         "threads": args.threads,
         "rows checked exactly": min(CHECKED, len(generated)),
         "plain: largest error of a distance": float(np.abs(values.numpy() - truth).max()),
-        "plain: wrong verdicts": int((verdicts != memorized(found)).sum()),
+        "plain: wrong verdicts": int((verdicts != memorized(result)).sum()),
         "rounds": args.rounds,
     }
     ours, baseline = (float(np.median(taken[name])) for name in ("ours", "plain"))
@@ -75,7 +76,7 @@ def measure(args: argparse.Namespace) -> Iterator[Row]:
 
 
 def images(queries: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Generated and training images, uint8 (m, C, H, W) and (N, C, H, W)."""
+    """Make generated and training images: uint8 (m, C, H, W) and (N, C, H, W)."""
     random = np.random.default_rng(0)
     train = random.integers(0, 256, (count, *SHAPE), dtype=np.uint8)
     generated = random.integers(0, 256, (queries, *SHAPE), dtype=np.uint8)
@@ -87,27 +88,27 @@ def images(queries: int, count: int) -> tuple[np.ndarray, np.ndarray]:
     return generated[random.permutation(queries)], train
 
 
-def check(found: Neighbours, generated: np.ndarray, train: np.ndarray) -> None:
-    """Compare some rows with distances to every training image, in integers.
+def check(result: Neighbours, generated: np.ndarray, train: np.ndarray) -> None:
+    """Compare some rows with the exact distances to every training image.
 
     Raises:
         StageError: a distance or an index differs.
     """
     rows = np.linspace(0, len(generated) - 1, min(CHECKED, len(generated))).astype(int)
     exact = squared_distances(generated[rows], train)
-    k = found.squared.shape[1]
-    nearest = np.argsort(exact, axis=1, kind="stable")[:, :k]  # ties by position, as `neighbours` promises
+    k = result.squared.shape[1]
+    nearest = np.argsort(exact, axis=1, kind="stable")[:, :k]  # ties in order of position, as in `neighbours`
     if not (
-        np.array_equal(found.indices[rows], nearest)
-        and np.array_equal(found.squared[rows], np.take_along_axis(exact, nearest, 1))
+        np.array_equal(result.indices[rows], nearest)
+        and np.array_equal(result.squared[rows], np.take_along_axis(exact, nearest, 1))
     ):
         raise StageError("emmeter.measure.criterion.neighbours: does not equal the exact reference on random images")
 
 
 def squared_distances(generated: np.ndarray, train: np.ndarray) -> np.ndarray:
-    """(m, N) int64 squared distances to all training images.
+    """Squared distances to all training images: (m, N) int64.
 
-    Products of float64 matrices: every partial sum is an integer below 2^53, so nothing is rounded.
+    They come from products of float64 matrices.  Every partial sum is an integer below 2^53, so nothing is rounded.
     """
     query = generated.reshape(len(generated), -1).astype(np.float64)
     parts = []

@@ -1,30 +1,33 @@
-"""Cost of an EMM: the adaptive search against the paper's procedure, in a simulation of known truth.
+"""Cost of an EMM: the adaptive search against the paper's procedure, in a simulation with known truth.
 
 **The curve.**  The logit of a run's memorization ratio falls by `slope` per doubling of N and passes 0.9 at the true
-EMM; runs scatter about it with standard deviation `run_sd`; generated images are counted binomially.  Slope and
-scatter are those of the digits: medians and pooled residuals (less the counting of images) over the arms with an EMM
-in the tables of results/reference/laptop, read at every call.  The true EMM of an arm is drawn from OFF octaves about
-the hint `search.start`, where the searches and the grid begin.
+EMM.  Runs scatter about the line with standard deviation `run_sd`, and generated images are counted binomially.  Slope
+and scatter are those of the digits.  They are medians and pooled residuals (less the variance of counting images) over
+the arms with an EMM in the tables of results/reference/laptop, which are read at every call.  The true EMM of an arm is
+drawn within OFF octaves of the hint `search.start`, where the searches and the grid begin.
 
-**The paper's procedure** (baseline): a grid of five sizes an octave apart, one run each, all trained to the end,
-16 snapshots of each sampled in 10,000 images with 18 steps; EMM is the largest size whose ratio reaches 0.9.  As
-ratios grow along training, the best of the snapshots is the last.  ``interpolated`` reads EMM off the same runs by
-the isotonic fit of `emmeter.measure.estimate` instead.
+**The paper's procedure** (baseline).  A grid of five sizes an octave apart has one run per size.  All runs are trained
+to the end, and 16 snapshots of each are sampled with 10,000 images and 18 steps.  EMM is the largest size whose ratio
+reaches 0.9.  As ratios grow during training, the best snapshot is the last one.  ``interpolated`` instead estimates EMM
+from the same runs by the isotonic fit of `emmeter.measure.estimate`.
 
-**Ours**: `emmeter.measure.search` and `emmeter.measure.estimate` at the configuration's settings, intervals pooled over
-four arms as in the default study.  Options: 250, 500 or 2,000 images an evaluation; *shared*: the first locating run
-has been trained and sampled for another arm and costs nothing; *early stop*: a locating run whose half-way snapshot is
-surely above the line (lower end of the Wilson interval) stops there, and that snapshot's count is taken.  It assumes
-that a ratio never falls along training; the details count the digits' runs above the line half-way, and those of them
-below it at the end.  Half-way logits lie below the final ones by a gap with the mean and scatter of the runs near the
-line, and never above.
+**Ours**: `emmeter.measure.search` and `emmeter.measure.estimate` with the configuration's settings, and intervals
+pooled over four arms as in the default study.  The variants are:
 
-**Scales.**  The digits (config.yaml) and the paper's network (config/paper.yaml, whose runs last 40,000 epochs, so
-that a large N costs more); both with the curve of the digits, for nothing else has been measured.
+- 250, 500 or 2,000 images per evaluation;
+- *shared*: the first locating run has been trained and sampled for another arm and costs nothing;
+- *early stop*: a locating run stops half-way if its snapshot is surely above the line (lower end of the Wilson
+  interval), and the count of this snapshot is used.  This assumes that a ratio never falls during training.  The
+  details report how many of the digits' runs were above the line half-way, and how many of these ended below it.
+  Half-way logits are below the final ones by a gap with the mean and scatter of the runs near the line, never above.
 
-**Reported** for an arm: operations (the row's numbers, training as 3 times the forward pass), images trained and
-sampled, root mean square of log2(estimate / truth), median quotient of the interval's ends, its coverage, the share of
-arms without an estimate; and how many repetitions of the grid, interpolated, have that error, at what cost.
+**Scales.**  The digits (config.yaml) and the paper's network (config/paper.yaml).  The paper's runs last 40,000 epochs,
+so a large N costs more.  Both use the curve of the digits, because no other has been measured.
+
+**Reported** per arm: operations (the row's numbers; training counts 3 times the forward pass), images trained and
+sampled, root mean square of log2(estimate / truth), median quotient of the interval's ends, coverage, and the share of
+arms without an estimate.  Also reported is the number of interpolated repetitions of the grid that have the same error,
+and their cost.
 """
 
 import argparse
@@ -54,7 +57,7 @@ from emmeter.training.schedule import budget
 
 REFERENCE = configured.ROOT / "results" / "reference" / "laptop"
 SCALES = {"digits": None, "paper": "paper.yaml"}
-OFF = (-0.5, 1.0)  # octaves of the true EMM from the hint
+OFF = (-0.5, 1.0)  # octaves from the hint to the true EMM
 POOLED = 4  # arms of a study
 GRID = (1 / 2, 1, 2, 4, 8)  # sizes of the paper's procedure, times the hint
 GRID_SNAPSHOTS, GRID_IMAGES, GRID_STEPS = 16, 10_000, 18
@@ -66,34 +69,32 @@ EPSILON = 0.1
 
 @dataclass(frozen=True)
 class Curve:
-    """What the digits say of runs: slope in logits an octave, scatter of a run's logit without the counting of images,
-    mean and scatter of the growth of a run's logit from half-way to the end; runs above the line half-way, and those of
-    them that end below it."""
+    """The curve of the digits, from their reference results."""
 
-    slope: float
-    run_sd: float
-    gap: float
-    gap_sd: float
-    above: int
-    fallen: int
+    slope: float  # logits per octave, positive
+    run_sd: float  # scatter of a run's logit, without the counting of images
+    gap: float  # mean growth of a run's logit from half-way to the end
+    gap_sd: float  # scatter of this growth
+    above: int  # runs above the line half-way
+    fallen: int  # runs among these that end below the line
 
 
 @dataclass(frozen=True)
 class Scale:
-    """What the searches have in common: settings, ladder, operations of one image through the network."""
+    """The common part of all searches: settings, ladder, operations of the network per image."""
 
     setup: Setup
     sizes: list[int]
     forward: int
 
     def truths(self, arms: int, seed: int) -> np.ndarray:
-        """(arms,) the true EMM of each arm in octaves (log2 N)."""
+        """Draw the true EMM of each arm in octaves (log2 N): (arms,)."""
         return math.log2(self.setup.search.start) + np.random.default_rng([seed, 0]).uniform(*OFF, arms)
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A way to search: images of an evaluation, and the two savings."""
+    """A way to search: images per evaluation, and the two ways to save cost."""
 
     name: str
     images: int
@@ -103,7 +104,7 @@ class Variant:
 
 @dataclass
 class Spent:
-    """What one arm took: images trained and sampled, operations."""
+    """The cost of one arm: images trained and sampled, operations."""
 
     trained: float = 0.0
     sampled: float = 0.0
@@ -118,29 +119,29 @@ class Spent:
 
 @dataclass(frozen=True)
 class Outcome:
-    """One arm: error in octaves (None without an estimate), interval's quotient and whether it held the truth."""
+    """The result of one arm."""
 
-    error: float | None
-    width: float | None
-    covered: bool | None
+    error: float | None  # octaves; None without an estimate
+    width: float | None  # quotient of the interval's ends; None without an interval
+    covered: bool | None  # True if the interval holds the truth; None without an interval
     spent: Spent
 
 
 def options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--arms", type=positive, default=2000, help="simulated, of each variant")
+    parser.add_argument("--arms", type=positive, default=2000, help="simulated arms per variant")
     parser.add_argument("--scales", nargs="+", choices=list(SCALES), default=list(SCALES))
     parser.add_argument("--seed", type=int, default=0)
 
 
 def measure(args: argparse.Namespace) -> Iterator[Row]:
-    """A row for each scale and way to search."""
+    """Yield one row per scale and way to search."""
     curve = reference(REFERENCE)
     for scale in args.scales:
         yield from compare(scale, curve, args.arms, args.seed)
 
 
 def reference(folder: Path) -> Curve:
-    """The curve of the runs in the tables of `folder`, each distinct run counted once.
+    """Fit the curve to the runs in the tables of `folder`, each distinct run once.
 
     Raises:
         StageError: the tables are missing or have no arm with an EMM.
@@ -150,7 +151,7 @@ def reference(folder: Path) -> Curve:
     for path in sorted(folder.glob("*/curves.csv")):
         estimated = {row["arm"] for row in read_table(path.with_name("emm.csv")) if row["status"] == "estimated"}
         confirming: dict[str, list[tuple[int, Count]]] = {arm: [] for arm in estimated}
-        half: Count | None = None  # of the run whose rows are being read, in the order of training
+        half: Count | None = None  # of the present run, whose rows are in the order of training
         for row in read_table(path):
             progress, count = float(row["progress"]), Count(int(row["memorized"]), int(row["images"]))
             if progress == 0.5:
@@ -161,10 +162,10 @@ def reference(folder: Path) -> Curve:
                 if row["role"] == "confirm" and row["arm"] in estimated:
                     confirming[row["arm"]].append((int(row["n"]), count))
                 half = None
-        for of_arm in confirming.values():
-            line = fit_line([n for n, _ in of_arm], [count for _, count in of_arm])
+        for counts in confirming.values():
+            line = fit_line([n for n, _ in counts], [count for _, count in counts])
             if line is not None:
-                lines[tuple(of_arm)] = line
+                lines[tuple(counts)] = line
     line_at = 1 - EPSILON
     gaps = [end.logit - half.logit for _, _, half, end in sorted(runs, key=str)
             if abs(end.logit - logit(line_at)) < SATURATED]  # fmt: skip
@@ -184,8 +185,8 @@ def reference(folder: Path) -> Curve:
 
 
 def compare(name: str, curve: Curve, arms: int, seed: int) -> Iterator[Row]:
-    """The rows of one scale: the paper's procedure, then each of our ways."""
-    scale = scale_of(name)
+    """Yield the rows of one scale: the paper's procedure, then each of our variants."""
+    scale = configured_scale(name)
     paper, interpolated = grid(scale, curve, arms, seed, 1)
     base = mean_flops(paper)
     facts = {"slope": curve.slope, "run sd": curve.run_sd, "arms": arms}
@@ -194,27 +195,27 @@ def compare(name: str, curve: Curve, arms: int, seed: int) -> Iterator[Row]:
     repeated = Repeated(scale, curve, arms, seed)
     for index, variant in enumerate(variants(scale.setup.sampling.images)):
         outcomes = adaptive(scale, curve, variant, arms, seed, index)
-        found = summary(outcomes)
-        repetitions = None if found["error, octaves"] is None else repeated.until(found["error, octaves"])
+        means = summary(outcomes)
+        repetitions = None if means["error, octaves"] is None else repeated.until(means["error, octaves"])
         equal = None if repetitions is None else repetitions * base / mean_flops(outcomes)
         if variant.early:
-            found["above half-way, below at the end"] = f"{curve.fallen} of {curve.above}"
+            means["above half-way, below at the end"] = f"{curve.fallen} of {curve.above}"
         details = (
-            facts | found | {"grid repetitions of this error": repetitions, "times as cheap at equal error": equal}
+            facts | means | {"grid repetitions of this error": repetitions, "times as cheap at equal error": equal}
         )
         ratio = quotient(paper, outcomes)
         yield make("search", f"{name}: {variant.name}", "FLOP", mean_flops(outcomes), base, ratio, details, "")
 
 
-def scale_of(name: str) -> Scale:
-    """The settings of a scale, and what follows from them."""
+def configured_scale(name: str) -> Scale:
+    """Read the settings of a scale and derive its ladder and operations."""
     setup = configured.adjusted(configured.configuration(SCALES[name]).base, search__epsilon=EPSILON)
     sizes = ladder(setup.search, *feasibility.usable(datasets.describe(setup.data), setup.data))
     return Scale(setup, sizes, operations.planned(setup.network, configured.shape(setup))[0])
 
 
 def variants(images: int) -> list[Variant]:
-    """Our ways to search where the configuration evaluates `images` images."""
+    """Our ways to search, for a configuration that evaluates `images` images."""
     others = [Variant(f"{count} images", count) for count in IMAGES if count != images]
     return [
         Variant(f"default ({images} images)", images),
@@ -225,13 +226,13 @@ def variants(images: int) -> list[Variant]:
     ]
 
 
-def ratio_of(y: float) -> float:
-    """The ratio whose logit lies `y` above the line."""
+def memorization_ratio(y: float) -> float:
+    """The memorization ratio whose logit is `y` above the line."""
     return 1 / (1 + math.exp(-(y + logit(1 - EPSILON))))
 
 
 def adaptive(scale: Scale, curve: Curve, variant: Variant, arms: int, seed: int, index: int) -> list[Outcome]:
-    """Search `arms` arms; `index` tells the random numbers of the variants apart."""
+    """Search `arms` arms; `index` gives each variant its own random numbers."""
     random = np.random.default_rng([seed, 1, index])
     truths = scale.truths(arms, seed)
     outcomes = []
@@ -240,39 +241,39 @@ def adaptive(scale: Scale, curve: Curve, variant: Variant, arms: int, seed: int,
         prior = scatter.fit(scatter.distinct((truth, trail, counts) for truth, trail, counts, _ in searched))
         for truth, trail, counts, spent in searched:
             variance = scatter.moderated(scatter.own(trail, counts), prior)
-            found = estimate(scale.setup.search, trail, counts, scale.sizes, variance)
-            outcomes.append(outcome(found.emm, found, truth, spent))
+            estimated = estimate(scale.setup.search, trail, counts, scale.sizes, variance)
+            outcomes.append(outcome(estimated.emm, estimated, truth, spent))
     return outcomes
 
 
 def search(
     scale: Scale, curve: Curve, variant: Variant, truth: float, random: np.random.Generator
 ) -> tuple[Trail, dict[RunId, Count], Spent]:
-    """One search to its end on a curve whose EMM is 2^`truth`."""
+    """Run one search to its end on a curve whose EMM is 2^`truth`."""
     setup, counts, spent = scale.setup, {}, Spent()
     shares = setup.training.snapshots
     while not (trail := replay(setup.search, scale.sizes, counts)).finished:
-        for one in trail.missing:
-            y = curve.slope * (truth - math.log2(one.n)) + curve.run_sd * random.standard_normal()
+        for run in trail.missing:
+            y = curve.slope * (truth - math.log2(run.n)) + curve.run_sd * random.standard_normal()
             count = drawn(y, variant.images, random)
-            images, snapshots = float(budget(setup, one.n).images), len(shares)
-            if variant.early and one not in trail.confirm:
+            images, snapshots = float(budget(setup, run.n).images), len(shares)
+            if variant.early and run not in trail.confirm:
                 half = drawn(y - max(curve.gap + curve.gap_sd * random.standard_normal(), 0.0), variant.images, random)
                 if wilson(half.memorized, half.images)[0] > 1 - EPSILON:
                     count, images, snapshots = half, images / 2, sum(share <= 0.5 for share in shares)
-            counts[one] = count
-            if not (variant.shared and one == trail.locate[0]):
+            counts[run] = count
+            if not (variant.shared and run == trail.locate[0]):
                 spent.add(scale.forward, images, snapshots * variant.images, setup.sampling.steps)
     return trail, counts, spent
 
 
 def drawn(y: float, images: int, random: np.random.Generator) -> Count:
-    """The count of a run whose logit lies `y` above the line."""
-    return Count(int(random.binomial(images, ratio_of(y))), images)
+    """Draw the count of a run whose logit is `y` above the line."""
+    return Count(int(random.binomial(images, memorization_ratio(y))), images)
 
 
 def grid(scale: Scale, curve: Curve, arms: int, seed: int, repetitions: int) -> tuple[list[Outcome], list[Outcome]]:
-    """The paper's procedure with so many runs at each size: its own reading, and the interpolated one."""
+    """The paper's procedure with `repetitions` runs per size: its own estimates, and the interpolated ones."""
     multiple, _ = feasibility.usable(datasets.describe(scale.setup.data), scale.setup.data)
     sizes = [round(scale.setup.search.start * factor / multiple) * multiple for factor in GRID]
     search = Search(rule="grid", grid=sizes, replicates=repetitions)
@@ -282,65 +283,67 @@ def grid(scale: Scale, curve: Curve, arms: int, seed: int, repetitions: int) -> 
     own, interpolated = [], []
     for truth in scale.truths(arms, seed):
         counts, spent = {}, Spent()
-        for one in runs:
-            y = curve.slope * (truth - math.log2(one.n)) + curve.run_sd * random.standard_normal()
-            counts[one] = drawn(y, GRID_IMAGES, random)
-            spent.add(scale.forward, images[one.n], GRID_SNAPSHOTS * GRID_IMAGES, GRID_STEPS)
-        found = estimate(search, replay(search, sizes, counts), counts, sizes, None)
-        own.append(outcome(found.emm, found, truth, spent))
-        interpolated.append(outcome(found.interpolated, found, truth, spent))
+        for run in runs:
+            y = curve.slope * (truth - math.log2(run.n)) + curve.run_sd * random.standard_normal()
+            counts[run] = drawn(y, GRID_IMAGES, random)
+            spent.add(scale.forward, images[run.n], GRID_SNAPSHOTS * GRID_IMAGES, GRID_STEPS)
+        estimated = estimate(search, replay(search, sizes, counts), counts, sizes, None)
+        own.append(outcome(estimated.emm, estimated, truth, spent))
+        interpolated.append(outcome(estimated.interpolated, estimated, truth, spent))
     return own, interpolated
 
 
 class Repeated:
-    """Error of the interpolated grid by its number of repetitions, simulated as far as asked."""
+    """Errors of the interpolated grid by number of repetitions, simulated on request."""
 
     def __init__(self, scale: Scale, curve: Curve, arms: int, seed: int):
         self.error = cache(lambda repetitions: error(grid(scale, curve, arms, seed, repetitions)[1]))
 
     def until(self, wanted: float) -> int | None:
-        """The fewest repetitions whose error is at most `wanted` octaves; None: more than the most of REPETITIONS."""
+        """The fewest repetitions whose error is at most `wanted` octaves; None if REPETITIONS has no such number."""
         for repetitions in REPETITIONS:
-            found = self.error(repetitions)
-            if found is not None and found <= wanted:
+            octaves = self.error(repetitions)
+            if octaves is not None and octaves <= wanted:
                 return repetitions
         return None
 
 
-def outcome(emm: float | None, found: Estimate, truth: float, spent: Spent) -> Outcome:
-    """An arm's estimate beside the truth (log2 N)."""
+def outcome(emm: float | None, interval: Estimate, truth: float, spent: Spent) -> Outcome:
+    """Compare an arm's estimate `emm` and the ends of `interval` with the truth (log2 N)."""
     if emm is None:
         return Outcome(None, None, None, spent)
-    if found.low is None or found.high is None:
+    if interval.low is None or interval.high is None:
         return Outcome(math.log2(emm) - truth, None, None, spent)
-    return Outcome(math.log2(emm) - truth, found.high / found.low, found.low <= 2**truth <= found.high, spent)
+    return Outcome(
+        math.log2(emm) - truth, interval.high / interval.low, interval.low <= 2**truth <= interval.high, spent
+    )
 
 
 def summary(outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """Means over the arms, as the columns of the table."""
-    widths = [one.width for one in outcomes if one.width is not None]
-    covered = [one.covered for one in outcomes if one.covered is not None]
+    """Average over the arms: the columns of the table."""
+    widths = [arm.width for arm in outcomes if arm.width is not None]
+    covered = [arm.covered for arm in outcomes if arm.covered is not None]
     return {
-        "images trained": round(float(np.mean([one.spent.trained for one in outcomes]))),
-        "images sampled": round(float(np.mean([one.spent.sampled for one in outcomes]))),
+        "images trained": round(float(np.mean([arm.spent.trained for arm in outcomes]))),
+        "images sampled": round(float(np.mean([arm.spent.sampled for arm in outcomes]))),
         "error, octaves": error(outcomes),
         "high / low": float(np.median(widths)) if widths else None,
         "coverage": float(np.mean(covered)) if covered else None,
-        "without estimate": float(np.mean([one.error is None for one in outcomes])),
+        "without estimate": float(np.mean([arm.error is None for arm in outcomes])),
     }
 
 
 def error(outcomes: Sequence[Outcome]) -> float | None:
-    """Root mean square error in octaves, of the arms that have an estimate."""
-    errors = [one.error for one in outcomes if one.error is not None]
+    """Root mean square error in octaves over the arms that have an estimate; None if there are none."""
+    errors = [arm.error for arm in outcomes if arm.error is not None]
     return float(np.sqrt(np.mean(np.square(errors)))) if errors else None
 
 
 def mean_flops(outcomes: Sequence[Outcome]) -> float:
-    return float(np.mean([one.spent.flops for one in outcomes]))
+    return float(np.mean([arm.spent.flops for arm in outcomes]))
 
 
 def quotient(dear: Sequence[Outcome], cheap: Sequence[Outcome]) -> Ratio:
-    """How many times as many operations `dear` takes, with the extremes over parts of the arms."""
+    """Operations of `dear` over those of `cheap`, with the extremes over PARTS parts of the arms."""
     parts = [mean_flops(dear[i::PARTS]) / mean_flops(cheap[i::PARTS]) for i in range(min(PARTS, len(dear)))]
     return Ratio(mean_flops(dear) / mean_flops(cheap), min(parts), max(parts))

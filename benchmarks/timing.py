@@ -13,7 +13,7 @@ from emmeter.diffusion.precision import choose
 from emmeter.settings.types import Precision
 
 PEAK_SIZE = {"cpu": 2048, "cuda": 8192}  # rows of the square matrices whose product measures the peak
-PEAK_BATCH = {"cpu": 8, "cuda": 512}  # images of 32 x 32 pixels and 256 channels whose convolution does
+PEAK_BATCH = {"cpu": 8, "cuda": 512}  # images of 32 x 32 pixels and 256 channels whose convolution measures the peak
 PEAK_REPEATS = 8
 Name = TypeVar("Name")
 
@@ -28,13 +28,13 @@ class Ratio:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait for the device: work on a GPU is only queued when a call returns."""
+    """Wait for the device: when a call returns, its work on a GPU is only queued."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def seconds(work: Callable[[], object], device: torch.device) -> float:
-    """Wall time of one call, with everything that it queued on the device."""
+    """Wall time of one call, including the work that it queues on the device."""
     synchronize(device)
     begun = time.perf_counter()
     work()
@@ -45,10 +45,10 @@ def seconds(work: Callable[[], object], device: torch.device) -> float:
 def alternate(
     contestants: Mapping[Name, Callable[[], object]], rounds: int, device: torch.device
 ) -> dict[Name, list[float]]:
-    """Seconds of each contestant in each round.
+    """Time each contestant in each round, in seconds.
 
-    All are called once in every round, every other round in reverse order, so that a machine that grows slower or
-    faster treats them alike.  What must happen once (compilation, choice of algorithms) should have happened before.
+    All contestants are called once per round, in reverse order in every other round.  So a machine that becomes slower
+    or faster treats them alike.  Work that is done once (compilation, choice of algorithms) must be done before.
     """
     taken: dict[Name, list[float]] = {name: [] for name in contestants}
     for turn in range(rounds):
@@ -59,23 +59,23 @@ def alternate(
 
 
 def ratio(slow: Sequence[float], fast: Sequence[float]) -> Ratio:
-    """How many times as long `slow` took as `fast`, from the quotient of each round."""
-    quotients = [one / other for one, other in zip(slow, fast, strict=True)]
+    """The time of `slow` over that of `fast`, from the quotient of each round."""
+    quotients = [dividend / divisor for dividend, divisor in zip(slow, fast, strict=True)]
     return Ratio(statistics.median(quotients), min(quotients), max(quotients))
 
 
 def repeats(work: Callable[[], object], wanted: float, device: torch.device) -> int:
-    """How often to call `work` so that it takes about `wanted` seconds; calls it twice, the first time untimed."""
+    """The number of calls of `work` that take about `wanted` seconds.  Calls it twice, the first time untimed."""
     work()
     return max(1, round(wanted / max(seconds(work, device), 1e-6)))
 
 
 def peak(device: torch.device, precision: Precision) -> float:
-    """Operations per second of a large product, the best of several: what the processor can do.
+    """Measure the peak of the processor: operations per second of a large product, the best of several calls.
 
-    The product is that of two matrices or a convolution, whichever is faster: on a CPU they come from different
-    libraries, of which MKL leaves half the width of some processors unused.  Leaves torch with the arithmetic of
-    `precision`, as `emmeter.diffusion.precision.choose` does.
+    The product is a matrix product or a convolution, whichever is faster.  On a CPU they come from different libraries,
+    and one of them (MKL) leaves half the width of some processors unused.  Torch's arithmetic is then that of
+    `precision`, as after `emmeter.diffusion.precision.choose`.
     """
     size, dtype = PEAK_SIZE[device.type], choose(precision)
     left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))

@@ -366,7 +366,7 @@ def test_simulated_runs_follow_the_curve():
 
 @pytest.fixture(scope="module")
 def digits():
-    return search.scale_of("digits")
+    return search.configured_scale("digits")
 
 
 def variant(**changes):

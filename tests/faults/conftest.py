@@ -1,4 +1,4 @@
-"""An undisturbed run to compare with, and what each stage starts from."""
+"""An undisturbed run for comparison, and the inputs of each stage."""
 
 import os
 import shutil
@@ -12,7 +12,7 @@ from one_run import STAGES, Pipeline
 
 @pytest.fixture(scope="session")
 def clean(tmp_path_factory):
-    """An undisturbed run, stage by stage: its files, and the seconds that each stage took."""
+    """An undisturbed run made stage by stage: its pipeline, its files, and the seconds of each stage."""
     os.environ["OMP_NUM_THREADS"] = "1"  # the server and its children inherit it
     pipeline = Pipeline(tmp_path_factory.mktemp("clean") / "results")
     seconds = {}
@@ -20,7 +20,7 @@ def clean(tmp_path_factory):
         ended = start(pipeline.results.parent / "log", pipeline.arguments(stage)).end()
         assert ended.status == 0, ended.output
         seconds[stage] = ended.seconds
-    # The first process started the server.
+    # The first process also started the server, so `subset` is timed again.
     pipeline_again = Pipeline(tmp_path_factory.mktemp("again") / "results")
     seconds["subset"] = start(pipeline_again.results.parent / "log", pipeline_again.arguments("subset")).end().seconds
     return pipeline, outcome(pipeline.results), seconds
@@ -28,7 +28,7 @@ def clean(tmp_path_factory):
 
 @pytest.fixture
 def before(clean, tmp_path):
-    """Copies of what a stage starts from: the undisturbed results of all stages before it."""
+    """Prepare the inputs of a stage: copies of the undisturbed results of all earlier stages."""
 
     def prepared(stage: str) -> Pipeline:
         pipeline = Pipeline(tmp_path / "results", state_seconds=0.02)

@@ -1,4 +1,4 @@
-"""What of results must not depend on when, where and in how many attempts they were made."""
+"""The part of results that must not depend on when, where and in how many attempts they were made."""
 
 import csv
 import json
@@ -14,14 +14,14 @@ VARIES = {*provenance("", 0), "cost", "run_seconds", "runs", "images_per_second"
 
 
 def content(path: Path) -> Any:
-    """What of a file must not depend on when, where and in how many attempts it was made."""
+    """The part of a file that must not depend on when, where and in how many attempts it was made."""
     if path.suffix == ".json":
         record = json.loads(path.read_text())
         counts = [[run["n"], run["snapshots"], run["images_trained"], run["flops"]] for run in record.get("runs", ())]
         inputs = sorted(record.get("inputs", {}).items())
         return {name: value for name, value in record.items() if name not in VARIES}, counts, inputs
     if path.name in ("SHA256SUMS", "emm.html"):
-        return None  # they hold the cost in seconds, or the checksum of a file that does
+        return None  # they hold the cost in seconds, or the checksum of a file with the cost
     if path.suffix == ".csv":
         with open(path, newline="") as file:
             return [{name: value for name, value in row.items() if name != "seconds"} for row in csv.DictReader(file)]
@@ -29,12 +29,12 @@ def content(path: Path) -> Any:
 
 
 def outcome(results: Path) -> dict[str, Any]:
-    """Every file of the results by its path; temporary files, which begin with a dot, and states apart."""
-    found = (path for path in results.rglob("*") if path.is_file() and not path.name.startswith("."))
-    return {str(p.relative_to(results)): content(p) for p in found if p.relative_to(results).parts[0] != "state"}
+    """The content of each file of the results by path, without temporary files (which begin with a dot) and states."""
+    paths = (path for path in results.rglob("*") if path.is_file() and not path.name.startswith("."))
+    return {str(p.relative_to(results)): content(p) for p in paths if p.relative_to(results).parts[0] != "state"}
 
 
-def made_of(pipeline: Pipeline, stage: str, present: dict[str, Any]) -> dict[str, Any]:
+def made_by(pipeline: Pipeline, stage: str, present: dict[str, Any]) -> dict[str, Any]:
     """The files of one stage among `present`."""
     if stage in ("summary", "findings_table"):
         stem = "emm" if stage == "summary" else "findings"
@@ -48,23 +48,23 @@ def made_of(pipeline: Pipeline, stage: str, present: dict[str, Any]) -> dict[str
 
 
 def assert_whole(pipeline: Pipeline, expected: dict[str, Any]) -> None:
-    """Every file that is there is one of the undisturbed run."""
+    """Every present file equals that of the undisturbed run."""
     for name, value in outcome(pipeline.results).items():
         assert value == expected[name], name
 
 
 def assert_equal(pipeline: Pipeline, stage: str, expected: dict[str, Any]) -> None:
-    """The stage's files are all there, equal to those of the undisturbed run, and nothing else remains.
+    """All files of the stage are present and equal to those of the undisturbed run, and nothing else remains.
 
-    The state of a training stays, until its samples are there.
+    The state of a training stays until its samples exist.
     """
-    assert made_of(pipeline, stage, outcome(pipeline.results)) == made_of(pipeline, stage, expected)
+    assert made_by(pipeline, stage, outcome(pipeline.results)) == made_by(pipeline, stage, expected)
     assert list(pipeline.results.rglob(".*")) == []
     assert pipeline.state.exists() == (stage == "train")
 
 
 def remove(pipeline: Pipeline, stage: str) -> None:
-    """Remove what a stage has made, and its state, so that it starts anew."""
+    """Remove the files and the state of a stage, so that it starts again."""
     shutil.rmtree(pipeline.results / "state", ignore_errors=True)
-    for name in made_of(pipeline, stage, outcome(pipeline.results)):
+    for name in made_by(pipeline, stage, outcome(pipeline.results)):
         (pipeline.results / name).unlink()

@@ -1,5 +1,4 @@
-"""Files that were truncated, or in which a bit has flipped: refused in one line that names them, or made again, but
-never used."""
+"""Truncated files and flipped bits: each file is refused in one line that names it, or made again, and never used."""
 
 import random
 import shutil
@@ -20,7 +19,7 @@ from emmeter.training.trainer import start
 from forked import start as start_stage
 from one_run import Pipeline
 
-# Each stage with the files that it reads, by the stage that wrote them.
+# Each stage with a file that it reads: (reading stage, writing stage, file).
 READ = [
     ("train", "subset", "subset.npz"),
     ("sample", "subset", "subset.npz"),
@@ -38,11 +37,11 @@ READ = [
 
 def damages(content: bytes, moments: random.Random, flips: int) -> list[bytes]:
     """The content emptied, cut at random, lengthened, and with one random bit flipped, `flips` times."""
-    found = [b"", content[: moments.randrange(1, len(content))], content[:-1], content + b"\n"]
-    for place in (moments.randrange(len(content)) for _ in range(flips)):
-        flipped = bytes([content[place] ^ 1 << moments.randrange(8)])
-        found.append(content[:place] + flipped + content[place + 1 :])
-    return found
+    versions = [b"", content[: moments.randrange(1, len(content))], content[:-1], content + b"\n"]
+    for position in (moments.randrange(len(content)) for _ in range(flips)):
+        flipped = bytes([content[position] ^ 1 << moments.randrange(8)])
+        versions.append(content[:position] + flipped + content[position + 1 :])
+    return versions
 
 
 @pytest.mark.parametrize(("stage", "before_it", "name"), READ, ids=[f"{s} reads {n}" for s, _, n in READ])
@@ -58,7 +57,7 @@ def test_a_damaged_input_is_refused(clean, before, faults, capsys, stage, before
             assert line.startswith(f"error: {path}: "), line
             path.write_bytes(whole)
             assert outcome(pipeline.results).keys() == files
-    if stage != "train":  # whose run is trained to the end in test_kills
+    if stage != "train":  # test_kills trains the run to the end
         assert pipeline.call(stage) == 0
         assert_equal(pipeline, stage, clean[1])
 
@@ -83,7 +82,7 @@ def test_a_damaged_score_counts_as_a_run_that_was_not_made(before, faults):
     path, run = pipeline.record("score"), RunId(pipeline.n, pipeline.replicate)
     assert run in scores
     whole = path.read_bytes()
-    changed = whole.replace(b'"memorized": 0', b'"memorized": 9')  # as good a score as the true one
+    changed = whole.replace(b'"memorized": 0', b'"memorized": 9')  # valid JSON, like the true score
     assert changed != whole
     for damaged in [*damages(whole, random.Random(0), 20), changed]:
         with faults.one("damaged score"):
@@ -93,7 +92,7 @@ def test_a_damaged_score_counts_as_a_run_that_was_not_made(before, faults):
 
 @pytest.fixture(scope="module")
 def interrupted(clean, tmp_path_factory):
-    """A training that was told to end after its first snapshot."""
+    """A training that was stopped after its first snapshot."""
     pipeline = Pipeline(tmp_path_factory.mktemp("interrupted") / "results")
     subset = pipeline.folder("subset")
     shutil.copytree(clean[0].folder("subset"), subset)
@@ -114,7 +113,7 @@ def resumable(interrupted, tmp_path):
 
 
 def resumed_at(pipeline: Pipeline) -> int:
-    """The step at which the training would go on."""
+    """The step at which the training would continue."""
     subset = load_subset(pipeline.file("subset"))
     trainer = start(pipeline.setup, subset, pipeline.n, pipeline.replicate, torch.device("cpu"), pipeline.state)
     return trainer.step
@@ -139,7 +138,7 @@ def test_a_damaged_state_starts_the_run_again(clean, resumable, faults, capsys, 
     assert_equal(resumable, "train", clean[1])
 
 
-def test_an_undamaged_state_goes_on(clean, resumable, tmp_path):
+def test_an_undamaged_state_is_continued(clean, resumable, tmp_path):
     ended = start_stage(tmp_path / "log", resumable.arguments("train")).end()
     assert ended.status == 0, ended.output
     assert_equal(resumable, "train", clean[1])

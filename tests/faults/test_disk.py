@@ -1,5 +1,5 @@
-"""A full disk at any write of any stage: one line that names the file, nothing half-written, and the same command goes
-on once there is room."""
+"""A full disk at any write of any stage: one line names the file, nothing is half-written, and the same command
+continues once there is space."""
 
 import errno
 import os
@@ -15,8 +15,8 @@ from forked import Ended, start
 from one_run import STAGES, Pipeline
 
 WRITING = (*STAGES, "study", "figures", "summary")
-LINE = 500  # bytes that the stage's own log must be able to hold
-POINTS = 8  # amounts of room tried for each stage
+LINE = 500  # bytes that the stage's log may need
+POINTS = 8  # amounts of space tried per stage
 
 
 def refused(ended: Ended, reason: int) -> None:
@@ -28,7 +28,7 @@ def refused(ended: Ended, reason: int) -> None:
 
 
 def limit_files(size: int) -> None:
-    """No file of this process may grow beyond `size` bytes: writes fail as on a full disk, whoever runs the tests."""
+    """Limit every file of this process to `size` bytes, so that writes fail as on a full disk, also for root."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
 
@@ -36,10 +36,10 @@ def limit_files(size: int) -> None:
 def test_no_room_for_a_file(clean, before, faults, tmp_path, stage):
     pipeline = before(stage)
     log, arguments = tmp_path / "log", pipeline.arguments(stage)
-    made = _files(clean[0], stage)
-    sizes = sorted({path.stat().st_size for path in made if path.stat().st_size > LINE})
+    files = _files(clean[0], stage)
+    sizes = sorted({path.stat().st_size for path in files if path.stat().st_size > LINE})
     chosen = [LINE + 1, *random.Random(stage).sample(sizes, min(len(sizes), POINTS - 1))]
-    for size in chosen:  # one byte too few for a file of the stage, and too few for all that are larger
+    for size in chosen:  # one byte too few for a file of the stage and for all larger files
         with faults.one("no room for a file"):
             refused(start(log, arguments, partial(limit_files, size - 1)).end(), errno.EFBIG)
             assert_whole(pipeline, clean[1])
@@ -60,7 +60,7 @@ def _files(pipeline: Pipeline, stage: str):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A disk of two megabytes where the results will be."""
+    """A disk of two megabytes for the results."""
     folder = tmp_path / "results"
     folder.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", folder], capture_output=True, text=True)
@@ -71,7 +71,7 @@ def small_disk(tmp_path):
 
 
 def leave(folder, room: int) -> None:
-    """Fill a disk up to `room` bytes."""
+    """Fill a disk until `room` bytes are free."""
     filler = folder / "filler"
     filler.unlink(missing_ok=True)
     free = os.statvfs(folder)
@@ -86,13 +86,13 @@ def test_a_full_disk(clean, small_disk, before, faults, tmp_path, stage):
     page = os.sysconf("SC_PAGE_SIZE")
     needed = sum(-(-path.stat().st_size // page) for path in _files(clean[0], stage))
     if stage == "train":
-        needed *= 3  # its states and its single snapshots
+        needed *= 3  # also for its states and its single snapshots
     rooms = sorted({0, 1, *random.Random(stage).sample(range(2, max(needed, 8)), POINTS - 2)})
     survived = 0
     for room in rooms:
         leave(small_disk, room * page)
         ended = start(log, arguments).end()
-        if ended.status == 0:  # there was room enough
+        if ended.status == 0:  # there was enough space
             remove(pipeline, stage)
             continue
         with faults.one("full disk"):

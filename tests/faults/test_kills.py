@@ -1,5 +1,5 @@
-"""SIGKILL at any moment of any stage: the same command goes on to the bits of an undisturbed run, and no file is ever
-seen half-written."""
+"""SIGKILL at any moment of any stage: the same command ends with the bits of an undisturbed run, and no file is ever
+half-written."""
 
 import json
 import os
@@ -16,13 +16,13 @@ from one_run import Pipeline
 
 pytestmark = pytest.mark.slow
 
-# Kills at random moments of each stage, more than a hundred together.
+# Kills at random moments of each stage, more than a hundred in total.
 KILLS = {
     "subset": 12, "train": 45, "sample": 20, "score": 16, "emm": 8, "study": 8, "figures": 6, "summary": 4,
     "findings_table": 4,
 }  # fmt: skip
 
-STRIDES = {"train": 3, "figures": 5}  # of slow stages with many files only some writes, of both instants
+STRIDES = {"train": 3, "figures": 5}  # slow stages with many files: every third and every fifth instant only
 
 
 @pytest.mark.parametrize("stage", KILLS)
@@ -49,12 +49,14 @@ def test_killed_at_random_moments(clean, before, faults, tmp_path, stage):
     assert_equal(pipeline, stage, expected)
     if stage == "train":
         resumed += json.loads(pipeline.record("train").read_text())["resumed_at_image"] > 0
-        assert resumed  # some attempt went on from a state
+        assert resumed  # at least one attempt continued from a state
 
 
 def kill_at_write(moment: int) -> None:
-    """Make this process kill itself at the `moment`-th instant of writing: each file has one before it takes its
-    place, when all is written but nothing to be seen, and one just after."""
+    """Make this process kill itself at the `moment`-th instant of writing.
+
+    Each file has two instants: just before it is renamed, when all is written but not yet visible, and just after.
+    """
     passed = 0
 
     def instant() -> None:
@@ -79,7 +81,7 @@ def test_killed_at_every_write(clean, before, faults, tmp_path, stage):
     _, expected, _ = clean
     pipeline = before(stage)
     if stage == "train":
-        pipeline = Pipeline(pipeline.results, state_seconds=1000)  # else its states would be most of the writes
+        pipeline = Pipeline(pipeline.results, state_seconds=1000)  # otherwise most writes would be states
     arguments, log = pipeline.arguments(stage), tmp_path / "log"
     for moment in range(0, 100, STRIDES.get(stage, 1)):
         ended = start(log, arguments, partial(kill_at_write, moment)).end()
@@ -92,5 +94,5 @@ def test_killed_at_every_write(clean, before, faults, tmp_path, stage):
             assert ended.status == 0, ended.output
             assert_equal(pipeline, stage, expected)
             remove(pipeline, stage)
-    assert moment >= 4  # two instants of two files at least
+    assert moment >= 4  # at least two instants of two files
     assert_equal(pipeline, stage, expected)

@@ -1,4 +1,4 @@
-"""A loss that is no number, results that may not be written, clocks that jump, and data that change."""
+"""Losses that are not finite, read-only results, jumping clocks, and changing data."""
 
 import ctypes
 import os
@@ -23,25 +23,25 @@ from one_run import CONTENT, STAGES, Pipeline
 
 
 def spoil_loss(step: int, value: float) -> None:
-    """The loss of one step of this process is `value`."""
+    """Multiply the loss of one step of this process by `value`, which is not finite."""
     steps, loss = count(), trainer.denoising_loss
 
     def spoiled(*arguments):
-        found = loss(*arguments)
-        return found * value if next(steps) == step else found
+        losses = loss(*arguments)
+        return losses * value if next(steps) == step else losses
 
     trainer.denoising_loss = spoiled
 
 
 def spoil_weights(step: int) -> None:
-    """The weights of this process hold a NaN after one step, which the loss of that step cannot show."""
+    """Put a NaN into the weights after one step, which the loss of that step cannot show."""
     advance = trainer.Trainer.advance
 
     def spoiled(self):
-        found = advance(self)
+        loss = advance(self)
         if self.step == step:
             self.parameters.values[0] = torch.nan
-        return found
+        return loss
 
     trainer.Trainer.advance = spoiled
 
@@ -53,10 +53,10 @@ SPOILED = [
 
 
 @pytest.mark.parametrize("sabotage", SPOILED, ids=[f"{s.func.__name__}{s.args}" for s in SPOILED])
-def test_a_loss_that_is_no_number_ends_the_run_and_leaves_nothing(clean, before, faults, tmp_path, sabotage):
+def test_a_loss_that_is_not_finite_ends_the_run_and_leaves_nothing(clean, before, faults, tmp_path, sabotage):
     with faults.one("NaN in training"):
         pipeline = before("train")
-        pipeline = Pipeline(pipeline.results, state_seconds=1e-9)  # saved after every step, also after a bad one
+        pipeline = Pipeline(pipeline.results, state_seconds=1e-9)  # saved after each step, also after a bad step
         files = outcome(pipeline.results)
         ended = start(tmp_path / "log", pipeline.arguments("train"), sabotage).end()
         assert ended.status == 1, ended.output
@@ -69,11 +69,11 @@ def test_a_loss_that_is_no_number_ends_the_run_and_leaves_nothing(clean, before,
         assert_equal(pipeline, "train", clean[1])
 
 
-# ---- results that may not be written
+# ---- read-only results
 
 
 def obey_permissions() -> None:
-    """Give up the capabilities by which the superuser may write everywhere."""
+    """Give up the capabilities that let root write everywhere."""
     libc = ctypes.CDLL(None, use_errno=True)
     header, none = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
     if os.geteuid() == 0 and libc.capset(header, none):
@@ -107,7 +107,7 @@ def test_read_only_results_are_one_line(clean, before, faults, tmp_path, stage):
 
 
 def clock_that_jumps() -> None:
-    """Each look at this process's clock is a day before the last one; the monotonic clock goes on."""
+    """Set the clock back by a day at each reading; the monotonic clock continues."""
     now = time.time()
     looks = count()
     time.time = lambda: now - 86_400 * next(looks)

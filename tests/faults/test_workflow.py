@@ -1,4 +1,4 @@
-"""The whole Snakefile under faults: killed, started twice, its files dated wrongly, its images changed in place."""
+"""The whole Snakefile under faults: killed, started twice, wrong dates of files, images changed in place."""
 
 import os
 import random
@@ -24,9 +24,9 @@ KILLS = 3
 STUDY = "denoiser"  # of tests/project.py: one trained arm and the theoretical optimum
 
 
-def of_study(results: Path) -> dict[str, object]:
-    """What the study has made, and the runs that it shares with no other."""
-    return {name: made for name, made in outcome(results).items() if name.startswith(f"studies/{STUDY}/")}
+def study_files(results: Path) -> dict[str, object]:
+    """The files of the study's own folder."""
+    return {name: content for name, content in outcome(results).items() if name.startswith(f"studies/{STUDY}/")}
 
 
 def test_killed_and_started_twice(finished, faults, tmp_path):
@@ -47,12 +47,12 @@ def test_killed_and_started_twice(finished, faults, tmp_path):
                     assert process.poll() is None
                     assert second.returncode != 0 and "--unlock" in second.stdout
                     assert "Traceback" not in second.stdout
-            jobs = moments.randint(0, 3)  # by jobs, not by the clock: no machine is too fast
+            jobs = moments.randint(0, 3)  # counted in jobs, not in seconds, so that no machine is too fast
             while process.poll() is None and (tmp_path / "output").read_text().count("Finished jobid") < jobs:
                 time.sleep(0.01)
             try:
                 process.wait(moments.uniform(0, 1))
-                break  # it was done before it was killed
+                break  # it had ended before the kill
             except subprocess.TimeoutExpired:
                 pass
             with faults.one("Snakemake killed"):
@@ -63,18 +63,18 @@ def test_killed_and_started_twice(finished, faults, tmp_path):
     assert killed
     project.snakemake(STUDY)
     ours, theirs = project.folder / "results", finished.project.folder / "results"
-    assert of_study(ours) == of_study(theirs)
-    made = outcome(ours)
-    runs = {name for name in made if name.split("/")[0] in layout.RUN_FOLDERS.values()}
-    assert {name: made[name] for name in runs} == {name: outcome(theirs)[name] for name in runs}
+    assert study_files(ours) == study_files(theirs)
+    files, expected = outcome(ours), outcome(theirs)
+    runs = {name for name in files if name.split("/")[0] in layout.RUN_FOLDERS.values()}
+    assert {name: files[name] for name in runs} == {name: expected[name] for name in runs}
     assert not (ours / "state").exists() and list(ours.rglob(".*")) == []
 
 
 @pytest.mark.parametrize("days", [-20_000, 1, 3650])
 def test_dates_rerun_nothing(project, faults, days):
     with faults.one("clock"):
-        own = [project.folder / "own.npz", *(project.folder / "results").rglob("subset.npz")]
-        for path in own:  # as if written at a time when the clock was wrong
+        inputs = [project.folder / "own.npz", *(project.folder / "results").rglob("subset.npz")]
+        for path in inputs:  # as if written while the clock was wrong
             os.utime(path, (time.time() + 86_400 * days,) * 2)
         plan = project.plan()
         assert plan.jobs == {}
@@ -83,31 +83,31 @@ def test_dates_rerun_nothing(project, faults, days):
 def test_an_image_changed_in_place_is_noticed(faults, tmp_path):
     folder = tmp_path / "images"
     for number in range(40):
-        place = folder / f"class{number % 2}"
-        place.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.full((8, 8), number, np.uint8)).save(place / f"{number}.png")
-        os.utime(place / f"{number}.png", (1e9 + number,) * 2)
+        path = folder / f"class{number % 2}" / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((8, 8), number, np.uint8)).save(path)
+        os.utime(path, (1e9 + number,) * 2)
     content = CONTENT | {"data": {"source": f"folder:{folder}"}, "studies": {"own": {"arms": {"one": {}}}}}
 
-    def known() -> str:
+    def signature() -> str:
         index = index_of(configuration.read(content), tmp_path / "results")
         return index.data_signature(keys.key("subset", index.settings.studies[0].arms[0].setup))
 
-    seen = {known()}
+    seen = {signature()}
     with faults.one("changed data"):
         Image.fromarray(np.full((8, 8), 99, np.uint8)).save(folder / "class0" / "4.png")
-        assert known() not in seen
-        seen.add(known())
+        assert signature() not in seen
+        seen.add(signature())
     with faults.one("changed data"):
         Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(folder / "class0" / "6.png")
-        os.utime(folder / "class0" / "6.png", (1e9, 1e9))  # an older file in its place
-        assert known() not in seen
-        seen.add(known())
+        os.utime(folder / "class0" / "6.png", (1e9, 1e9))  # an older file replaces it
+        assert signature() not in seen
+        seen.add(signature())
     with faults.one("changed data"):
         (folder / "class0" / "6.png").unlink()
-        assert known() not in seen
-    with faults.one("changed data"):  # not to the data
-        before = known()
+        assert signature() not in seen
+    with faults.one("changed data"):  # files that are not images
+        before = signature()
         (folder / ".DS_Store").write_text("")
         (folder / "class1" / "notes.txt").write_text("")
-        assert known() == before
+        assert signature() == before

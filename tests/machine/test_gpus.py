@@ -1,4 +1,4 @@
-"""Which GPUs jobs share out: what the settings ask for, and what the environment and the machine leave of it."""
+"""The GPUs that jobs share: those of the settings, limited by the environment and the machine."""
 
 import sys
 from pathlib import Path
@@ -30,23 +30,23 @@ def nodes(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("gpus", "shown", "expected"),
     [
-        # all that the machine has, or that are visible
+        # all of the machine, or all visible ones
         ("auto", None, ("0", "1", "2")),
         ("auto", "2,0", ("2", "0")),
         ("auto", f"GPU-8f6b, {MIG}", ("GPU-8f6b", MIG)),
-        ("auto", "1,-1,0", ("1",)),  # CUDA stops at the first that is none
+        ("auto", "1,-1,0", ("1",)),  # CUDA stops at the first invalid name
         ("auto", "", ()),
         ("auto", "NoDevFiles", ()),  # SLURM's word for none
         # a count
         (2, None, ("0", "1")),
         ("2", None, ("0", "1")),
-        (8, None, tuple("01234567")),  # where GPUs have no such files
+        (8, None, tuple("01234567")),  # more than there are device files: some systems have none
         (2, "3,1,0", ("3", "1")),
         # a list
         ([3, 1], None, ("3", "1")),
         (["GPU-8f6b", MIG], None, ("GPU-8f6b", MIG)),
         ([1, "03"], "0,3,1", ("1", "3")),
-        # not shared out
+        # not shared
         ("none", None, ()),
         (None, "0,1", ()),
     ],
@@ -57,12 +57,12 @@ def test_devices(gpus, shown, expected, nodes):
     assert devices(execution(gpus=gpus, device="cpu"), environ, nodes) == ()
 
 
-def test_a_machine_without_gpus_shares_none(tmp_path):
+def test_a_machine_without_gpus_has_none_to_share(tmp_path):
     assert devices(execution(), {}, tmp_path) == ()
 
 
 @pytest.mark.parametrize(("gpus", "shown"), [(3, "0,1"), (1, ""), ([0, 2], "0,1"), (["GPU-8f6b"], "0")])
-def test_gpus_that_are_hidden_are_told(gpus, shown):
+def test_hidden_gpus_are_reported(gpus, shown):
     with pytest.raises(SettingsError) as error:
         devices(execution(gpus=gpus), {"CUDA_VISIBLE_DEVICES": shown})
     (line,) = str(error.value).splitlines()
@@ -75,7 +75,7 @@ def test_gpus_that_are_hidden_are_told(gpus, shown):
     [
         ({}, "auto"),
         ({"gpus": "none"}, "auto"),
-        ({"gpus": 1}, "cuda"),  # asked for, so that its absence is an error
+        ({"gpus": 1}, "cuda"),  # explicit, so a missing GPU is an error
         ({"gpus": ["GPU-8f6b"]}, "cuda"),
         ({"gpus": 1, "device": "cpu"}, "cpu"),
         ({"device": "cuda"}, "cuda"),
@@ -95,11 +95,11 @@ def test_claim():
         claim(("0", "1"), execution(), 3)
 
 
-# Whether the GPUs are there
+# Missing GPUs
 
 
 def python(folder: Path, answer: str) -> str:
-    """What starts a Python that answers `answer`, whatever it is asked."""
+    """A stand-in for Python that always prints `answer`."""
     path = folder / "python"
     path.write_text(f"#!/bin/sh\necho '{answer}'\n")
     path.chmod(0o755)
@@ -134,25 +134,25 @@ def test_gpus_that_are_missing_are_one_line(values, answer, start, part, tmp_pat
         ({"device": "cuda", "gpus": "none"}, "1", None),
         ({"gpus": [0, 1]}, "2", None),
         ({"gpus": 2}, "2", None),
-        ({"gpus": [3]}, "1", "3"),  # `devices` compares them with what is visible
+        ({"gpus": [3]}, "1", "3"),  # `devices` compares them with the visible ones
         ({"gpus": ["GPU-8f6b", MIG]}, "1", None),
-        ({"device": "cuda"}, "", None),  # nobody can say
-        ({}, "0", None),  # takes a CPU
+        ({"device": "cuda"}, "", None),  # the driver cannot be asked
+        ({}, "0", None),  # may use a CPU
         ({"device": "cpu", "gpus": 2}, "0", None),
     ],
 )
-def test_gpus_that_are_there_are_not_told(values, answer, shown, tmp_path):
+def test_present_gpus_are_not_reported(values, answer, shown, tmp_path):
     environ = {} if shown is None else {"CUDA_VISIBLE_DEVICES": shown}
     assert missing(execution(**values), python(tmp_path, answer), environ) == []
 
 
-def test_without_need_of_a_gpu_nobody_is_asked():
+def test_without_need_of_a_gpu_the_driver_is_not_asked():
     assert missing(execution(), "/no/such/python", {}) == []
 
 
 def test_the_driver_answers_as_torch_does():
-    """On this machine, whatever it has."""
+    """On this machine, with or without GPUs."""
     import torch
 
-    found = missing(execution(device="cuda"), sys.executable)
-    assert (found == []) == torch.cuda.is_available()
+    lines = missing(execution(device="cuda"), sys.executable)
+    assert (lines == []) == torch.cuda.is_available()

@@ -1,4 +1,4 @@
-"""Slots on GPUs, with real processes: claimed evenly, kept apart, and free again however their holder ends."""
+"""Slots on GPUs, with real processes: claimed evenly, never shared, and free again however their holder ends."""
 
 import os
 import signal
@@ -13,9 +13,9 @@ import pytest
 
 from emmeter.machine import slots
 
-# Says which devices it sees, and ends when its input does.
+# A command that prints its visible devices and ends with its input.
 HOLD = "import os, sys; print(os.environ['CUDA_VISIBLE_DEVICES'], flush=True); sys.stdin.read()"
-PATIENCE = 120  # seconds; never waited for unless something is wrong
+PATIENCE = 120  # seconds, reached only if something is wrong
 
 
 class Job:
@@ -31,7 +31,7 @@ class Job:
             )  # fmt: skip
 
     def devices(self) -> list[str]:
-        """Waits until the job has them."""
+        """The devices of the job; waits until it has them."""
         assert self.process.stdout is not None
         return self.process.stdout.readline().strip().split(",")
 
@@ -40,11 +40,11 @@ class Job:
         return device
 
     def waits(self) -> None:
-        """Returns when the job has said that it waits."""
-        until(lambda: "waiting" in self.said())
-        assert "on GPU" not in self.said()
+        """Return when the job has reported that it waits."""
+        until(lambda: "waiting" in self.log())
+        assert "on GPU" not in self.log()
 
-    def said(self) -> str:
+    def log(self) -> str:
         return self.errors.read_text()
 
     def end(self, number: int | None = None) -> int:
@@ -81,23 +81,23 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Job]]:
 
 
 def test_jobs_spread_over_gpus_before_they_share_one(start):
-    found = [start("0,1,2", 2).device() for _ in range(6)]
-    assert sorted(found[:3]) == ["0", "1", "2"]
-    assert Counter(found) == {"0": 2, "1": 2, "2": 2}
+    devices = [start("0,1,2", 2).device() for _ in range(6)]
+    assert sorted(devices[:3]) == ["0", "1", "2"]
+    assert Counter(devices) == {"0": 2, "1": 2, "2": 2}
 
 
-def test_a_job_goes_where_fewest_are(start):
-    places: dict[str, list[Job]] = {"0": [], "1": []}
+def test_a_job_goes_to_the_device_with_the_fewest_jobs(start):
+    jobs: dict[str, list[Job]] = {"0": [], "1": []}
     for _ in range(6):
         job = start("0,1", 3)
-        places[job.device()].append(job)
-    assert [len(here) for here in places.values()] == [3, 3]
-    for job in [places["0"][0], *places["1"][1:]]:  # GPU 0 keeps two jobs and has its first slot free, GPU 1 keeps one
+        jobs[job.device()].append(job)
+    assert {device: len(held) for device, held in jobs.items()} == {"0": 3, "1": 3}
+    for job in [jobs["0"][0], *jobs["1"][1:]]:  # GPU 0 keeps two jobs and a free first slot, GPU 1 keeps one job
         job.end()
     assert start("0,1", 3).device() == "1"
 
 
-def test_several_gpus_at_once_are_different_ones(start):
+def test_several_gpus_at_once_are_different_devices(start):
     assert sorted(start("0,1,2", 2, 2).devices()) in (["0", "1"], ["0", "2"], ["1", "2"])
     assert sorted(start("0,1,2", 2, 3).devices()) == ["0", "1", "2"]
 
@@ -105,9 +105,9 @@ def test_several_gpus_at_once_are_different_ones(start):
 def test_numbers_and_uuids_of_gpus_and_parts_of_them(start, tmp_path):
     names = ["0", "GPU-8f6b1c2e-5d07-aa11", "MIG-3c1f5d07", "MIG-GPU-5c89852c/7/0", "MIG-GPU-5c89852c/7/1"]
     assert sorted(start(",".join(names)).device() for _ in names) == sorted(names)
-    made = list((tmp_path / "locks").iterdir())
-    assert len(made) == 2 * len(names)
-    assert all(not any(path.iterdir()) for path in made)
+    paths = list((tmp_path / "locks").iterdir())
+    assert len(paths) == 2 * len(names)
+    assert all(not any(path.iterdir()) for path in paths)
 
 
 def test_a_hostile_name_stays_in_the_folder(start, tmp_path):
@@ -115,7 +115,7 @@ def test_a_hostile_name_stays_in_the_folder(start, tmp_path):
     assert {path.name for path in (tmp_path / "locks").iterdir()} == {"..%2F..%2Fx.turn", "..%2F..%2Fx-0"}
 
 
-# Who waits, and for what
+# Waiting
 
 
 @pytest.mark.parametrize("how", [None, signal.SIGTERM, signal.SIGKILL])
@@ -124,43 +124,43 @@ def test_a_slot_is_free_again_however_its_job_ends(start, how):
     assert first.device() == "7"
     second = start("7")
     second.waits()
-    assert "waiting for 1 of the GPUs 7 (1 slots each, locks in " in second.said()
+    assert "waiting for 1 of the GPUs 7 (1 slots each, locks in " in second.log()
     assert first.end(how) == -(how or 0)
     assert second.device() == "7"
-    assert second.said().splitlines()[1:] == ["on GPU 7 (slot 1 of 1)"]
+    assert second.log().splitlines()[1:] == ["on GPU 7 (slot 1 of 1)"]
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
-def test_who_is_killed_while_waiting_leaves_nothing(start, how):
+def test_a_job_that_is_killed_while_waiting_leaves_nothing(start, how):
     first = start("0")
     first.device()
     second, third = start("0"), start("0")
     second.waits()
     third.waits()
     assert second.end(how) == -how
-    assert "Traceback" not in second.said()
+    assert "Traceback" not in second.log()
     first.end()
     assert third.device() == "0"
 
 
 def test_a_job_of_many_gpus_is_not_overtaken(start):
     small = [start("0,1"), start("0,1")]
-    here = {job.device(): job for job in small}
+    holders = {job.device(): job for job in small}
     large = start("0,1", 1, 2)
     large.waits()
     late = start("0,1")
     late.waits()
-    here["0"].end()
-    time.sleep(3 * slots.POLL)  # GPU 0 stays free for the large one
-    assert "on GPU" not in late.said() + large.said()
-    here["1"].end()
+    holders["0"].end()
+    time.sleep(3 * slots.POLL)  # GPU 0 stays free for the large job
+    assert "on GPU" not in late.log() + large.log()
+    holders["1"].end()
     assert sorted(large.devices()) == ["0", "1"]
-    assert "on GPU" not in late.said()
+    assert "on GPU" not in late.log()
     large.end()
     assert late.device() in ("0", "1")
 
 
-def test_who_waits_holds_nothing(start):
+def test_a_waiting_job_holds_no_slot(start):
     first = start("0,1")
     taken = first.device()
     large = start("0,1", 1, 2)
@@ -170,7 +170,7 @@ def test_who_waits_holds_nothing(start):
     assert {taken, other.device()} == {"0", "1"}
 
 
-def test_who_waits_for_other_gpus_is_in_nobodys_way(start):
+def test_jobs_that_wait_for_other_gpus_delay_no_job(start):
     first = start("0")
     first.device()
     start("0").waits()
@@ -178,7 +178,7 @@ def test_who_waits_for_other_gpus_is_in_nobodys_way(start):
 
 
 def test_never_too_many_at_once(tmp_path):
-    """Jobs of one, two and three GPUs that start together, each writing when it begins and ends."""
+    """Jobs of one, two and three GPUs start together; each notes its beginning and its end."""
     log = tmp_path / "log"
     code = (
         "import os, sys, time\n"
@@ -206,7 +206,7 @@ def test_never_too_many_at_once(tmp_path):
     assert set(running) == {"0", "1", "2"} and set(running.values()) == {0}
 
 
-# What the command gets
+# The environment of the command
 
 
 def environment(tmp_path: Path, **extra: str) -> dict[str, str]:
@@ -222,11 +222,11 @@ def environment(tmp_path: Path, **extra: str) -> dict[str, str]:
         "2,5",
         "--",
     ]
-    done = subprocess.run([*command, sys.executable, "-c", code], env=kept | extra, capture_output=True, text=True)
-    return dict(line.split("=") for line in done.stdout.splitlines())
+    ended = subprocess.run([*command, sys.executable, "-c", code], env=kept | extra, capture_output=True, text=True)
+    return dict(line.split("=") for line in ended.stdout.splitlines())
 
 
-def test_numbers_are_those_of_nvidia_smi_unless_the_user_chose_devices(tmp_path):
+def test_devices_are_numbered_as_by_nvidia_smi_unless_the_user_chose_devices(tmp_path):
     assert environment(tmp_path) == {"CUDA_VISIBLE_DEVICES": "2", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
     assert environment(tmp_path, CUDA_VISIBLE_DEVICES="5,2") == {"CUDA_VISIBLE_DEVICES": "2"}
     fastest = environment(tmp_path, CUDA_DEVICE_ORDER="FASTEST_FIRST")
@@ -257,7 +257,7 @@ def test_starting_costs_next_to_nothing():
     assert not {"torch", "numpy", "pydantic", "yaml", "emmeter.settings.sections", "subprocess"} & set(loaded)
 
 
-# What is refused: one line, and nothing started
+# Refusals: one line, and no command started
 
 
 def refused(*arguments: object) -> str:
@@ -315,30 +315,12 @@ def test_the_default_folder_is_the_users_own_and_of_this_machine(monkeypatch, tm
 
 def test_locks_of_one_process_exclude_each_other_and_leave_nothing_open(tmp_path):
     before = set(os.listdir("/proc/self/fd"))
-    one = slots.claim(["0", "1"], 2, 2, tmp_path / "locks", lambda: pytest.fail("waited"))
-    two = slots.claim(["0", "1"], 2, 1, tmp_path / "locks", lambda: pytest.fail("waited"))
-    assert [(slot.device, slot.place) for slot in one] == [("0", 0), ("1", 0)]
-    assert [slot.place for slot in two] == [1]
+    first = slots.claim(["0", "1"], 2, 2, tmp_path / "locks", lambda: pytest.fail("waited"))
+    second = slots.claim(["0", "1"], 2, 1, tmp_path / "locks", lambda: pytest.fail("waited"))
+    assert [(slot.device, slot.number) for slot in first] == [("0", 0), ("1", 0)]
+    assert [slot.number for slot in second] == [1]
     assert len(set(os.listdir("/proc/self/fd")) - before) == 3
-    assert not any(os.get_inheritable(slot.lock) for slot in one)  # until the command takes over
-    for slot in one + two:
+    assert not any(os.get_inheritable(slot.lock) for slot in first)  # until the command takes over
+    for slot in first + second:
         os.close(slot.lock)
     assert set(os.listdir("/proc/self/fd")) == before
-
-
-def test_a_lock_removed_under_ones_hands_is_taken_again(monkeypatch, tmp_path):
-    """What cleans /tmp may remove a free lock just before it is taken."""
-    path, real, calls = tmp_path / "0-0", slots.fcntl.flock, []
-
-    def flock(lock: int, operation: int) -> None:
-        if not calls:
-            path.rmdir()
-        calls.append(lock)
-        real(lock, operation)
-
-    monkeypatch.setattr(slots.fcntl, "flock", flock)
-    lock = slots._locked(path)
-    assert lock is not None and len(calls) == 2
-    assert os.path.samestat(os.fstat(lock), path.stat())
-    assert slots._locked(path) is None
-    os.close(lock)

@@ -1,4 +1,4 @@
-"""Stages as copies of a process that has torch loaded: the same outputs, statuses, signals and ends as without."""
+"""Stages as copies of a process that has torch loaded: outputs, statuses, signals and ends as in a cold start."""
 
 import contextlib
 import os
@@ -17,25 +17,25 @@ from processes import lives, parent, wait_until
 
 pytestmark = pytest.mark.skipif(warm.fresh_name() == warm.OFF, reason="needs Linux")
 
-# A module that the server copies itself for, and that tells what it finds.
+# A stage that prints its process, folder, environment and options.
 PROBE = """
 import os, signal, sys, time
 
 def main():
     print(os.getpid(), os.getcwd(), os.environ.get("PROBED"), *sys.argv[1:])
-    what = sys.argv[1]
-    if what == "read":
+    action = sys.argv[1]
+    if action == "read":
         print(sys.stdin.read())
-    elif what == "exit":
+    elif action == "exit":
         sys.exit(int(sys.argv[2]))
-    elif what == "tell":
-        sys.exit("told why")
-    elif what == "raise":
+    elif action == "explain":
+        sys.exit("the reason")
+    elif action == "raise":
         raise ZeroDivisionError("of the probe")
-    elif what == "kill":
+    elif action == "kill":
         sys.stdout.flush()
         os.kill(os.getpid(), int(sys.argv[2]))
-    elif what == "wait":
+    elif action == "wait":
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
         sys.stdout.flush()
         time.sleep(60)
@@ -45,7 +45,7 @@ WARM = "import sys; from emmeter.machine import warm; warm.PRELOADED += ('probe'
 
 @dataclass
 class Workflow:
-    """A process that stands for Snakemake, and processes that it could start."""
+    """A process in place of Snakemake, and the jobs that it starts."""
 
     folder: Path
     process: "subprocess.Popen[bytes]"
@@ -80,13 +80,13 @@ def workflow(tmp_path: Path) -> Iterator[Workflow]:
 
 
 def first_line(started: "subprocess.Popen[str]") -> tuple[int, list[str]]:
-    """The process that computes, and what else it tells."""
+    """The process that computes, and the rest of the probe's first line."""
     assert started.stdout is not None
     process, *rest = started.stdout.readline().split()
     return int(process), rest
 
 
-def test_a_copy_has_the_place_of_the_process_that_asks(workflow):
+def test_a_copy_has_the_streams_folder_and_environment_of_its_client(workflow):
     started = workflow.probe("read", "a b", "", PROBED="yes")
     out, errors = started.communicate("words", timeout=60)
     assert (started.returncode, errors) == (0, "")
@@ -97,16 +97,16 @@ def test_a_copy_has_the_place_of_the_process_that_asks(workflow):
 
 def test_all_stages_are_copies_of_one_process_that_ends_with_the_workflow(workflow):
     started = [workflow.probe("wait") for _ in range(5)]
-    copies = [first_line(one)[0] for one in started]
+    copies = [first_line(client)[0] for client in started]
     (server,) = {parent(parent(copy)) for copy in copies}
-    assert len(os.listdir(f"/proc/{server}/task")) == 1  # a copy of a process has one thread, and lacks all others
+    assert len(os.listdir(f"/proc/{server}/task")) == 1  # fork copies one thread only
     assert workflow.probe("exit", "0").wait(30) == 0
     workflow.end()
     wait_until(lambda: not lives(server), 30, "the server ends")
     assert all(lives(copy) for copy in copies)
-    for one in started:
-        one.terminate()
-    assert [one.wait(30) for one in started] == [143] * 5
+    for client in started:
+        client.terminate()
+    assert [client.wait(30) for client in started] == [143] * 5
     wait_until(lambda: not any(lives(copy) for copy in copies), 30, "the copies end")
 
 
@@ -115,7 +115,7 @@ def test_all_stages_are_copies_of_one_process_that_ends_with_the_workflow(workfl
     [
         (["exit", "0"], 0, ""),
         (["exit", "3"], 3, ""),
-        (["tell"], 1, "told why\n"),
+        (["explain"], 1, "the reason\n"),
         (["raise"], 1, "ZeroDivisionError: of the probe\n"),
         (["kill", str(int(signal.SIGKILL))], 128 + 9, ""),
         (["kill", str(int(signal.SIGTERM))], 128 + 15, ""),
@@ -123,14 +123,14 @@ def test_all_stages_are_copies_of_one_process_that_ends_with_the_workflow(workfl
 )
 def test_statuses(workflow, arguments, status, errors):
     started = workflow.probe(*arguments)
-    out, told = started.communicate(timeout=60)
+    out, reported = started.communicate(timeout=60)
     assert started.returncode == status
     assert out.split()[2:] == ["None", *arguments]
-    assert told.endswith(errors)
-    assert bool(told) == bool(errors)
+    assert reported.endswith(errors)
+    assert bool(reported) == bool(errors)
 
 
-def test_a_copy_dies_with_the_process_that_waits_for_it_and_with_the_one_between(workflow):
+def test_a_copy_dies_with_its_client_and_with_its_supervisor(workflow):
     started = workflow.probe("wait")
     copy, _ = first_line(started)
     started.kill()
@@ -145,8 +145,8 @@ def test_a_copy_dies_with_the_process_that_waits_for_it_and_with_the_one_between
     wait_until(lambda: not lives(copy), 30, "the copy ends")
 
 
-def test_a_copy_holds_the_gpus_of_the_process_that_asks(workflow):
-    """So that they are not given to others before the copy has ended, whoever dies first."""
+def test_a_copy_holds_the_gpus_of_its_client(workflow):
+    """So no other job gets these GPUs before the copy has ended, even if the client dies first."""
     locks = workflow.folder / "locks"
     claim = ["--devices", "0,1", "--count", "2", "--folder", str(locks), "--", sys.executable, "-c", WARM]
     started = workflow.start(*claim, "probe", "wait", code="from emmeter.machine import slots; slots.main()")
@@ -154,7 +154,7 @@ def test_a_copy_holds_the_gpus_of_the_process_that_asks(workflow):
     assert copy != started.pid
 
     def held(process: int) -> int:
-        """How many of the two locks a process has open."""
+        """The number of the two locks that a process has open."""
         names = set()
         for entry in Path(f"/proc/{process}/fd").iterdir():
             with contextlib.suppress(FileNotFoundError):
@@ -162,7 +162,7 @@ def test_a_copy_holds_the_gpus_of_the_process_that_asks(workflow):
         return len({str(locks / "0-0"), str(locks / "1-0")} & names)
 
     assert (held(started.pid), held(copy)) == (2, 2)
-    wait_until(lambda: not held(parent(copy)), 30, "the process between lets them go")
+    wait_until(lambda: not held(parent(copy)), 30, "the supervisor closes them")
     started.terminate()
     assert started.wait(30) == 143
 
@@ -176,23 +176,25 @@ def test_a_server_that_was_killed_is_started_again(workflow):
     again = workflow.probe("wait")
     other, _ = first_line(again)
     assert parent(parent(other)) != server
-    for one in (started, again):
-        one.terminate()
-        assert one.wait(30) == 143
+    for client in (started, again):
+        client.terminate()
+        assert client.wait(30) == 143
 
 
-@pytest.mark.parametrize("why", ["no name", "off", "another module", "no workflow", "a request too long"])
-def test_without_a_server_the_process_runs_the_stage_itself(workflow, why):
+@pytest.mark.parametrize("reason", ["no name", "off", "another module", "no workflow", "a request too long"])
+def test_without_a_server_the_client_runs_the_stage_itself(workflow, reason):
     changes = {}
-    if why == "no name":
+    if reason == "no name":
         changes = {warm.VARIABLE: ""}
-    elif why == "off":
+    elif reason == "off":
         changes = {warm.VARIABLE: warm.OFF}
-    elif why == "no workflow":
+    elif reason == "no workflow":
         workflow.end()
-    elif why == "a request too long":
-        changes = {f"LONG{i}": "x" * (warm.LARGEST // 2) for i in range(2)}  # a single one must be shorter than that
-    code = WARM.replace("+= ('probe',)", "+= ()") if why == "another module" else WARM
+    elif reason == "a request too long":
+        changes = {
+            f"LONG{i}": "x" * (warm.LARGEST // 2) for i in range(2)
+        }  # a single variable must be shorter than that
+    code = WARM.replace("+= ('probe',)", "+= ()") if reason == "another module" else WARM
     with_main = (workflow.folder / "probe.py").read_text() + "\nif __name__ == '__main__':\n    main()\n"
     (workflow.folder / "probe.py").write_text(with_main)
     started = workflow.start("probe", "exit", "4", code=code + "\n", PROBED="yes", **changes)
@@ -203,7 +205,7 @@ def test_without_a_server_the_process_runs_the_stage_itself(workflow, why):
 
 
 @pytest.mark.parametrize("arguments", [[], ["emmeter.nothing"], ["nothing.train", "--n", "3"]])
-def test_what_is_no_module_is_told_in_a_line(workflow, arguments):
+def test_an_unknown_module_is_one_line(workflow, arguments):
     started = workflow.start(*arguments)
     _, errors = started.communicate(timeout=30)
     name = arguments[0] if arguments else ""
@@ -214,7 +216,7 @@ def test_what_is_no_module_is_told_in_a_line(workflow, arguments):
     )
 
 
-def test_nobody_else_is_served(monkeypatch):
+def test_other_users_are_not_served(monkeypatch):
     own, other = warm.socket.socketpair(warm.socket.AF_UNIX, warm.socket.SOCK_SEQPACKET)
     with own, other:
         warm.socket.send_fds(

@@ -1,7 +1,7 @@
 """A real SLURM of two nodes with fake GPUs on this machine.
 
-Its configuration, keys, sockets, logs and state lie in one folder of its own, beside any SLURM that the machine may
-have, and its daemons are children of the process that started it.  Accounting (a data base) is not part of it.
+One folder holds its configuration, keys, sockets, logs and state, so it does not disturb a SLURM that the machine may
+have.  Its daemons are children of the process that started it.  It has no accounting, which needs a data base.
 """
 
 import contextlib
@@ -18,12 +18,12 @@ from pathlib import Path
 from processes import status, wait_until
 
 PROGRAMS = ("munged", "munge", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scancel", "scontrol", "sinfo")
-PACKAGES = ("munge", "slurmctld", "slurmd", "slurm-client")  # of Debian and Ubuntu
+PACKAGES = ("munge", "slurmctld", "slurmd", "slurm-client")  # for Debian and Ubuntu
 NODES = ("n1", "n2")
 PARTITION = "cards"
-SUPERVISED = "EMM_TEST_NODE"  # in the environment of a node's supervisors; jobs have SLURMD_NODENAME
+SUPERVISED = "EMM_TEST_NODE"  # in the environment of a node's supervisors; that of jobs has SLURMD_NODENAME
 
-# No cgroups, which containers and machines without systemd lack: memory is polled, and a job is its process groups.
+# No cgroups, because containers and machines without systemd lack them.  Memory is polled, and jobs are process groups.
 CONFIGURATION = """\
 ClusterName=emm-test
 SlurmctldHost={host}(127.0.0.1)
@@ -43,19 +43,19 @@ TaskPlugin=task/none
 SwitchType=switch/none
 MpiDefault=none
 PropagateResourceLimits=NONE
-# Jobs are placed at once, by processors, memory and GPUs, on the node that has least to do (LLN)
+# Jobs start immediately, by processors, memory and GPUs, on the least loaded node (LLN)
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU_Memory
 SlurmdParameters=config_overrides
 SchedulerType=sched/backfill
 SchedulerParameters=bf_interval=1,sched_interval=1,batch_sched_delay=0,sched_min_interval=0
 GresTypes=gpu
-# A step above its memory is killed
+# A step that exceeds its memory is killed
 JobAcctGatherType=jobacct_gather/linux
 JobAcctGatherFrequency=task=1
 JobAcctGatherParams=OverMemoryKill
 AccountingStorageType=accounting_storage/none
-# Finished jobs stay visible in squeue; a node that is silent is soon down, and up again when it answers
+# Finished jobs stay visible in squeue.  A silent node is soon down, and up again when it answers
 MinJobAge=3600
 KillWait=30
 SlurmdTimeout=10
@@ -65,27 +65,27 @@ NODE = (
     "NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} "
     "CPUs=4 RealMemory=16000 Gres=gpu:4 State=UNKNOWN\n"
 )
-# Devices that every machine has and nobody opens stand for the GPUs.
+# Devices that every machine has stand for the GPUs; no process opens them.
 GPUS = "".join(f"NodeName={{name}} Name=gpu File=/dev/{device}\n" for device in ("null", "zero", "full", "random"))
 
 
 class Unavailable(RuntimeError):
-    """SLURM cannot be had on this machine; the message says why."""
+    """SLURM is not available on this machine; the message gives the reason."""
 
 
 def install() -> None:
-    """Install SLURM's packages where they are missing and this process may.
+    """Install SLURM's packages if they are missing and this process has the right to.
 
     Raises:
-        Unavailable: it may not, or the installation failed.
+        Unavailable: this process has no right to install packages, or the installation failed.
     """
-    os.environ["PATH"] = os.pathsep.join([os.environ["PATH"], "/usr/sbin", "/sbin"])  # where daemons lie
+    os.environ["PATH"] = os.pathsep.join([os.environ["PATH"], "/usr/sbin", "/sbin"])  # the folders of daemons
     if not (missing := [name for name in PROGRAMS if shutil.which(name) is None]):
         return
     if shutil.which("apt-get") is None or os.geteuid() != 0:
         raise Unavailable(f"{', '.join(missing)} not found; root on Debian or Ubuntu would install {PACKAGES}")
     with tempfile.TemporaryDirectory() as folder:
-        # Packages start their daemons, for which this machine has no configuration.
+        # Otherwise packages would start their daemons, for which this machine has no configuration.
         policy = Path(folder, "policy-rc.d")
         policy.write_text("#!/bin/sh\nexit 101\n")
         policy.chmod(0o755)
@@ -98,23 +98,23 @@ def install() -> None:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on now."""
+    """Find ports on which no process listens now."""
     with contextlib.ExitStack() as open_sockets:
-        found = [open_sockets.enter_context(socket.socket()) for _ in range(count)]
-        for one in found:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in found]
+        sockets = [open_sockets.enter_context(socket.socket()) for _ in range(count)]
+        for listener in sockets:
+            listener.bind(("127.0.0.1", 0))
+        return [listener.getsockname()[1] for listener in sockets]
 
 
 @dataclass(frozen=True)
 class Job:
-    """A job as squeue knows it: waiting, running or ended less than an hour ago."""
+    """A job as squeue lists it: waiting, running, or ended within the last hour."""
 
     number: str
     state: str
     node: str
     rule: str
-    wildcards: str  # joined by _; empty where a job is a group of rules
+    wildcards: str  # joined by _; empty if the job is a group of rules
 
     @property
     def over(self) -> bool:
@@ -123,7 +123,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Process:
-    """A process of a job, with the node that it runs on."""
+    """A process of a job, with its node."""
 
     number: int
     node: str
@@ -134,20 +134,20 @@ class Process:
             os.kill(self.number, number)
 
     def stopped(self) -> bool:
-        """Whether SIGSTOP holds it."""
+        """True if SIGSTOP has stopped the process."""
         return status(self.number) == "T"
 
 
 @dataclass
 class Cluster:
-    """A running cluster; `folder` holds all that it writes."""
+    """A running cluster; `folder` holds all its files."""
 
     folder: Path
     daemons: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a process needs to use this cluster and no other."""
+        """The environment with which a process uses this cluster and no other."""
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "SBATCH_"))}
         path = os.pathsep.join([str(self.folder / "bin"), os.environ["PATH"]])
         return {**inherited, "SLURM_CONF": str(self.folder / "slurm.conf"), "PATH": path}
@@ -168,7 +168,7 @@ class Cluster:
         (self.folder / "slurm.conf").write_text(text)
         (self.folder / "gres.conf").write_text("".join(GPUS.format(name=name) for name in NODES))
         (self.folder / "cgroup.conf").write_text("CgroupAutomount=no\n")
-        # Snakemake's plugin keeps SLURM_CONF from the srun that it starts inside a job.
+        # Snakemake's plugin removes SLURM_CONF from the environment of the srun that it starts inside a job.
         srun = self.folder / "bin" / "srun"
         srun.write_text(f'#!/bin/sh\nSLURM_CONF={self.folder}/slurm.conf exec {shutil.which("srun")} "$@"\n')
         srun.chmod(0o755)
@@ -201,7 +201,7 @@ class Cluster:
         wait_until(lambda: self.idle() == set(NODES), 30, "both nodes are idle")
 
     def end(self, name: str, number: int = signal.SIGTERM) -> None:
-        """End a daemon and wait until it is gone."""
+        """End a daemon and wait for its end."""
         process = self.daemons.pop(name)
         process.send_signal(number)
         try:
@@ -222,11 +222,15 @@ class Cluster:
             process.kill()
 
     def run(self, *command: str) -> str:
-        """Standard output of one of SLURM's commands.  Raises CalledProcessError."""
+        """Run one of SLURM's commands; return its standard output.
+
+        Raises:
+            CalledProcessError: the command failed.
+        """
         return subprocess.run(command, env=self.environment, capture_output=True, text=True, check=True).stdout
 
     def answers(self) -> bool:
-        """Whether the controller does."""
+        """True if the controller answers."""
         try:
             return "UP" in self.run("scontrol", "ping")
         except subprocess.CalledProcessError:
@@ -239,28 +243,27 @@ class Cluster:
             return set()
 
     def jobs(self, over: bool = False) -> list[Job]:
-        """Jobs that have not ended, or all; in order of submission."""
+        """List the jobs that have not ended, or all with `over`, in order of submission."""
         lines = self.run("squeue", "--noheader", "--states=all", "--sort=i", "--format=%i|%T|%N|%k").splitlines()
-        found = []
+        jobs = []
         for line in lines:
             number, state, node, comment = line.split("|")
             rule, _, wildcards = comment.removeprefix("rule_").partition("_wildcards_")
-            found.append(Job(number, state, node, rule, wildcards))
-        return [job for job in found if over or not job.over]
+            jobs.append(Job(number, state, node, rule, wildcards))
+        return [job for job in jobs if over or not job.over]
 
     def processes(self, *words: str, node: str = "") -> list[Process]:
-        """Processes of this cluster's jobs whose command has all of `words`, SLURM's own supervisors first."""
-        found = [
-            process for entry in Path("/proc").iterdir() if entry.name.isdigit() for process in self._process(entry)
-        ]
-        found = [one for one in found if node in ("", one.node) and all(word in one.command for word in words)]
-        return sorted(found, key=lambda one: not one.command[0].startswith("slurmstepd"))
+        """List processes of this cluster's jobs whose command has all `words`, SLURM's own supervisors first."""
+        folders = [entry for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+        processes = [process for folder in folders for process in self._process(folder)]
+        matching = [p for p in processes if node in ("", p.node) and all(word in p.command for word in words)]
+        return sorted(matching, key=lambda process: not process.command[0].startswith("slurmstepd"))
 
     def _process(self, folder: Path) -> list[Process]:
-        """The process behind a folder of /proc, where it belongs to a job of this cluster."""
+        """The process of a folder of /proc if it belongs to a job of this cluster; otherwise an empty list."""
         try:
             texts = [(folder / name).read_text(errors="replace").split("\0") for name in ("environ", "cmdline")]
-        except OSError:  # has ended, or belongs to somebody else
+        except OSError:  # has ended, or belongs to another user
             return []
         environment = dict(entry.split("=", 1) for entry in texts[0] if "=" in entry)
         node = environment.get("SLURMD_NODENAME") or environment.get(SUPERVISED)
@@ -271,13 +274,13 @@ class Cluster:
         )
 
     def crash(self, name: str) -> None:
-        """Lose a node: everything on it is gone at once."""
+        """Lose a node with all its processes at once."""
         self.end(name, signal.SIGKILL)
         for process in self.processes(node=name):
             process.kill()
 
     def job(self, number: str) -> dict[str, str]:
-        """What the controller knows of a job, such as TimeLimit."""
+        """The controller's entries for a job, such as TimeLimit."""
         return dict(
             entry.split("=", 1) for entry in self.run("scontrol", "show", "job", number).split() if "=" in entry
         )

@@ -1,7 +1,7 @@
 """The default study at a tiny budget on a SLURM cluster of two nodes, undisturbed and through every fault of a cluster.
 
-Trainings stop (SIGSTOP) once they have saved their state, and are disturbed then, so that no machine is too slow or too
-fast for a fault.  Every pipeline must end in the bits of the undisturbed one.
+Trainings stop (SIGSTOP) after saving their state and are disturbed then, so that no machine is too slow or too fast
+for a fault.  Every pipeline must end with the bits of the undisturbed one.
 """
 
 import csv
@@ -30,24 +30,23 @@ from processes import wait_until
 pytestmark = [pytest.mark.slurm, pytest.mark.xdist_group("slurm")]  # one process, one cluster
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 900  # seconds: a machine that is busy with other things
+PATIENCE = 900  # seconds, for a machine that is busy with other work
 ARMS = 4
 DEVICE = "cpu" if torch.cuda.is_available() else "auto"
 BATCH = 32
-IMAGES = 4000  # of each training: some seconds
-# One size, so one run an arm; everything else is the default study's.
+IMAGES = 4000  # per training, which takes some seconds
+# One size, so one run per arm.  Everything else is as in the default study.
 TINY: dict[str, Any] = {
     "network": {"channels": 8, "multipliers": [1, 1]},
     "training": {"duration": f"{IMAGES} images"},
     "sampling": {"images": 20, "steps": 3},
     "search": {"rule": "grid", "grid": [10]},
-    # Jobs ask for a GPU, see SLURM's fake ones, and fall back to the CPU: a real one would not give the same bits.
+    # Jobs ask for a GPU, see SLURM's fake GPUs, and fall back to the CPU.  A real GPU would not give the same bits.
     "execution": {"device": DEVICE, "state_seconds": 0.5, "log_seconds": 1},
     "figures": {"dpi": 50},
 }
-# In the Python of each training.  It stops when it has saved its state for the first time, as long as a file asks for
-# that: no machine is then so fast that a training ends before its fault.  And it grows by three gigabytes once a file
-# named after its run appears.
+# Code in the Python of each training.  While the file "hold" exists, the training stops after saving its first state.
+# So no training ends before its fault.  When a file named after its run appears, the training grows by three gigabytes.
 HOOKS = """\
 import os, signal, sys, threading, time
 from pathlib import Path
@@ -58,15 +57,15 @@ def stop():
 def saved(state):
     return state.stat().st_mtime_ns if state.exists() else None
 
-def hold(state, asked):
+def hold(state, request):
     before = saved(state)
     while saved(state) == before:
         time.sleep(0.01)
-    if asked.exists():
+    if request.exists():
         stop()
 
-def grow(asked):
-    while not asked.exists():
+def grow(request):
+    while not request.exists():
         time.sleep(0.2)
     grown = bytearray(b"x") * 3_000_000_000
     stop()
@@ -90,7 +89,7 @@ def cluster() -> Iterator[Cluster]:
         install()
     except Unavailable as reason:
         pytest.skip(f"SLURM: {reason}")
-    folder = Path(tempfile.mkdtemp(prefix="emm-slurm-"))  # not pytest's: a socket's path must be short
+    folder = Path(tempfile.mkdtemp(prefix="emm-slurm-"))  # not pytest's folder, because a socket's path must be short
     running = Cluster(folder)
     try:
         running.start()
@@ -102,7 +101,7 @@ def cluster() -> Iterator[Cluster]:
 
 @dataclass
 class Training:
-    """One run of the study, while it lasts and afterwards."""
+    """One run of the study, during its training and afterwards."""
 
     project: "Project"
     key: str
@@ -112,10 +111,10 @@ class Training:
         return self.project.folder / "results/state" / self.key / "n10-r0"
 
     def saved(self) -> int:
-        """Images trained at its last saved state."""
-        found = state.load(self.state)
-        assert found is not None
-        return found["step"] * BATCH
+        """Images trained at the last saved state."""
+        saved = state.load(self.state)
+        assert saved is not None
+        return saved["step"] * BATCH
 
     def file(self, name: str) -> Path:
         return self.project.folder / "results/runs" / self.key / "n10/r0" / name
@@ -130,7 +129,7 @@ class Training:
         return path.read_text() if path.exists() else ""
 
     def jobs(self) -> list[Job]:
-        """Its jobs of this project, ended ones too, in order."""
+        """Its jobs in this project, including ended ones, in order."""
         return [job for job in self.project.jobs() if (job.rule, job.wildcards) == ("train", f"{self.key}_10_0")]
 
     def signal(self, number: int) -> None:
@@ -140,7 +139,7 @@ class Training:
             process.kill(number)
 
     def held(self) -> bool:
-        """Whether it has stopped itself."""
+        """True if it has stopped itself."""
         processes = self.project.cluster.processes("emmeter.stages.train", self.key)
         return bool(processes) and all(process.stopped() for process in processes)
 
@@ -165,7 +164,7 @@ class Project:
         edits = {
             "slurm_partition: gpu": f"slurm_partition: {PARTITION}",
             "slurm_account: default": "",
-            "mem_mb: 8000": "mem_mb: 2400",  # so that a training that grows beyond it fits this machine
+            "mem_mb: 8000": "mem_mb: 2400",  # so that a training that exceeds it fits this machine
         }
         for line, edited in edits.items():
             assert text.count(line) == 1
@@ -176,7 +175,7 @@ class Project:
         (self.hooks / "sitecustomize.py").write_text(HOOKS)
 
     def snakemake(self, *arguments: str) -> subprocess.Popen[str]:
-        """Start Snakemake as a user would, with more frequent looks at the jobs; output.txt holds its output."""
+        """Start Snakemake as a user would, but with frequent checks of the jobs; output.txt holds its output."""
         often = ["--slurm-init-seconds-before-status-checks", "2", "--seconds-between-status-checks", "2"]
         options = ["--workflow-profile", "profiles/slurm", "--configfile", "tiny.yaml", *often]
         environment = self.cluster.environment
@@ -204,32 +203,32 @@ class Project:
         return [job for job in self.cluster.jobs(over=True) if int(job.number) >= self.first]
 
     def held(self) -> tuple[subprocess.Popen[str], list[Training]]:
-        """Snakemake, started here, and all trainings, each stopped after it has saved its state."""
+        """Start Snakemake; return it with all trainings, each stopped after saving its state."""
         (self.hooks / "hold").touch()
         snakemake = self.snakemake("results/emm.csv")
 
         def all_held() -> list[Training]:
             assert snakemake.poll() is None, self.output[-5000:]
             states = sorted(self.folder.glob("results/state/*/n10-r0"))
-            found = [Training(self, state.parent.name) for state in states]
-            return found if len(found) == ARMS and all(training.held() for training in found) else []
+            trainings = [Training(self, state.parent.name) for state in states]
+            return trainings if len(trainings) == ARMS and all(training.held() for training in trainings) else []
 
         return snakemake, wait_until(all_held, PATIENCE, "all trainings have saved their state")
 
     def release(self) -> None:
-        """Trainings that have not saved their state yet shall not stop; those that have go on when told."""
+        """Let later trainings run without a stop; stopped trainings continue after SIGCONT."""
         (self.hooks / "hold").unlink()
 
     def trainings(self) -> list[Training]:
         return [Training(self, path.name) for path in sorted((self.folder / "results/runs").iterdir())]
 
     def table(self, name: str) -> list[dict[str, str]]:
-        """A table of the results, without what differs from one computation to the next."""
+        """A table of the results, without the columns that differ between computations."""
         with open(self.folder / "results" / name, newline="") as file:
             return [{k: v for k, v in row.items() if k not in ("seconds",)} for row in csv.DictReader(file)]
 
     def check_nothing_is_left(self) -> None:
-        """No job, no process of one, no training state."""
+        """Neither jobs nor their processes nor training states are left."""
         assert [job for job in self.jobs() if not job.over] == []
         assert self.cluster.processes() == []
         assert not (self.folder / "results/state").exists()
@@ -245,7 +244,7 @@ class Project:
 
 @pytest.fixture(scope="module")
 def undisturbed(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """The whole default target, made without a fault."""
+    """The whole default target, made without faults."""
     project = Project(tmp_path_factory.mktemp("undisturbed") / "project", cluster, throughput=0.01)
     project.finish(project.snakemake())
     return project
@@ -256,7 +255,7 @@ def test_default_study_on_two_nodes(undisturbed: Project) -> None:
     assert (project.folder / "results/report.html").is_file()
     assert len(project.table("emm.csv")) == ARMS
     project.check_nothing_is_left()
-    # One job a training, one for the samples and the score of a run; all else is made where Snakemake runs.
+    # One job per training, and one per run for its samples and score.  Everything else is made where Snakemake runs.
     jobs = project.jobs()
     assert sorted(job.rule for job in jobs) == sorted(["train", "evaluate_sample_score"] * ARMS)
     assert {job.state for job in jobs} == {"COMPLETED"}
@@ -264,12 +263,12 @@ def test_default_study_on_two_nodes(undisturbed: Project) -> None:
     for training in project.trainings():
         assert training.record["resumed_at_image"] == 0
         (job,) = training.jobs()
-        asked = project.cluster.job(job.number)
+        submitted = project.cluster.job(job.number)
         seconds = START + training.record["flops"] / 0.01e9  # execution.throughput
-        assert asked["TimeLimit"] == limit(math.ceil(1.5 * seconds / 60))
-        assert asked["MinMemoryNode"] == "2400M"
-        assert asked.get("TresPerJob") == (None if DEVICE == "cpu" else "gres:gpu:1")
-    assert list((project.folder / "logs/slurm").rglob("*.log")) == []  # of failed jobs only
+        assert submitted["TimeLimit"] == limit(math.ceil(1.5 * seconds / 60))
+        assert submitted["MinMemoryNode"] == "2400M"
+        assert submitted.get("TresPerJob") == (None if DEVICE == "cpu" else "gres:gpu:1")
+    assert list((project.folder / "logs/slurm").rglob("*.log")) == []  # only failed jobs have logs there
 
 
 def limit(minutes: int) -> str:
@@ -280,7 +279,7 @@ def limit(minutes: int) -> str:
 
 
 def test_lost_trainings_resume(cluster: Cluster, undisturbed: Project, tmp_path: Path) -> None:
-    """SIGKILL of a training, scancel, the time limit, too much memory: in each case the retry goes on where it was."""
+    """SIGKILL of a training, scancel, the time limit, too much memory: each retry resumes from the saved state."""
     project = Project(tmp_path / "project", cluster)
     snakemake, trainings = project.held()
     project.release()
@@ -304,10 +303,10 @@ def test_lost_trainings_resume(cluster: Cluster, undisturbed: Project, tmp_path:
     assert ended[grown.key] in (["FAILED", "COMPLETED"], ["OUT_OF_MEMORY", "COMPLETED"])
     for training, images in zip(trainings, saved, strict=True):
         assert 0 < images <= training.record["resumed_at_image"] <= IMAGES
-        asked = [cluster.job(job.number) for job in training.jobs()]
-        assert [one["TimeLimit"] for one in asked][1:] == ["02:00:00"]
-        assert [one["MinMemoryNode"] for one in asked] == ["2400M", "4800M"]
-        # What SLURM and Snakemake say of the failed attempt is found by the run's name.
+        attempts = [cluster.job(job.number) for job in training.jobs()]
+        assert [attempt["TimeLimit"] for attempt in attempts][1:] == ["02:00:00"]
+        assert [attempt["MinMemoryNode"] for attempt in attempts] == ["2400M", "4800M"]
+        # The messages of SLURM and Snakemake about the failed attempt are stored under the run's name.
         (log,) = (project.folder / "logs/slurm/rule_train" / f"{training.key}_10_0").iterdir()
         assert log.name == f"{training.jobs()[0].number}.log"
     assert (
@@ -323,7 +322,7 @@ def test_lost_trainings_resume(cluster: Cluster, undisturbed: Project, tmp_path:
 def test_lost_node_restarted_controller_and_killed_snakemake(
     cluster: Cluster, undisturbed: Project, tmp_path: Path
 ) -> None:
-    """Controller and node fail under Snakemake; then it is killed while its jobs run on, and started again."""
+    """Controller and node fail under Snakemake, which is then killed while its jobs run, and started again."""
     project = Project(tmp_path / "project", cluster)
     snakemake, trainings = project.held()
     saved = [training.saved() for training in trainings]
@@ -338,8 +337,12 @@ def test_lost_node_restarted_controller_and_killed_snakemake(
     assert 0 < len(lost) < ARMS
     cluster.crash(NODES[0])
     for training in lost:
-        wait_until(lambda one=training: one.jobs()[0].state == "PENDING", PATIENCE, "the lost job waits for a node")
-        cluster.run("scontrol", "update", f"JobId={first[training.key]}", "StartTime=now")  # else in two minutes
+        wait_until(
+            lambda run=training: run.jobs()[0].state == "PENDING",
+            PATIENCE,
+            "the lost job waits for a node",
+        )
+        cluster.run("scontrol", "update", f"JobId={first[training.key]}", "StartTime=now")  # otherwise in two minutes
     wait_until(lambda: all(training.node() == NODES[1] for training in lost), PATIENCE, "the lost jobs run elsewhere")
     cluster.start_node(NODES[0])
     for training, images in zip(trainings, saved, strict=True):
@@ -349,20 +352,20 @@ def test_lost_node_restarted_controller_and_killed_snakemake(
 
     snakemake.kill()
     snakemake.wait()
-    finished, gone_on, waited_for, cancelled = sorted(trainings, key=lambda training: training not in lost)
+    finished, continued, awaited, cancelled = sorted(trainings, key=lambda training: training not in lost)
     finished.signal(signal.SIGCONT)
-    wait_until(lambda: finished.jobs()[-1].over, PATIENCE, "a training ends that no Snakemake waits for")
+    wait_until(lambda: finished.jobs()[-1].over, PATIENCE, "a training ends without a Snakemake")
     assert finished.jobs()[-1].state == "COMPLETED"
     ended = finished.file("training.json").stat().st_mtime_ns
     unlock = project.snakemake("--unlock")
     assert unlock.wait(PATIENCE) == 0
     snakemake = project.snakemake("results/emm.csv")
-    running = (gone_on, waited_for, cancelled)
+    running = (continued, awaited, cancelled)
     waiting = "trains this run; waiting for its end"
     wait_until(lambda: all(waiting in training.log for training in running), PATIENCE, "the new trainings wait")
     assert all(f"SLURM job {first[training.key]} " in training.log for training in running)
     cluster.run("scancel", first[cancelled.key])
-    for training in (gone_on, waited_for):
+    for training in (continued, awaited):
         for process in cluster.processes("emmeter.stages.train", training.key):
             process.kill(signal.SIGCONT)
 
@@ -371,9 +374,9 @@ def test_lost_node_restarted_controller_and_killed_snakemake(
     assert len(finished.jobs()) == 1
     for training, images in zip(trainings, saved, strict=True):
         assert 0 < images <= training.record["resumed_at_image"]
-    for training in (gone_on, waited_for):
+    for training in (continued, awaited):
         assert [job.state for job in training.jobs()] == ["COMPLETED", "COMPLETED"]
-        assert training.record["resumed_at_image"] == IMAGES  # the second job found the work of the first
+        assert training.record["resumed_at_image"] == IMAGES  # the second job uses the finished state of the first
     assert [job.state for job in cancelled.jobs()] == ["CANCELLED", "COMPLETED"]
     assert cancelled.record["resumed_at_image"] < IMAGES
     project.check_same_results(undisturbed)

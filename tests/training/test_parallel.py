@@ -36,13 +36,13 @@ def settings(**training: Any) -> str:
     return json.dumps(content)
 
 
-# Adam would turn the rounding of a gradient that is zero in exact arithmetic into steps as large as any other, and long
-# training by large steps is chaotic: either enlarges rounding without bound.
+# With Adam, the rounding error of a gradient that is exactly zero would become a step as large as any other.  Long
+# training with large steps is chaotic.  Both would amplify rounding errors without bound.
 SGD = {"optimizer": "sgd", "learning_rate": 1e-5, "duration": "100 images"}
 
 
 class Training:
-    """The command line of one run in a folder, by any number of processes."""
+    """The command line of one run in a folder, for any number of processes."""
 
     def __init__(self, folder: Path, processes: int, state_seconds: float = 30, **training: Any):
         self.folder, self.state = folder, folder / "state" / "key" / "n24-r0"
@@ -59,14 +59,14 @@ class Training:
             self.command += [f"--{option}", str(folder / name)]
 
     def process(self) -> subprocess.Popen[str]:
-        # Without bytecode every process would compile the modules of torch anew.
+        # Without bytecode files each process would compile the modules of torch again.
         environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": ""}
         return subprocess.Popen(
             self.command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
         )
 
     def run(self) -> subprocess.CompletedProcess[str]:
-        # Without bytecode every process would compile the modules of torch anew.
+        # Without bytecode files each process would compile the modules of torch again.
         environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": ""}
         return subprocess.run(self.command, capture_output=True, text=True, env=environment, check=False)
 
@@ -79,20 +79,21 @@ def alone(tmp_path_factory) -> Training:
     return training
 
 
-def assert_near(one: Path, two: Path) -> None:
-    """Tensors equal within a thousandth of what they moved between the two snapshots."""
-    first, second = load_file(one), load_file(two)
+def assert_near(path: Path, other: Path) -> None:
+    """The tensors differ by at most a thousandth of their largest change between the two snapshots."""
+    first, second = load_file(path), load_file(other)
     assert first.keys() == second.keys()
     moved = max((first[name] - first[name.replace("1/", "0/", 1)]).abs().max().item() for name in first)
     assert max((first[name] - second[name]).abs().max().item() for name in first) < 1e-3 * moved
 
 
-def assert_logs_near(one: Training, two: Training, tolerance: float) -> None:
-    """Equal rows of training.csv, within a relative tolerance."""
-    first, second = ((training.folder / "training.csv").read_text().splitlines() for training in (one, two))
+def assert_logs_near(training: Training, other: Training, tolerance: float) -> None:
+    """The rows of training.csv are equal within a relative tolerance."""
+    first, second = ((run.folder / "training.csv").read_text().splitlines() for run in (training, other))
     assert len(first) == len(second)
-    for row, other in zip(first[1:], second[1:], strict=True):
-        assert [float(x) for x in row.split(",")] == pytest.approx([float(x) for x in other.split(",")], rel=tolerance)
+    for row, expected in zip(first[1:], second[1:], strict=True):
+        values, close = ([float(x) for x in line.split(",")] for line in (row, expected))
+        assert values == pytest.approx(close, rel=tolerance)
 
 
 def test_two_processes_give_the_weights_of_one(alone, tmp_path):
@@ -110,7 +111,7 @@ def test_two_processes_give_the_weights_of_one(alone, tmp_path):
 @pytest.mark.parametrize(
     "fault",
     [
-        signal.SIGTERM,  # torchrun passes it on to its processes
+        signal.SIGTERM,  # torchrun sends it to its processes
         pytest.param(signal.SIGKILL, marks=pytest.mark.skipif(sys.platform != "linux", reason="needs prctl")),
     ],
 )
@@ -123,7 +124,7 @@ def test_two_processes_stop_together_and_resume(tmp_path, fault):
         assert running.poll() is None, running.communicate()
         time.sleep(0.005)
     running.send_signal(fault)
-    running.communicate(timeout=60)  # to the end of its processes: they have its output
+    running.communicate(timeout=60)  # until its processes have ended, which share its output
     assert running.returncode != 0
     assert not two.snapshots.exists()
     saved = state.load(two.state)

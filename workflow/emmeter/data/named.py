@@ -2,13 +2,12 @@
 
 import gzip
 import importlib.util
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from emmeter import locks
 from emmeter.data.images import channels_first, parts
 from emmeter.data.pictures import Shape
 from emmeter.errors import DataError, reason
@@ -107,7 +106,7 @@ def read_torchvision(data: Data, named: Named) -> tuple[np.ndarray, np.ndarray]:
         if not data.download:
             raise DataError(f"{path}: damaged ({reason(error)}); delete it and set data.download: true") from None
         try:
-            with _locked(_root(data)):  # jobs that start together must not write the same files at the same time
+            with locks.held(_root(data) / ".download.lock"):  # jobs that start together must not write the same files
                 images, labels = _open_torchvision(_root(data), named, download=True)
         except Exception as failure:
             raise DataError(f"{path}: download failed ({reason(failure)}); put there {named.note}") from None
@@ -127,13 +126,3 @@ def _open_torchvision(root: Path, named: Named, download: bool) -> tuple[np.ndar
     opened = getattr(datasets, named.name)(str(root), download=download, **split)
     labels = opened.labels if named.name == "SVHN" else opened.targets
     return channels_first(np.asarray(opened.data)), np.asarray(labels).astype(np.int64)
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    import fcntl
-
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".download.lock", "wb") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

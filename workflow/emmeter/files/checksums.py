@@ -1,8 +1,8 @@
-"""Checksums of what a stage wrote, and the refusal of files that are no longer what was written.
+"""Checksums of the files of each stage, and the refusal of files that have changed since.
 
-A flipped bit in weights, images or counts would otherwise pass for a result.  The list of a folder has the form of
-``sha256sum``, which can check it too.  A folder without a list was written by an earlier version: its files are taken
-as they are, and `emmeter.pipeline.verify` says so.
+Otherwise a flipped bit in weights, images or counts would pass for a result.  The list of a folder has the format of
+``sha256sum``, so that command can check it too.  A folder without a list was written by an earlier version: its files
+are accepted as they are, and `emmeter.pipeline.verify` reports it.
 """
 
 import hashlib
@@ -19,25 +19,29 @@ NAME = "SHA256SUMS"
 
 
 def sha256(path: Path) -> str:
-    """The file's checksum as 64 hexadecimal digits."""
+    """The checksum of a file as 64 hexadecimal digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def of(*paths: Path) -> dict[str, str]:
-    """Checksum of each file by its name."""
+    """The checksum of each file, by file name."""
     return {path.name: sha256(path) for path in paths}
 
 
 def record(*paths: Path) -> None:
-    """Write the list of a stage's files beside them: the last thing that a stage does."""
+    """Write the list of a stage's files into their folder; a stage does this last."""
     for folder in {path.parent for path in paths}:
         sums = of(*sorted(path for path in paths if path.parent == folder))
         write_text(folder / NAME, "".join(f"{digest}  {name}\n" for name, digest in sums.items()))
 
 
 def recorded(folder: Path) -> dict[str, str] | None:
-    """The list of a folder, checksum by name; None where there is none.  Raises DataError for a damaged list."""
+    """Read the list of a folder: checksums by file name, or None if the folder has no list.
+
+    Raises:
+        DataError: the list is damaged.
+    """
     path = folder / NAME
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -52,8 +56,11 @@ def recorded(folder: Path) -> dict[str, str] | None:
 
 
 def check(paths: Iterable[Path]) -> None:
-    """Raise DataError, naming the file, where one differs from its folder's list.  A missing file is its reader's to
-    tell."""
+    """Compare files with the lists of their folders.  A missing file is left to its reader, which reports it.
+
+    Raises:
+        DataError: a file differs from its list; the error names the file.
+    """
     for path in paths:
         sums = recorded(path.parent)
         if sums is not None and path.is_file() and sums.get(path.name) != sha256(path):
@@ -61,8 +68,12 @@ def check(paths: Iterable[Path]) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A stage's record.  Raises DataError where it has changed since it was written or is not one, OSError where it
-    cannot be read."""
+    """Read the record of a stage.
+
+    Raises:
+        DataError: the file has changed since it was written, or is not a JSON object.
+        OSError: the file cannot be read.
+    """
     check([path])
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""Arrays in .npz files: equal arrays give equal bytes, and nothing is unpickled."""
+"""Arrays in .npz files, written reproducibly and read without unpickling."""
 
 import os
 import zipfile
@@ -14,7 +14,12 @@ from emmeter.files.writing import replacing
 
 
 def write_npz(path: Path, **arrays: np.ndarray) -> None:
-    """Write arrays as .npz atomically; equal arrays give equal bytes (numpy's own writer stamps the time)."""
+    """Write arrays as .npz atomically; equal arrays give equal bytes, because no time is stored (numpy stores one).
+
+    Raises:
+        ValueError: an array holds Python objects.
+        OSError: the file cannot be written.
+    """
     with (
         replacing(path) as temporary,
         zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
@@ -27,7 +32,11 @@ def write_npz(path: Path, **arrays: np.ndarray) -> None:
 
 
 def read_arrays(path: Path, required: Sequence[str], optional: Sequence[str] = ()) -> dict[str, np.ndarray]:
-    """Arrays of an .npz file, never unpickling.  Raises DataError for a missing or damaged file or array."""
+    """Read arrays by name, without unpickling; `optional` ones are left out where the file lacks them.
+
+    Raises:
+        DataError: the file or a required array is missing or damaged.
+    """
     with opened(path, required) as archive:
         names = [*required, *(name for name in optional if f"{name}.npy" in archive.namelist())]
         arrays = {}
@@ -40,6 +49,11 @@ def read_arrays(path: Path, required: Sequence[str], optional: Sequence[str] = (
 
 @contextmanager
 def opened(path: Path, required: Sequence[str]) -> Iterator[zipfile.ZipFile]:
+    """Open an .npz file that holds the required arrays; errors of the block become errors of the file.
+
+    Raises:
+        DataError: the file is missing, damaged, unsafe to unpack, or lacks an array.
+    """
     try:
         reading.regular(path)
         with zipfile.ZipFile(path) as archive:
@@ -51,8 +65,8 @@ def opened(path: Path, required: Sequence[str]) -> Iterator[zipfile.ZipFile]:
                 raise DataError(f"{path}: holds two arrays of one name")
             for name in required:
                 if f"{name}.npy" not in members:
-                    found = ", ".join(n.removesuffix(".npy") for n in members) or "nothing"
-                    raise DataError(f"{path}: must hold an array {name!r}; it holds {found}")
+                    content = ", ".join(member.removesuffix(".npy") for member in members) or "nothing"
+                    raise DataError(f"{path}: must hold an array {name!r}; it holds {content}")
             yield archive
     except (DataError, MemoryError):
         raise
@@ -63,7 +77,11 @@ def opened(path: Path, required: Sequence[str]) -> Iterator[zipfile.ZipFile]:
 
 
 def array_header(path: Path, archive: zipfile.ZipFile, name: str) -> tuple[tuple[int, ...], np.dtype]:
-    """Shape and type of an array, from the first bytes of its member."""
+    """Read the shape and type of an array from the first bytes of its member, without its data.
+
+    Raises:
+        DataError: the array holds objects, its size differs from its header, or it is larger than the memory.
+    """
     with archive.open(f"{name}.npy") as file:
         version = np.lib.format.read_magic(file)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0

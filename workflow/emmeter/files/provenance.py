@@ -1,4 +1,4 @@
-"""What made a result: versions, commit, hardware, time and memory."""
+"""The circumstances of a result: versions, commit, hardware, time and memory."""
 
 import os
 import platform
@@ -12,31 +12,35 @@ from typing import Any
 
 from emmeter import project
 
-OWN_FILE = Path(__file__).resolve().relative_to(project.ROOT).as_posix()  # one that every commit of the project holds
+OWN_FILE = Path(__file__).resolve().relative_to(project.ROOT).as_posix()  # a file of every commit of the project
 
-# What a result may depend on: arithmetic, data sets and their scaling, neighbours, files.
+# Packages that a result may depend on: arithmetic, data sets and their scaling, neighbours, files.
 PACKAGES = ("emmeter", "numpy", "torch", "scipy", "pillow", "scikit-learn", "safetensors", "faiss-gpu", "faiss-cpu")
 
 
 def provenance(key: str, started: float) -> dict[str, Any]:
-    """What made a result and what it took: settings key, seconds since `started` (time.monotonic()), the most memory
-    that this process has had, versions, commit, hardware."""
+    """Settings key, wall time, peak memory, commit, versions and hardware: the part that all records share.
+
+    Args:
+        key: the settings key of the stage.
+        started: reading of time.monotonic() at the start; the record holds the seconds since.
+    """
     return {
         "key": key,
         "seconds": round(time.monotonic() - started, 3),
         "peak_memory_mb": round(_peak_memory() / 1e6),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "commit": commit_of(),
+        "commit": commit(),
         "versions": {"python": platform.python_version()}
-        | {name: found for name in PACKAGES if (found := _version(name))},
+        | {name: installed for name in PACKAGES if (installed := _version(name))},
         "platform": platform.platform(),
         "hardware": hardware(),
     }
 
 
 def _peak_memory() -> int:
-    """Bytes."""
-    unit = 1 if sys.platform == "darwin" else 1024  # elsewhere kilobytes
+    """The largest resident memory of this process so far, in bytes."""
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes on macOS, kilobytes elsewhere
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
@@ -47,7 +51,7 @@ def hardware() -> str:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
         name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
-        pass  # not Linux, or an architecture without that line
+        pass  # not Linux, or an architecture without this line
     return f"{name}, {cores()} cores"
 
 
@@ -63,28 +67,28 @@ def _version(name: str) -> str | None:
         return None
 
 
-def commit_of(root: Path = project.ROOT) -> str | None:
-    """Commit of the project in `root` (with + when it has uncommitted changes), or None.
+def commit(root: Path = project.ROOT) -> str | None:
+    """The commit of the project in `root`, 12 digits, with + if there are uncommitted changes; None without a commit.
 
-    None too where another repository holds the project's folder, or the files in it but not in its commit.
+    It is also None if another repository contains the project's folder, or if the commit lacks the project's files.
     """
-    # The user's variables may name another repository, as in a hook of git; a root that is another user's is trusted,
-    # because its code is what runs here.
+    # GIT_ variables may name another repository, for example in a git hook.  A folder of another user is trusted,
+    # because its code runs here anyway.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     options = ["-C", str(root), "-c", f"safe.directory={root}", "-c", "core.fsmonitor=false", "--no-optional-locks"]
 
     def git(*words: str) -> str | None:
-        done = subprocess.run(
+        answer = subprocess.run(
             ["git", *options, *words], env=environment, stdin=subprocess.DEVNULL, capture_output=True, timeout=10
         )
-        return None if done.returncode else os.fsdecode(done.stdout).removesuffix("\n")
+        return None if answer.returncode else os.fsdecode(answer.stdout).removesuffix("\n")
 
     try:
         if not (root / ".git").exists() or not (top := git("rev-parse", "--show-toplevel")):
             return None
         if not os.path.samefile(top, root) or git("cat-file", "-e", f"HEAD:{OWN_FILE}") is None:
             return None
-        commit, changes = git("rev-parse", "--short=12", "HEAD"), git("status", "--porcelain", "--untracked-files=no")
+        digits, changes = git("rev-parse", "--short=12", "HEAD"), git("status", "--porcelain", "--untracked-files=no")
     except (OSError, ValueError, subprocess.TimeoutExpired):
         return None
-    return commit + ("+" if changes != "" else "") if commit else None
+    return digits + ("+" if changes != "" else "") if digits else None

@@ -1,8 +1,7 @@
-"""Files as stages write them: atomic, and reproducible to the byte."""
+"""Atomic writing of text, JSON and CSV files; equal content gives equal bytes."""
 
 import contextlib
 import csv
-import fcntl
 import json
 import os
 import re
@@ -12,15 +11,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from emmeter import locks
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place when the block ends well, and vanishes when not.
+    """Yield a temporary path beside `path`; rename it to `path` when the block succeeds, delete it otherwise.
 
-    A reader therefore sees the old file, no file, or the whole new file, whatever instant the writer dies at.  What a
-    writer that was killed has left is removed.
+    So a reader sees the old file, no file, or the whole new file, at whichever instant the writer dies.  Temporary
+    files that killed writers of the same path have left are removed first.
+
     Raises:
-        OSError: the file cannot be written (a full disk, say); the error names `path`.
+        OSError: the file cannot be written, for example on a full disk; the error names `path`.
     """
     temporary, lock = None, -1
     try:
@@ -30,10 +32,10 @@ def replacing(path: Path) -> Iterator[Path]:
         yield temporary
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask())  # mkstemp makes files for their owner alone
+        temporary.chmod(0o666 & ~_umask())  # mkstemp makes files that only their owner can read
         temporary.replace(path)
     except OSError as error:
-        if error.errno is not None and error.filename in (None, str(temporary)):  # no reader knows the temporary name
+        if error.errno is not None and error.filename in (None, str(temporary)):  # users do not know the temporary name
             raise OSError(error.errno, error.strerror, str(path)) from None
         raise
     finally:
@@ -43,26 +45,26 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def _temporary(path: Path) -> tuple[Path, int]:
-    """A new file beside `path`, and the open file whose lock tells others that its writer lives."""
+    """Make a file beside `path`; return its path and its open descriptor, whose lock marks the writer as alive."""
     while True:
-        lock, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
-        with contextlib.suppress(OSError):  # a file system without locks, where nothing is taken for abandoned
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        if os.fstat(lock).st_nlink:
-            return Path(name), lock
-        os.close(lock)  # another writer took it for abandoned before it was locked
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
+        with contextlib.suppress(OSError):  # without locks on this file system no file is taken for abandoned
+            locks.lock(descriptor, Path(name), block=True)
+        if os.fstat(descriptor).st_nlink:
+            return Path(name), descriptor
+        os.close(descriptor)  # another writer took the file for abandoned before it was locked
 
 
-def remove_abandoned(folder: Path, of: str = "") -> None:
-    """Remove temporary files in a folder, of the file named `of` or of every one, whose writers are dead."""
-    temporary = re.compile(rf"\.{re.escape(of) or '.+'}\.[a-z0-9_]{{8}}(\.[^.]+)?")  # as `_temporary` names them
-    for name in os.listdir(folder):
-        if not temporary.fullmatch(name):
+def remove_abandoned(folder: Path, name: str = "") -> None:
+    """Remove the temporary files of dead writers in a folder: those for the file `name`, or all of them."""
+    pattern = re.compile(rf"\.{re.escape(name) or '.+'}\.[a-z0-9_]{{8}}(\.[^.]+)?")  # the names that `_temporary` gives
+    for temporary in map(folder.joinpath, os.listdir(folder)):
+        if not pattern.fullmatch(temporary.name):
             continue
-        # Locked, or gone meanwhile.  For writing: NFS gives an exclusive lock to nothing else.
-        with contextlib.suppress(OSError), open(folder / name, "r+b") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.unlink(folder / name)
+        # The file may be gone by now.  It is opened for writing, because NFS grants an exclusive lock to nothing else.
+        with contextlib.suppress(OSError), open(temporary, "r+b") as file:
+            if locks.lock(file.fileno(), temporary):
+                os.unlink(temporary)
 
 
 def _umask() -> int:
@@ -72,18 +74,26 @@ def _umask() -> int:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text atomically; bytes of a file's name that are no text as escapes."""
+    """Write UTF-8 text atomically; undecodable bytes, which file names may contain, become escapes such as \\udce9."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write JSON atomically.  Raises ValueError for NaN or infinity, which JSON cannot hold."""
+    """Write JSON atomically.
+
+    Raises:
+        ValueError: the content holds NaN or infinity, which JSON cannot represent.
+    """
     write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write a tidy table atomically: None is an empty cell, a missing column an error (KeyError)."""
+    """Write a tidy table atomically: floats with 6 significant digits, None as an empty cell.
+
+    Raises:
+        KeyError: a row lacks one of the columns.
+    """
     with (
         replacing(path) as temporary,
         open(temporary, "w", newline="", encoding="utf-8", errors="backslashreplace") as file,

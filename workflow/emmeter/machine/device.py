@@ -1,4 +1,4 @@
-"""The device that a job computes on."""
+"""The device on which a job computes."""
 
 import os
 
@@ -8,9 +8,10 @@ from emmeter.errors import StageError
 
 
 def select(name: str, threads: int) -> torch.device:
-    """The torch device for "auto", "cpu" or "cuda", with torch's thread pools set.
+    """Return the torch device for "auto", "cpu" or "cuda", and set the number of torch's threads.
 
-    Threads are bounded because jobs that together have more threads than the machine has cores wait for one another.
+    The number of threads is limited, because jobs with more threads than cores in total slow each other down.
+
     Raises:
         StageError: "cuda" without a usable GPU.
     """
@@ -24,17 +25,17 @@ def select(name: str, threads: int) -> torch.device:
         )
     if not available or name == "cpu":
         return torch.device("cpu")
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))  # one a process under torchrun
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))  # one per process under torchrun
     torch.cuda.set_device(device)
-    torch.backends.cudnn.benchmark = True  # batches of one size: the fastest algorithm is worth looking for
+    torch.backends.cudnn.benchmark = True  # all batches have one size, so a search for the fastest algorithm pays
     return device
 
 
 def reseed(value: int, device: torch.device) -> None:
-    """Start the random numbers of the CPU and of `device` anew.
+    """Seed the random numbers of the CPU and of `device`.
 
-    `torch.manual_seed` does so for every kind of device that there might be: 60 microseconds, which small networks
-    notice in every step.
+    `torch.manual_seed` seeds every kind of device.  That takes 60 microseconds, which matters in each step of small
+    networks.
     """
     torch.default_generator.manual_seed(value)
     if device.type == "cuda":
@@ -42,5 +43,5 @@ def reseed(value: int, device: torch.device) -> None:
 
 
 def describe(device: torch.device) -> str:
-    """Name of the device for the record."""
+    """The name of the device, for the record."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"

@@ -1,4 +1,4 @@
-"""Which GPUs of this machine jobs share out.  `slots` is how one job gets its own."""
+"""The GPUs of this machine that jobs share.  `slots` gives each job its own among them."""
 
 import os
 import re
@@ -13,15 +13,15 @@ from emmeter.settings.sections import GPU_NAME, Execution
 def devices(
     execution: Execution, environ: Mapping[str, str] = os.environ, nodes: Path = Path("/dev")
 ) -> tuple[str, ...]:
-    """The devices that jobs share out, as CUDA_VISIBLE_DEVICES names them; none where jobs need not claim any.
+    """List the devices that jobs share, as CUDA_VISIBLE_DEVICES names them; empty if jobs need not claim any.
 
-    What CUDA_VISIBLE_DEVICES hides from this process (a scheduler's allocation, say) is left to others.
+    Devices that CUDA_VISIBLE_DEVICES hides from this process, for example under a scheduler, belong to other users.
 
     Args:
         environ: the environment of this process.
-        nodes: where NVIDIA's driver has a file for each GPU.
+        nodes: the folder in which NVIDIA's driver has one file per GPU.
     Raises:
-        SettingsError: CUDA_VISIBLE_DEVICES does not show what execution.gpus asks for.
+        SettingsError: CUDA_VISIBLE_DEVICES hides a device of execution.gpus.
     """
     wanted = execution.gpus
     if execution.device == "cpu" or wanted == "none":
@@ -41,7 +41,7 @@ def devices(
 
 
 def _visible(text: str) -> tuple[str, ...]:
-    """What CUDA makes of CUDA_VISIBLE_DEVICES: all up to the first that is no device."""
+    """The devices that CUDA reads from CUDA_VISIBLE_DEVICES: all names before the first invalid one."""
     names: list[str] = []
     for name in map(str.strip, text.split(",")):
         if not re.fullmatch(GPU_NAME, name):
@@ -51,13 +51,14 @@ def _visible(text: str) -> tuple[str, ...]:
 
 
 def device(execution: Execution) -> str:
-    """The device option of stages: no job falls back to the CPU where execution.gpus tells how many GPUs there are."""
+    """The device option of stages.  No job falls back to the CPU if execution.gpus gives a number or a list of GPUs."""
     named = execution.device == "auto" and execution.gpus not in ("auto", "none")
     return "cuda" if named else execution.device
 
 
-# Asks the driver, in a process of its own: torch takes a second to import, and would be in Snakemake's way ever after.
-# Prints how many devices CUDA sees, or why torch can use none, or nothing where that cannot be said so cheaply.
+# A program that asks the driver.  It is a separate process without torch, because importing torch takes a second and
+# would burden Snakemake's own process from then on.
+# It prints the number of devices that CUDA sees, or the reason why torch can use none, or nothing if it cannot know.
 PROBE = """
 import ctypes, importlib.util, os, re
 spec = importlib.util.find_spec("torch")
@@ -77,12 +78,14 @@ if not re.search("^hip.*= *[^N ]", build, re.M):
 
 
 def missing(execution: Execution, python: str = "python", environ: Mapping[str, str] = os.environ) -> list[str]:
-    """A line where jobs that compute on this machine would not find the GPUs that execution asks for.
+    """Report, in at most one line, that jobs on this machine would not find the GPUs of execution.gpus.
 
-    Nothing is asked, which takes a tenth of a second, unless execution needs a GPU.
+    The driver is asked, which takes a tenth of a second, only if execution needs a GPU.  If it cannot be asked, nothing
+    is reported.
 
     Args:
-        python: what starts the jobs' Python.
+        python: the command that starts the jobs' Python.
+        environ: the environment of this process.
     """
     if device(execution) != "cuda":
         return []
@@ -92,28 +95,28 @@ def missing(execution: Execution, python: str = "python", environ: Mapping[str, 
     among = "" if shown is None else f" (CUDA_VISIBLE_DEVICES = {shown!r})"
     advice = "use device auto or cpu, or a profile that submits jobs to machines with GPUs"
     try:
-        asked = subprocess.run([python, "-c", PROBE], capture_output=True, text=True, timeout=60, env=dict(environ))
+        probe = subprocess.run([python, "-c", PROBE], capture_output=True, text=True, timeout=60, env=dict(environ))
     except (OSError, subprocess.TimeoutExpired):
         return []
-    answer = asked.stdout.strip()
+    answer = probe.stdout.strip()
     if answer and not answer.isdecimal():
         return [f"{setting}: {answer}; {advice}"]
     if answer == "0":
         return [f"{setting}: this machine has no GPU that CUDA sees{among}; {advice}"]
-    if answer and named is not None and shown is None:  # else `devices` has compared them
-        numbers = [int(one) for one in named if str(one).isdecimal()] if isinstance(named, list) else [int(named) - 1]
+    if answer and named is not None and shown is None:  # otherwise `devices` has compared them
+        numbers = [int(gpu) for gpu in named if str(gpu).isdecimal()] if isinstance(named, list) else [int(named) - 1]
         if numbers and max(numbers) >= int(answer):
             return [f"{setting}: this machine has {answer}, numbered from 0"]
     return []
 
 
 def claim(devices: tuple[str, ...], execution: Execution, count: int = 1, python: str = "python") -> list[str]:
-    """Words to put before a command, so that it waits for `count` of the devices and sees them alone.
+    """Words to put before a command, so that it waits for `count` of the devices and sees only those.
 
-    Under execution.device = cpu it sees none: scoring takes a GPU where it sees one.
+    Under execution.device = cpu the command sees no device, because scoring uses a GPU whenever it sees one.
 
     Raises:
-        SettingsError: there are fewer devices.
+        SettingsError: there are fewer than `count` devices.
     """
     if execution.device == "cpu":
         return ["env", "CUDA_VISIBLE_DEVICES="]

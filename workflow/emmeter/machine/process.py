@@ -1,10 +1,11 @@
-"""A job's process: its memory allocator, and how it is asked to end."""
+"""The process of a job: settings of its memory allocator, and requests to stop."""
 
 import ctypes
 import signal
 import sys
 import time
 
+# Environment variables of glibc: freed memory stays with the process, instead of being requested again in each step.
 ENVIRONMENT = {
     "MALLOC_MMAP_THRESHOLD_": str(2**30),
     "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1),
@@ -14,10 +15,10 @@ PR_SET_PDEATHSIG = 1  # of prctl(2)
 
 
 class Stop:
-    """Whether this process has been asked to stop; `set` is a signal handler.
+    """A flag for a request to stop; `set` is a signal handler.
 
-    A threading.Event is none: a second signal that comes while the first one sets it waits for a lock that its own
-    thread holds, for ever.
+    A threading.Event would not do.  If a second signal arrives while the handler of the first one sets the event, its
+    handler waits forever for a lock that its own thread holds.
     """
 
     def __init__(self) -> None:
@@ -30,7 +31,7 @@ class Stop:
         return self._asked
 
     def wait(self, seconds: float) -> bool:
-        """Wait until asked to stop, at most so long; whether it has been."""
+        """Wait at most `seconds` for a request to stop; return True if there is one."""
         end = time.monotonic() + seconds
         while not self._asked and (rest := end - time.monotonic()) > 0:
             time.sleep(min(rest, 0.05))
@@ -38,6 +39,6 @@ class Stop:
 
 
 def end_with_parent(number: signal.Signals) -> None:
-    """Let this process get a signal when the one that has started it dies; on Linux, elsewhere nothing happens."""
+    """Ask Linux to send this process a signal when its parent dies.  Other systems cannot, and nothing happens."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)

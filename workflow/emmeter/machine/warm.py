@@ -1,15 +1,20 @@
 """Stages that start with torch loaded: ``python -m emmeter.machine.warm emmeter.stages.train OPTIONS`` runs a stage.
 
-Importing torch takes a second, and a study of small networks starts hundreds of processes that do nothing longer.  So
-the first stage of a workflow leaves a *server* behind, a process that has imported what the stages need; each stage is
-a copy of it (fork), made in milliseconds.  The process that was started stays while its copy works: signals that it
-gets go on to the copy, the copy is killed when it dies, and it ends with the copy's status.
+Exit rule: delete this module when it saves less than 10 % of the default study's time (``python -m benchmarks
+end_to_end`` measured 121 s, and 154 s with EMM_WARM=off), or when a local executor plugin of Snakemake can do the same.
 
-A workflow asks for this by a name in the environment variable EMM_WARM (`fresh_name`).  Without it, where its user has
-set it to "off", and where anything is in the way, the stage runs in the process that was started.  The server belongs
-to one workflow and ends with it.  It computes nothing and never initializes a GPU, which a copy could not use.
+Importing torch takes a second, and many of the hundreds of processes of a study of small networks compute no longer
+than that.  So the first stage of a workflow leaves a *server* behind, a process that has imported what the stages need.
+Each stage is a copy (fork) of the server, made in milliseconds.  The process that Snakemake has started, the *client*,
+waits for its copy.  It passes its signals on to the copy and ends with the copy's status.  If the client dies, the copy
+is killed.
 
-Nothing heavy is imported here: that is what this module is for.
+A workflow asks for warm starts by a name in the environment variable EMM_WARM (`fresh_name`).  The stage runs in the
+client itself if the variable is missing or "off", or if anything goes wrong before the server has taken it over.  The
+server belongs to one workflow and ends with it.  It computes nothing.  It never initializes a GPU, because its copies
+could not use that GPU.
+
+Nothing heavy is imported here, because this module exists to save imports.
 """
 
 import contextlib
@@ -32,35 +37,38 @@ from typing import Any
 from emmeter.machine.slots import LOCKS
 
 VARIABLE, OFF = "EMM_WARM", "off"
-MOST_LOCKS = 64  # GPUs that one stage may have
+MOST_LOCKS = 64  # GPUs that one stage may hold
 PRELOADED = ("emmeter.stages.train", "emmeter.stages.sample")
 FORWARDED = (signal.SIGTERM, signal.SIGINT)
-STARTED = b"+"  # the first answer: the stage is taken over
-LARGEST = 2**17  # bytes of a request: what every system takes in one message
-PATIENCE = 10.0  # seconds for a server to be reached, or for a request to arrive
+STARTED = b"+"  # the first answer of the server: it has taken the stage over
+LARGEST = 2**17  # bytes of a request that every system accepts in one message
+PATIENCE = 10.0  # seconds to reach a server, or to receive a request
 
 
 def fresh_name() -> str:
-    """A value of VARIABLE for the workflow that this process runs; OFF if the user has said so, or the system lacks
-    what it takes."""
+    """A value of VARIABLE for the workflow of this process.
+
+    It is OFF if the user has set it so, or if the system lacks process descriptors, which only Linux has.
+    """
     if os.environ.get(VARIABLE) == OFF or sys.platform != "linux" or not hasattr(os, "pidfd_open"):
         return OFF
     return f"{os.getpid()}-{secrets.token_hex(8)}"
 
 
 def main() -> None:
-    # torch brings a million objects that stay; garbage collection while they come took a sixth of a stage's start-up.
-    gc.set_threshold(100_000, 50, 50)  # what stages compute leaves no cycles
+    # Importing torch makes a million lasting objects; garbage collection meanwhile took a sixth of start-up time.
+    # A high threshold is safe, because stages leave no reference cycles.
+    gc.set_threshold(100_000, 50, 50)
     if sys.argv[1:2] == ["--serve"]:
         if (request := serve(sys.argv[2])) is not None:
             become(request)
-        os._exit(0)  # at once: taking Python apart, with all that torch has brought, takes half a second
+        os._exit(0)  # immediately: freeing all that torch has imported takes half a second
     module, *options = sys.argv[1:] or [""]
     try:
-        found = importlib.util.find_spec(module)
-    except (ImportError, ValueError):  # its package is unknown, or there is no name
-        found = None
-    if found is None:
+        spec = importlib.util.find_spec(module)
+    except (ImportError, ValueError):  # its package does not exist, or the name is empty
+        spec = None
+    if spec is None:
         sys.exit(
             f"error: {module!r} is no module; expected: python -m emmeter.machine.warm emmeter.stages.train OPTIONS"
         )
@@ -71,11 +79,11 @@ def main() -> None:
     sys.exit(status)
 
 
-# ---- the process that was started
+# ---- the client
 
 
 def ask(name: str, module: str, options: list[str]) -> int | None:
-    """Let the server of a workflow run a stage, and return its exit status; None where no server can."""
+    """Let the server of a workflow run a stage; return its exit status, or None if no server can run it."""
     if name in ("", OFF) or module not in PRELOADED:
         return None
     request = {"module": module, "options": options, "folder": os.getcwd(), "environment": dict(os.environ)}
@@ -91,7 +99,7 @@ def ask(name: str, module: str, options: list[str]) -> int | None:
             socket.send_fds(server, [content], [0, 1, 2, *locks])
             if server.recv(1) != STARTED:
                 return None
-        except (OSError, ValueError):  # also locks that are none
+        except (OSError, ValueError):  # ValueError: the variable holds no descriptors
             return None
 
         def forward(number: int, _: object) -> None:
@@ -108,7 +116,7 @@ def ask(name: str, module: str, options: list[str]) -> int | None:
 
 
 def _connect(name: str) -> socket.socket | None:
-    """A connection to the server of this name, which is started where there is none."""
+    """Connect to the server of this name, which is started if there is none; return None if that fails."""
     end, launched = time.monotonic() + PATIENCE, None
     while time.monotonic() < end:
         gone = launched is not None and launched.poll() is not None  # another was faster, or the workflow has ended
@@ -129,7 +137,7 @@ def _connect(name: str) -> socket.socket | None:
         if launched is None:
             nowhere: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
             command = [sys.executable, "-m", "emmeter.machine.warm", "--serve", name]
-            # One thread: a process that has several cannot be copied.  A copy sets the number of its own.
+            # One thread, because fork copies only one.  A copy sets its own number.
             environment = os.environ | {"OMP_NUM_THREADS": "1"}
             try:
                 launched = subprocess.Popen(command, env=environment, cwd="/", start_new_session=True, **nowhere)
@@ -140,12 +148,12 @@ def _connect(name: str) -> socket.socket | None:
 
 
 def _address(name: str) -> str:
-    """A name among Linux's abstract sockets: no file to leave behind."""
+    """The address among Linux's abstract sockets, which leave no files behind."""
     return f"\0emm-warm-{name}"
 
 
 def _user(connection: socket.socket) -> int:
-    """The user at the other end: abstract sockets have no permissions."""
+    """The user id at the other end, which must be checked because abstract sockets have no permissions."""
     content = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
     return struct.unpack("3i", content)[1]
 
@@ -155,35 +163,36 @@ def _user(connection: socket.socket) -> int:
 
 @dataclass(frozen=True)
 class Request:
-    """A stage to run in the place of the process that asks for it."""
+    """A stage to run in place of its client."""
 
     module: str
     options: list[str]
     folder: str
     environment: dict[str, str]
-    descriptors: list[int]  # its standard input, output and error, and its locks
+    descriptors: list[int]  # standard input, output and error, then the locks of its GPUs
 
 
 def serve(name: str) -> Request | None:
-    """Copy this process for each request until the workflow has ended.  Returns many times:
+    """Copy this process for each request until the workflow has ended.
 
-    in every copy with its request; in the server at its end, or at once where another has the name, with None.
+    Returns in several processes: the request in each copy; None in each supervisor and in the server at their ends, or
+    immediately if another server has the name.
     """
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
         listener.bind(_address(name))
         workflow = os.pidfd_open(int(name.partition("-")[0]))
-    except OSError:  # another server has the name, or nobody needs one any more
+    except OSError:  # another server has the name, or the workflow has ended
         return None
-    listener.listen(128)  # stages wait from here on, and no longer than if they imported themselves
+    listener.listen(128)  # clients may connect now; they wait no longer than their own import would take
     for module in PRELOADED:
         importlib.import_module(module)
     from emmeter.command import legible
 
-    for stream in (sys.stdout, sys.stderr):  # here, as a copy's may be pipes, in which Python would look for its place
+    for stream in (sys.stdout, sys.stderr):  # now, because reconfiguring seeks, which fails in a copy with pipes
         legible(stream)
-    gc.freeze()  # the collector would write into memory that all copies share
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for a supervisor
+    gc.freeze()  # otherwise the collector would write to memory that all copies share
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel removes ended supervisors
     while workflow not in select.select([listener, workflow], [], [])[0]:
         connection, _ = listener.accept()
         if os.fork() == 0:
@@ -195,10 +204,10 @@ def serve(name: str) -> Request | None:
 
 
 def supervise(client: socket.socket) -> Request | None:
-    """Make the copy that a process asks for, and stand between the two.  Returns the request in the copy.
+    """Make the copy for a client and pass signals and status between the two; return the request in the copy.
 
-    The supervisor is a process of its own, so that the server has nothing to remember, and may end before a copy does.
-    It returns None when the copy has ended, or could not be made.
+    The supervisor is a separate process.  So the server keeps no record of copies and may end before they do.  The
+    supervisor returns None when the copy has ended or could not be made.
     """
     from emmeter.machine.process import end_with_parent
 
@@ -206,29 +215,29 @@ def supervise(client: socket.socket) -> Request | None:
     with client:
         if (request := _receive(client)) is None:
             return None
-        client.send(STARTED)  # before there is a copy: from here on the process will not run the stage itself
+        client.send(STARTED)  # before the copy exists: from here on the client does not run the stage itself
         supervisor = os.getpid()
         if (copy := os.fork()) == 0:
             end_with_parent(signal.SIGKILL)
-            return request if os.getppid() == supervisor else None  # else it died before that call
-        for number in FORWARDED:  # where all processes get them at once; the copy ends as it should, and is waited for
+            return request if os.getppid() == supervisor else None  # otherwise the supervisor died before that call
+        for number in FORWARDED:  # they may be sent to the whole group; the copy handles them
             signal.signal(number, signal.SIG_IGN)
         for descriptor in request.descriptors:
             os.close(descriptor)
         ended = os.pidfd_open(copy)
         while ended not in select.select([ended, client], [], [])[0]:
-            if not (told := client.recv(1)):  # the process that waits for the copy has died
+            if not (number := client.recv(1)):  # the client has died
                 os.kill(copy, signal.SIGKILL)
                 break
-            os.kill(copy, told[0])
+            os.kill(copy, number[0])
         status = os.waitstatus_to_exitcode(os.waitpid(copy, 0)[1])
         with contextlib.suppress(OSError):
-            client.send(struct.pack("i", status if status >= 0 else 128 - status))  # as a shell says it
+            client.send(struct.pack("i", status if status >= 0 else 128 - status))  # as shells report a signal
     return None
 
 
 def _receive(client: socket.socket) -> Request | None:
-    """The request of a process of the same user; None where there is none."""
+    """Receive the request of a client of the same user; None if it does not send one."""
     if _user(client) != os.geteuid():
         return None
     client.settimeout(PATIENCE)
@@ -241,11 +250,11 @@ def _receive(client: socket.socket) -> Request | None:
 
 
 def become(request: Request) -> None:
-    """Run a stage as the process would that asked for it.  Does not return."""
+    """Run a stage with the client's descriptors, environment, folder and options.  Does not return."""
     from emmeter.command import program
 
-    for place, descriptor in enumerate(request.descriptors[:3]):  # the locks stay open, and so held
-        os.dup2(descriptor, place)
+    for standard, descriptor in enumerate(request.descriptors[:3]):  # the locks stay open, so they stay held
+        os.dup2(descriptor, standard)
         os.close(descriptor)
     os.environ.clear()
     os.environ.update(request.environment)

@@ -26,8 +26,9 @@ from emmeter.machine.process import Stop
 from emmeter.settings.keys import VERSIONS, key
 from emmeter.settings.sections import Setup
 from emmeter.training import snapshots, state
+from emmeter.training.loop import Interrupted, train
 from emmeter.training.parallel import Processes, joined
-from emmeter.training.trainer import Diverged, Interrupted, Trainer, TrainingError, start, train
+from emmeter.training.trainer import Diverged, Trainer, TrainingError, start
 
 POLL = 1.0  # seconds between two looks at a lock that another job holds
 GO, WAIT = 0, 1  # what the first of several processes tells the others

@@ -1,4 +1,4 @@
-"""Batches: which training images each step sees."""
+"""Batches: the training images of each step."""
 
 from collections.abc import Iterator
 from itertools import islice
@@ -8,14 +8,19 @@ from torch import Tensor
 
 from emmeter.training.seeds import derive
 
-AHEAD = 64  # steps whose indices go to the device at once
+AHEAD = 64  # steps whose indices are sent to the device together
 
 
 def batches(n: int, batch_size: int, seed: int, first_step: int, fixed: bool = False) -> Iterator[Tensor]:
-    """Indices of the training images of step `first_step`, `first_step` + 1, ...: (batch_size,) int64 each.
+    """Yield the indices of the training images of step `first_step`, `first_step` + 1, ...: (batch_size,) int64 each.
 
-    The stream is one permutation of the subset after the other (the same one again with `fixed`, as in the paper);
-    batches straddle epochs, so that they have one size whatever n.
+    The stream joins one permutation of the subset per epoch.  Batches cross the borders of epochs, so all batches have
+    the same size for every n.
+
+    Args:
+        n: number of training images.
+        seed: of the run.
+        fixed: use the same permutation in each epoch, as the paper does.
     """
     permutations: dict[int, Tensor] = {}
     step = first_step
@@ -35,7 +40,7 @@ def batches(n: int, batch_size: int, seed: int, first_step: int, fixed: bool = F
 
 
 def ahead(stream: Iterator[Tensor], device: torch.device) -> Iterator[Tensor]:
-    """The same tensors on the device, sent in stacks of `AHEAD`: one transfer that the host has to wait for, not 64."""
+    """Yield the same tensors on the device, sent in stacks of `AHEAD`, so that the host waits only once per stack."""
     if device.type == "cpu":
         yield from stream
     while stack := list(islice(stream, AHEAD)):

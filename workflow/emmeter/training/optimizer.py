@@ -1,7 +1,9 @@
 """The optimizer over one flat buffer of parameters.
 
-All weights of a network are views of one tensor, so that an update, an average or a save is one operation and not one
-for each of a hundred small tensors: for small networks on a CPU that is a tenth of a training step.
+All weights of a network are views of one tensor.  So an update, an average or a save is one operation, not one per
+parameter.  For small networks on a CPU this saves a tenth of a training step.
+
+An object of torch.optim over one flat parameter would be shorter, but takes 2.7 seconds more in each new process.
 """
 
 from collections.abc import Mapping
@@ -20,23 +22,26 @@ BETAS, EPSILON = (0.9, 0.999), 1e-8
 class FlatParameters:
     """The parameters of a module, moved into one tensor of which they become views.
 
-    ``values`` (P,) float32 are the weights.  The module computes with ``computed``, which is the same tensor, or its
-    copy in another type; parameters keep their shapes and memory layouts.  Autograd adds into ``gradients`` (P,), of
-    the type of ``computed``.
+    Parameters keep their shapes and memory layouts.
+
+    Attributes:
+        values: (P,) float32, the weights.
+        computed: (P,), the weights with which the module computes: `values` itself, or a copy in another type.
+        gradients: (P,) of the type of `computed`; autograd adds into it.
     """
 
     def __init__(self, module: nn.Module, dtype: torch.dtype = torch.float32):
-        self.places: dict[str, tuple[int, torch.Size, tuple[int, ...]]] = {}
+        self.layout: dict[str, tuple[int, torch.Size, tuple[int, ...]]] = {}
         parameters = dict(module.named_parameters())
         total = 0
         for name, parameter in parameters.items():
-            self.places[name] = (total, parameter.shape, parameter.stride())
+            self.layout[name] = (total, parameter.shape, parameter.stride())
             total += parameter.numel()
         first = next(iter(parameters.values()))
         self.values = torch.empty(total, dtype=torch.float32, device=first.device)
         for name, view in self.view(self.values).items():
             view.copy_(parameters[name].detach())
-        self.computed = self.values.to(dtype)  # itself where the types are equal
+        self.computed = self.values.to(dtype)  # the same tensor if the types are equal
         self.gradients = torch.zeros_like(self.computed)
         views, gradients = self.view(self.computed), self.view(self.gradients)
         for name, parameter in parameters.items():
@@ -44,22 +49,25 @@ class FlatParameters:
             parameter.grad = gradients[name]
 
     def view(self, flat: Tensor) -> Mapping[str, Tensor]:
-        """A tensor like `values` as named parameters."""
-        return {name: flat.as_strided(shape, stride, start) for name, (start, shape, stride) in self.places.items()}
+        """View a tensor like `values` as named parameters."""
+        return {name: flat.as_strided(shape, stride, start) for name, (start, shape, stride) in self.layout.items()}
 
     def assign(self, flat: Tensor) -> None:
-        """Set `values` to those of a tensor like them."""
+        """Copy a tensor like `values` into `values`."""
         self.values.copy_(flat)
         self.refresh()
 
     def refresh(self) -> None:
-        """Let the module compute with the present `values`; called after each change of them in place."""
+        """Let the module compute with the present `values`; call this after each change of `values` in place."""
         if self.computed is not self.values:
             self.computed.copy_(self.values)
 
 
 class Optimizer:
-    """Adam (0.9, 0.999, 1e-8) or SGD with momentum; weight decay enters the gradient unless ``decoupled``."""
+    """Adam (betas 0.9 and 0.999, epsilon 1e-8) or SGD with momentum.
+
+    Weight decay is added to the gradient, or shrinks the weights directly if `decoupled`.
+    """
 
     def __init__(self, settings: Training, parameters: FlatParameters):
         self.settings, self.parameters = settings, parameters
@@ -68,7 +76,7 @@ class Optimizer:
 
     @torch.no_grad()
     def step(self, learning_rate: float, processes: Processes = ALONE) -> None:
-        """Update the parameters with their gradients, averaged over the processes, then clear these."""
+        """Update the parameters with their gradients, averaged over the processes, then clear the gradients."""
         settings, values = self.settings, [self.parameters.values]
         gradients = [self.parameters.gradients.to(torch.float32)]
         processes.average(gradients[0])

@@ -1,8 +1,8 @@
-"""Data-parallel training on several devices of one machine: one process a device, started by torchrun.
+"""Data-parallel training on several devices of one machine: one process per device, started by torchrun.
 
-Every process draws the same batch, noise levels and noise, and computes its share of the batch; the gradients, which
-are one tensor, are averaged in one operation.  The result is that of one process up to rounding (dropout apart, whose
-masks each process draws for its own images).
+Every process draws the same batch, noise levels and noise, and computes its share of the batch.  The gradients are one
+tensor and are averaged in one operation.  The result equals that of one process up to rounding, except with dropout:
+each process draws the masks of its own images.
 """
 
 import os
@@ -26,28 +26,29 @@ class Processes:
 
     @property
     def writes(self) -> bool:
+        """True in the process that writes files."""
         return self.rank == 0
 
     def share(self, batch: Tensor) -> Tensor:
-        """The rows of a batch that this process computes.  The batch size is a multiple of the number of processes."""
+        """This process's rows of a batch, whose size is a multiple of the number of processes."""
         if self.size == 1:
             return batch
         each = len(batch) // self.size
         return batch[self.rank * each : (self.rank + 1) * each]
 
     def average(self, values: Tensor) -> None:
-        """Replace a tensor by its mean over all processes, the same bits in each."""
+        """Replace a tensor by its mean over all processes, with the same bits in each."""
         if self.size > 1:
             torch.distributed.all_reduce(values)
             values /= self.size
 
     def first(self, value: int) -> int:
-        """The value of rank 0, for all: processes that each looked at the clock or at a signal would part."""
+        """The value of rank 0, in all processes: if each acted on its own clock or signals, they would diverge."""
         if self.size == 1:
             return value
-        said = torch.tensor([value])
-        torch.distributed.broadcast(said, 0)  # a CPU tensor goes through gloo: no wait for the device
-        return int(said.item())
+        shared = torch.tensor([value])
+        torch.distributed.broadcast(shared, 0)  # a CPU tensor is sent by gloo, without waiting for the device
+        return int(shared.item())
 
 
 ALONE = Processes()
@@ -55,9 +56,10 @@ ALONE = Processes()
 
 @contextmanager
 def joined() -> Iterator[Processes]:
-    """All processes that torchrun started (its environment variables tell), connected; alone without it.
+    """Connect the processes that torchrun has started, according to its environment variables; alone without torchrun.
 
-    On Linux they get SIGTERM when torchrun is killed: it holds the slots of their devices, which are free from then on.
+    On Linux the processes get SIGTERM when torchrun is killed: torchrun holds the slots of their devices, which are
+    free from then on.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
