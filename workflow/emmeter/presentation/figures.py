@@ -104,7 +104,7 @@ def draw_curves(study: Row, emm: "DataFrame", curves: "DataFrame", style: Figure
         axes.legend(loc="lower left", title="filled: confirming runs, open: locating", alignment="left")
     else:
         panels[0, 0].set_xlabel("")
-        unknown = "; ?: not determined" if (emm["status"] == "undetermined").any() else ""
+        unknown = "; ?: not determined" if "undetermined" in emm["status"].tolist() else ""
         figure.supxlabel(f"training images N (filled: confirming runs, open: locating{unknown})", fontsize=9)
         figure.supylabel("memorized images (%)", fontsize=9)
         heading = f"{title}\nEMM of each arm{f' ({below})' if below else ''}"
@@ -181,13 +181,14 @@ def draw_progress(study: Row, emm: "DataFrame", curves: "DataFrame", style: Figu
     figure, panels = subplots(
         count, columns, figsize=size, sharex=True, sharey=True, squeeze=False, layout="constrained"
     )
-    smallest, largest = curves["n"].min(), curves["n"].max()
+    smallest, largest = min(curves["n"].tolist()), max(curves["n"].tolist())
     scale = LogNorm(smallest, largest * 1.3)
     map_ = matplotlib.colormaps["viridis"]
     for panel, arm in zip(panels.flat, emm.to_dict("records"), strict=False):
         mark_levels(panel, [arm_level(arm)])
-        for (n, _), run in curves[curves["arm"] == arm["arm"]].groupby(["n", "replicate"]):
-            panel.plot(100 * run["progress"], 100 * run["ratio"], "o-", ms=3, lw=1.1, color=map_(scale(n)))
+        for _, run in curves[curves["arm"] == arm["arm"]].groupby(["n", "replicate"]):
+            tint = map_(scale(max(run["n"])))
+            panel.plot(100 * run["progress"], 100 * run["ratio"], "o-", ms=3, lw=1.1, color=tint)
         panel.set_title(wrapped(arm["arm"], NAME), fontsize=9)
         panel.set_ylim(-3, 103)
     used(panels, len(emm))

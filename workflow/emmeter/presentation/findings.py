@@ -72,8 +72,8 @@ def lines(findings: "DataFrame") -> str:
 
 def tally(findings: "DataFrame") -> str:
     """The number of claims per verdict, and the largest number of them that rest on the runs of one arm."""
-    counts = findings["verdict"].value_counts().reindex(MARKS, fill_value=0)
-    shown = {verdict: count for verdict, count in counts.items() if count or verdict != "contradicted"}
+    counts = Counter(findings["verdict"])
+    shown = {verdict: counts[verdict] for verdict in MARKS if counts[verdict] or verdict != "contradicted"}
     text = ", ".join(f"{count} {verdict.replace('differs', 'differ')}" for verdict, count in shown.items())
     uses = Counter(key for keys in findings["arm_keys"] for key in set(keys.split()))
     most = max(uses.values(), default=0)

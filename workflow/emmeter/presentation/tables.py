@@ -99,11 +99,11 @@ def settings_lines(emm: "DataFrame") -> list[str]:
 
 def _names(arms: "DataFrame", emm: "DataFrame") -> str:
     """Some arms of a table: a study whose arms are all among them by its name, other arms as study/arm."""
-    sizes = emm["study"].value_counts()
-    return "; ".join(
-        study if len(rows) == sizes[study] else f"{study}/{', '.join(rows['arm'])}"
-        for study, rows in arms.groupby("study", sort=False)
-    )
+    names = []
+    for study in arms["study"].unique():
+        some = arms.loc[arms["study"] == study, "arm"]
+        names.append(study if len(some) == (emm["study"] == study).sum() else f"{study}/{', '.join(some)}")
+    return "; ".join(names)
 
 
 def prior_lines(emm: "DataFrame") -> list[str]:
@@ -118,7 +118,7 @@ def prior_lines(emm: "DataFrame") -> list[str]:
 
 def open_lines(emm: "DataFrame") -> list[str]:
     """One line per arm without an EMM: the reason, and what would give it one."""
-    arms = emm[emm["status"] != "estimated"]
+    arms = emm.loc[emm["status"] != "estimated"]
     return [f"{row['study']}/{row['arm']}: {row['note']}" for row in arms.to_dict("records")]
 
 

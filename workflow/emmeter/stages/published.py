@@ -25,7 +25,7 @@ from emmeter.settings.studies import Settings
 from emmeter.settings.validation import read_setup
 
 if TYPE_CHECKING:
-    from pandas import DataFrame, Series
+    from pandas import DataFrame
 
 NUMBERS = Path(__file__).parents[2] / "resources" / "published.csv"
 PAPER = Path("config/paper.yaml")
@@ -78,22 +78,23 @@ def compare(
         images_seen = number["n"] * number["epoch"]  # NaN without an epoch
         for study, arm in ((study, arm) for study, arm, key in arms if key == wanted):
             table = curves[study]
-            snapshots = table[(table["arm"] == arm) & (table["n"] == number["n"])]
-            if len(ratios := _ratios(snapshots, images_seen)):
+            snapshots = table.loc[(table["arm"] == arm) & (table["n"] == number["n"])]
+            if ratios := _ratios(snapshots, images_seen):
                 rows.append(_row(number, ratios))
                 break  # arms of the same setting share their runs
     return rows
 
 
-def _ratios(snapshots: "DataFrame", images_seen: float) -> "Series":
+def _ratios(snapshots: "DataFrame", images_seen: float) -> list[float]:
     """The highest ratio of each run over its snapshots, or over those after `images_seen` images unless that is NaN."""
     if not math.isnan(images_seen):
-        snapshots = snapshots[(snapshots["images_seen"] / images_seen - 1).abs() <= 0.01]
-    return snapshots.groupby("replicate", sort=False)["ratio"].max()
+        snapshots = snapshots.loc[(snapshots["images_seen"] / images_seen - 1).abs() <= 0.01]
+    return [max(run["ratio"]) for _, run in snapshots.groupby("replicate", sort=False)]
 
 
-def _row(number: Mapping[str, Any], ratios: "Series") -> dict[str, Any]:
-    difference = 100 * float(ratios.mean()) - number["memorized_percent"]
+def _row(number: Mapping[str, Any], ratios: Sequence[float]) -> dict[str, Any]:
+    ours = 100 * sum(ratios) / len(ratios)
+    difference = ours - number["memorized_percent"]
     tolerance = TOLERANCE + number["reading_error_percent"]
     return {
         "study": number["study"],
@@ -101,7 +102,7 @@ def _row(number: Mapping[str, Any], ratios: "Series") -> dict[str, Any]:
         "n": int(number["n"]),
         "epoch": None if math.isnan(number["epoch"]) else int(number["epoch"]),
         "runs": len(ratios),
-        "ours_percent": 100 * float(ratios.mean()),
+        "ours_percent": ours,
         "paper_percent": number["memorized_percent"],
         "difference": difference,
         "tolerance": tolerance,
