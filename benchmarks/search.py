@@ -47,6 +47,7 @@ from emmeter.command import positive
 from emmeter.data import datasets, feasibility
 from emmeter.diffusion import operations
 from emmeter.errors import StageError
+from emmeter.files.tables import CURVE_COLUMNS, EMM_COLUMNS
 from emmeter.files.tables import read as read_table
 from emmeter.measure import scatter
 from emmeter.measure.estimate import Estimate, Line, estimate, fit_line, wilson
@@ -149,11 +150,12 @@ def reference(folder: Path) -> Curve:
     lines: dict[tuple[tuple[int, Count], ...], Line] = {}  # by content, because arms of several studies share runs
     runs: set[tuple[int, int, Count, Count]] = set()
     for path in sorted(folder.glob("*/curves.csv")):
-        estimated = {row["arm"] for row in read_table(path.with_name("emm.csv")) if row["status"] == "estimated"}
+        emm = read_table([path.with_name("emm.csv")], EMM_COLUMNS)
+        estimated = set(emm.loc[emm["status"] == "estimated", "arm"])
         confirming: dict[str, list[tuple[int, Count]]] = {arm: [] for arm in estimated}
-        half: Count | None = None  # of the present run, whose rows are in the order of training
-        for row in read_table(path):
-            progress, count = float(row["progress"]), Count(int(row["memorized"]), int(row["images"]))
+        half: Count | None = None  # of the run whose rows are being read, in the order of training
+        for row in read_table([path], CURVE_COLUMNS).to_dict("records"):
+            progress, count = row["progress"], Count(int(row["memorized"]), int(row["images"]))
             if progress == 0.5:
                 half = count
             if progress == 1:

@@ -1,146 +1,145 @@
-"""Tables and figures of the reference results, made anew from their own runs: ``uv run python tests/reference.py``.
+"""Make the tables and figures of the reference results again from their runs: ``uv run python tests/reference.py``.
 
-The runs in curves.csv, with their roles, are all that is read of a study; what is estimated from them follows from the
-present code.  A search that was made by other rules than today's keeps its runs, and its answer is estimated as far as
-they suffice: where fresh runs at the end of the ladder are missing, the locating run stands for them.
+Of a study only the runs in curves.csv are read, with their roles, and the cost and rule in emm.csv.  Everything else is
+estimated by the present code.  A search that followed earlier rules keeps its runs, and the estimate uses what they
+suffice for: where fresh runs at the end of the ladder are missing, the locating run takes their place.
 """
 
-import csv
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
-from emmeter.files import tables
-from emmeter.files.tables import EMM_COLUMNS
+from pandas import DataFrame
+
+from emmeter.files.tables import (
+    CONTRAST_COLUMNS,
+    CURVE_COLUMNS,
+    EMM_COLUMNS,
+    FINDING_COLUMNS,
+    ONSET_COLUMNS,
+    read,
+    read_cells,
+)
 from emmeter.files.writing import write_csv
-from emmeter.measure import scatter
-from emmeter.measure.arms import ArmResult, counts_of, trail_of
+from emmeter.measure.arms import ArmResult, fit_prior
 from emmeter.measure.outcome import logit
 from emmeter.measure.scatter import Prior
 from emmeter.measure.search import CLEAR, Status
 from emmeter.pipeline import description
 from emmeter.pipeline.index import Index, index_of
-from emmeter.presentation import figures, findings, style
-from emmeter.settings.configuration import load, read
+from emmeter.presentation import figures, findings, rows, style
+from emmeter.settings import configuration
 from emmeter.settings.keys import key
 from emmeter.settings.sections import Figures, Search
-from emmeter.stages import study
 
 ROOT = Path(__file__).parents[1]
 REFERENCE = ROOT / "results/reference/laptop"
 STUDIES = sorted(path.parent.name for path in REFERENCE.glob("*/emm.csv"))
 
 
-def rows(path: Path) -> list[dict[str, str]]:
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
-
-
 def configured(results: Path) -> Index:
-    """The configuration of the laptop scale; `results` is not looked into."""
-    return index_of(read(load([ROOT / "config/laptop.yaml"], ROOT)), results, data_needed=False)
+    """The index of the laptop scale; nothing in the folder `results` is read."""
+    settings = configuration.read(configuration.load([ROOT / "config/laptop.yaml"], ROOT))
+    return index_of(settings, results, data_needed=False)
 
 
-def arms_of(index: Index, name: str) -> tuple[dict[str, Any], list[ArmResult]]:
-    """The description of a study, and its arms as their rows in emm.csv (cost, rule) and curves.csv (runs) tell."""
+def read_study(index: Index, name: str) -> tuple[dict[str, Any], list[ArmResult]]:
+    """The description of a study, and its arms as curves.csv (runs) and emm.csv (cost, rule) describe them."""
     described = json.loads(json.dumps(description.description(index, name)))
-    curves = rows(REFERENCE / name / "curves.csv")
+    curves = read([REFERENCE / name / "curves.csv"], CURVE_COLUMNS)
+    emm = read([REFERENCE / name / "emm.csv"], EMM_COLUMNS).to_dict("records")
     arms = []
-    for about, arm, known in zip(
-        described["arms"], index.study(name).arms, rows(REFERENCE / name / "emm.csv"), strict=True
-    ):
-        assert about["name"] == known["arm"]
-        mine = [row for row in curves if row["arm"] == arm.name]
-        arms.append(_arm(about, index.sizes[key("emm", arm.setup)], known, mine))
+    for about, arm, row in zip(described["arms"], index.study(name).arms, emm, strict=True):
+        assert about["name"] == row["arm"]
+        sizes = index.sizes[key("emm", arm.setup)]
+        arms.append(_arm(about, sizes, row, curves[curves["arm"] == arm.name]))
     return described, arms
 
 
-def _arm(about: dict[str, Any], sizes: list[int], known: dict[str, str], curves: list[dict[str, str]]):
-    runs: dict[tuple[str, ...], dict[str, Any]] = {}
-    for row in curves:
-        place = {"n": int(row["n"]), "replicate": int(row["replicate"]), "role": row["role"]}
-        run = runs.setdefault(tuple(map(str, place.values())), place | {"snapshots": []})
-        run["snapshots"].append({"images_seen": int(row["images_seen"]), "ratio": float(row["ratio"])})
-        for name in ("memorized", "images"):
-            run["snapshots"][-1][name] = run[name] = int(row[name])  # of a run: those of its last snapshot
+def _arm(about: dict[str, Any], sizes: list[int], row: dict[str, Any], curves: DataFrame) -> ArmResult:
+    """An arm from its description, its ladder, its row of emm.csv and its rows of curves.csv."""
+    runs = []
+    for (n, replicate, role), snapshots in curves.groupby(["n", "replicate", "role"], sort=False):
+        counts = [
+            {name: int(snapshot[name]) for name in ("images_seen", "memorized", "images")}
+            | {"ratio": snapshot["ratio"]}
+            for snapshot in snapshots.to_dict("records")
+        ]
+        last = {name: counts[-1][name] for name in ("memorized", "images")}
+        runs.append({"n": int(n), "replicate": int(replicate), "role": role, "snapshots": counts} | last)
     search = Search.model_validate(about["search"])
-    if known["rule"] != search.rule:  # made by a search, where the configuration now asks for one size
-        search = search.model_copy(update={"rule": known["rule"]})
-        sizes = sorted({run["n"] for run in runs.values()})
+    if row["rule"] != search.rule:  # the runs are those of a search, and the configuration now asks for one size
+        search = search.model_copy(update={"rule": row["rule"]})
+        sizes = sorted({run["n"] for run in runs})
     record: dict[str, Any] = {
         "sizes": sizes,
-        "runs": list(runs.values()),
-        "threshold": float(known["threshold"]),
-        "snapshot": known["snapshot"],
-        "images_trained": int(known["images_trained"]),
-        "flops": int(known["flops"]),
-        "run_seconds": float(known["seconds"]),
+        "runs": runs,
+        "threshold": row["threshold"],
+        "snapshot": row["snapshot"],
+        "images_trained": int(row["images_trained"]),
+        "flops": int(row["flops"]),
+        "run_seconds": row["seconds"],
     }
-    record["status"] = _status(search, sizes, record)
-    return ArmResult(about["name"], about | {"search": search.model_dump()}, search, record, trail_of(record))
+    arm = ArmResult(about | {"search": search.model_dump()}, record)
+    return ArmResult(arm.about, record | {"status": _status(arm)})
 
 
-def _status(search: Search, sizes: list[int], record: dict[str, Any]) -> Status:
-    """Where the runs put the crossing: on the ladder, or beyond the end at which all of them lie on one side."""
-    runs = [run for run in record["runs"] if run["role"] == "confirm"] or record["runs"]
-    counts = counts_of(record)
-    line = logit(1 - search.epsilon)
-    y = {n: [c.logit - line for run, c in counts.items() if run.n == n] for n in {run["n"] for run in runs}}
-    means = {n: sum(of_size) / len(of_size) for n, of_size in y.items()}
-    fresh = any(run["role"] == "confirm" for run in record["runs"])
-    if search.rule == "grid" or (fresh and min(means.values()) < CLEAR and max(means.values()) > -CLEAR):
+def _status(arm: ArmResult) -> Status:
+    """The outcome of the search: a crossing on the ladder, or beyond the end if all sizes are on one side of the level.
+
+    `arm` needs no status in its record.
+    """
+    confirming = [run for run in arm.record["runs"] if run["role"] == "confirm"]
+    sizes, level = arm.record["sizes"], logit(1 - arm.search.epsilon)
+    tried = {run["n"] for run in confirming or arm.record["runs"]}
+    y = {n: [count.logit - level for run, count in arm.counts.items() if run.n == n] for n in tried}
+    means = {n: sum(values) / len(values) for n, values in y.items()}
+    if arm.search.rule == "grid" or (confirming and min(means.values()) < CLEAR and max(means.values()) > -CLEAR):
         return "crossing"
     if max(means.values()) < 0 and min(means) == sizes[0]:
         return "below"
     if min(means.values()) > 0 and max(means) == sizes[-1]:
         return "above"
-    return "crossing" if fresh else "undetermined"
-
-
-def prior_of(studies: list[list[ArmResult]]) -> Prior | None:
-    """What all arms of the scale tell of the scatter of runs."""
-    return scatter.fit(
-        scatter.distinct((arm.about["key"], arm.trail, counts_of(arm.record)) for arms in studies for arm in arms)
-    )
+    return "crossing" if confirming else "undetermined"
 
 
 def write(folder: Path, described: dict[str, Any], arms: list[ArmResult], prior: Prior | None) -> None:
-    """The tables that the study stage makes of these arms, but for curves.csv."""
-    write_csv(folder / "emm.csv", EMM_COLUMNS, study.emm_rows(described, arms, prior))
-    write_csv(folder / "contrasts.csv", tables.CONTRAST_COLUMNS, study.contrast_rows(described, arms, prior))
-    write_csv(folder / "findings.csv", tables.FINDING_COLUMNS, study.finding_rows(described, arms, prior))
+    """Write the tables of the study stage for these arms, except curves.csv."""
+    write_csv(folder / "emm.csv", EMM_COLUMNS, rows.emm_rows(described, arms, prior))
+    write_csv(folder / "contrasts.csv", CONTRAST_COLUMNS, rows.contrast_rows(described, arms, prior))
+    write_csv(folder / "findings.csv", FINDING_COLUMNS, rows.finding_rows(described, arms, prior))
     if (REFERENCE / described["name"] / "onset.csv").is_file():
-        grown = [row for arm in arms for row in study.onset_rows(described["name"], arm.name, arm.record["runs"])]
-        write_csv(folder / "onset.csv", tables.ONSET_COLUMNS, grown)
+        write_csv(folder / "onset.csv", ONSET_COLUMNS, rows.onset_rows(described, arms))
 
 
 def draw(folder: Path, described: dict[str, Any]) -> None:
-    """The figures that need no images."""
-    emm, curves = rows(folder / "emm.csv"), rows(folder / "curves.csv")
-    drawn = {"curves": figures.draw_curves, "emm": figures.draw_emm}
+    """Draw the figures that need no images."""
+    emm, curves = read([folder / "emm.csv"], EMM_COLUMNS), read([folder / "curves.csv"], CURVE_COLUMNS)
     with style.styled():
-        made = {name: function(described, emm, curves, Figures()) for name, function in drawn.items()}
+        drawn = {
+            "curves": figures.draw_curves(described, emm, curves, Figures()),
+            "emm": figures.draw_emm(described, emm, curves, Figures()),
+        }
         if (folder / "onset.svg").is_file():
-            made["onset"] = figures.draw_onset(described, rows(folder / "onset.csv"), Figures())
-        for name, figure in made.items():
+            drawn["onset"] = figures.draw_onset(described, read([folder / "onset.csv"], ONSET_COLUMNS), Figures())
+        for name, figure in drawn.items():
             figure.savefig(folder / f"{name}.svg", format="svg", metadata={"Date": None})
 
 
 def main() -> None:
     index = configured(ROOT / "results")
-    known = [arms_of(index, name) for name in STUDIES]
-    prior = prior_of([arms for _, arms in known])
+    studies = [read_study(index, name) for name in STUDIES]
+    prior = fit_prior([arm for _, arms in studies for arm in arms])
     print(prior)
-    for described, arms in known:
+    for described, arms in studies:
         write(REFERENCE / described["name"], described, arms, prior)
         draw(REFERENCE / described["name"], described)
-    for table, columns in (("emm.csv", EMM_COLUMNS), ("findings.csv", tables.FINDING_COLUMNS)):
-        order = [one.name for one in index.settings.studies if one.name in STUDIES]
-        write_csv(REFERENCE / table, columns, [row for name in order for row in rows(REFERENCE / name / table)])
-    found = rows(REFERENCE / "findings.csv")
-    print(findings.lines(found))
+    order = [study.name for study in index.settings.studies if study.name in STUDIES]
+    for table, columns in (("emm.csv", EMM_COLUMNS), ("findings.csv", FINDING_COLUMNS)):
+        cells = read_cells([REFERENCE / name / table for name in order], columns)
+        write_csv(REFERENCE / table, columns, cells.to_dict("records"))
+    print(findings.lines(read([REFERENCE / "findings.csv"], FINDING_COLUMNS)))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -1,9 +1,10 @@
-"""Every engine against brute force in integers, on this processor and as on lesser ones; and what serves where one
-fails."""
+"""Every engine against brute force in integers, also with fewer instructions than this processor has; and the engines
+that replace one that fails."""
 
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,16 +12,30 @@ import pytest
 import torch
 
 from emmeter.measure import engines
-from emmeter.measure.engines import FAISS, FAISS_GPU, FLOATS, PIXELS, PRODUCTS, SLACK, Engine, EngineError
+from emmeter.measure.engines import (
+    FAISS,
+    FAISS_GPU,
+    FLOATS,
+    PIXELS,
+    PRODUCTS,
+    SLACK,
+    Engine,
+    exact,
+    flat,
+    rounding,
+    search,
+    trials,
+)
+from emmeter.measure.engines.contract import EngineError
 
 EVERYWHERE = [PIXELS, FLOATS, FAISS]
-LESSER = ["AVX2", "SSE41"]  # what oneDNN may use: none has the instructions for sums of four products
+LESSER = ["AVX2", "SSE41"]  # instructions that oneDNN may use: none of them adds four products
 NAMES = {engine.name: engine for engine in (*EVERYWHERE, PRODUCTS)}
 
 
 @pytest.fixture
 def large(monkeypatch):
-    """Every set counts as large."""
+    """Treat every set of images as large."""
     monkeypatch.setattr(engines, "SMALL", 0)
     monkeypatch.setattr(engines, "LARGE", 0)
 
@@ -32,9 +47,9 @@ def brute_force(query: np.ndarray, base: np.ndarray, k: int) -> tuple[np.ndarray
     return order, np.take_along_axis(squared, order, 1)
 
 
-def same(found: tuple, query: np.ndarray, base: np.ndarray) -> bool:
-    positions, squared = brute_force(query, base, found[0].shape[1])
-    return np.array_equal(found[0], positions) and np.array_equal(found[1], squared)
+def same(neighbours: Sequence, query: np.ndarray, base: np.ndarray) -> bool:
+    positions, squared = brute_force(query, base, neighbours[0].shape[1])
+    return np.array_equal(neighbours[0], positions) and np.array_equal(neighbours[1], squared)
 
 
 def colours(count: int, side: int, random: np.random.Generator) -> np.ndarray:
@@ -44,7 +59,7 @@ def colours(count: int, side: int, random: np.random.Generator) -> np.ndarray:
 
 
 def sets(name: str) -> tuple[np.ndarray, np.ndarray]:
-    """(m, d) and (N, d): generated and training images of several kinds."""
+    """Generated and training images of one kind, (m, d) and (N, d)."""
     random = np.random.default_rng(0)
     if name == "colour":
         train = colours(600, 16, random).reshape(600, -1)
@@ -82,14 +97,14 @@ def test_engine_is_exact(engine, name, k):
     query, base = sets(name)
     if engine is PRODUCTS and engines.fault(PRODUCTS, base.shape[1]) is not None:
         pytest.skip("this processor multiplies bytes wrongly, and integer products do not serve")
-    assert same(engines.search(engine, query, base, k), query, base)
+    assert same(search(engine, query, base, k), query, base)
 
 
 @pytest.mark.parametrize("name", SETS)
-def test_what_serves_is_exact(large, name):
+def test_the_chosen_engine_is_exact(large, name):
     query, base = sets(name)
-    *found, engine = engines.nearest(query, base, 2)
-    assert same(tuple(found), query, base)
+    *neighbours, engine = engines.nearest(query, base, 2)
+    assert same(neighbours, query, base)
     assert engine in NAMES
 
 
@@ -101,22 +116,22 @@ def test_engine_has_no_fault(engine, pixels):
 
 @pytest.mark.parametrize("isa", LESSER)
 def test_exact_on_a_lesser_processor(isa):
-    """All of the above where oneDNN has fewer instructions, of which torch makes its products of bytes."""
-    chosen = "test_engine_is_exact or test_what_serves_is_exact or test_wrong_products"
+    """The tests above where oneDNN may use fewer instructions for torch's products of bytes."""
+    chosen = "test_engine_is_exact or test_the_chosen_engine_is_exact or test_wrong_products"
     command = [sys.executable, "-m", "pytest", "-n0", "-q", "-p", "no:cacheprovider", __file__, "-k", chosen]
     env = os.environ | {"ONEDNN_MAX_CPU_ISA": isa, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=env, cwd=Path(__file__).parents[2], capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-4000:]
-    assert " passed" in done.stdout
+    process = subprocess.run(command, env=env, cwd=Path(__file__).parents[2], capture_output=True, text=True)
+    assert process.returncode == 0, process.stdout[-4000:]
+    assert " passed" in process.stdout
 
 
 def test_wrong_products_of_this_processor_never_serve(large):
-    """Whether they are right is asked of torch itself, not of `fault`."""
+    """Here torch itself shows whether its products are right, not `fault`."""
     random = np.random.default_rng(1)
     signed = [torch.from_numpy(random.choice([-128, 127], shape).astype(np.int8)) for shape in ((60, 768), (200, 768))]
-    told = torch.ops.aten._int_mm(signed[0], signed[1].T).numpy()
-    exact = signed[0].numpy().astype(np.int64) @ signed[1].numpy().astype(np.int64).T
-    if not np.array_equal(told, exact):
+    products = torch.ops.aten._int_mm(signed[0], signed[1].T).numpy()
+    expected = signed[0].numpy().astype(np.int64) @ signed[1].numpy().astype(np.int64).T
+    if not np.array_equal(products, expected):
         assert engines.fault(PRODUCTS, 768) is not None
         assert PRODUCTS not in list(engines.engines(*sets("colour"), 2))
 
@@ -124,13 +139,14 @@ def test_wrong_products_of_this_processor_never_serve(large):
 def test_blocks_meet(monkeypatch):
     """Blocks that end within the images, the pixels and the candidates."""
     for name, size in (("ROWS", 7), ("COLUMNS", 5), ("FLOAT_PIXELS", 100), ("BLOCK", 5000), ("BYTE_PIXELS", 600)):
-        monkeypatch.setattr(engines, name, size)
+        monkeypatch.setattr(exact, name, size)
+    monkeypatch.setattr(rounding, "BLOCK", 5000)
     for name in ("odd", "ties"):
         query, base = sets(name)
-        monkeypatch.setattr(engines, "FAISS_BLOCK", 9 * base.shape[1])
+        monkeypatch.setattr(flat, "FAISS_BLOCK", 9 * base.shape[1])
         able = [PRODUCTS] if engines.fault(PRODUCTS, base.shape[1]) is None else []
         for engine in EVERYWHERE + able:
-            assert same(engines.search(engine, query, base, 10), query, base)
+            assert same(search(engine, query, base, 10), query, base)
 
 
 # What rounding may do
@@ -140,8 +156,8 @@ def test_distances_of_faiss_are_within_the_bound():
     for name in SETS:
         query, base = sets(name)
         candidates, values = FAISS.propose(query, base, len(base))
-        squared = engines.squared_distances(query, base, candidates)
-        allowed = engines.rounding(engines._centred_norms(query, base), squared, base.shape[1])
+        squared = exact.squared_distances(query, base, candidates)
+        allowed = rounding.rounding(rounding.centred_norms(query, base), squared, base.shape[1])
         assert (np.abs(values - squared.astype(float)) <= allowed).all()
         assert (allowed < 0.05 * (squared + 255**2 * base.shape[1])).all()
 
@@ -149,23 +165,23 @@ def test_distances_of_faiss_are_within_the_bound():
 def test_bound_of_one_distance_by_hand():
     """d = 2 pixels: gamma of 4 roundings, |q| = 3, D = 16."""
     eps = 2.0**-23
-    assert engines.rounding(np.array([3.0]), np.array([[16]]), 2)[0, 0] == pytest.approx(400 * eps / (1 - 4 * eps))
-    assert engines.rounding(np.array([0.0]), np.array([[0]]), 2**23).tolist() == [[np.inf]]
+    assert rounding.rounding(np.array([3.0]), np.array([[16]]), 2)[0, 0] == pytest.approx(400 * eps / (1 - 4 * eps))
+    assert rounding.rounding(np.array([0.0]), np.array([[0]]), 2**23).tolist() == [[np.inf]]
 
 
 @pytest.mark.parametrize("name", ["white", "clusters", "colour", "odd"])
 def test_neighbours_are_exact_where_rounding_is_as_bad_as_it_can_be(name):
-    """An engine that is off by all that float32 allows, against the true neighbours and for the others."""
+    """An engine with the largest errors that float32 allows: the true neighbours look farther, all others nearer."""
     query, base = sets(name)
     pixels = base.shape[1]
-    centre = engines._centre(base)
+    centre = rounding.centre(base)
     norms = [np.sqrt(((images - centre).astype(float) ** 2).sum(axis=1)) for images in (query, base)]
     relative = (pixels + 1) * 2.0**-24
     most = relative / (1 - relative) * (norms[0][:, None] + norms[1]) ** 2
     nearest, _ = brute_force(query, base, 5)
     sign = np.full(most.shape, -1.0)
     np.put_along_axis(sign, nearest, 1.0, 1)
-    every = engines._exact_squared(query, base) + sign * most
+    every = trials._exact_squared(query, base) + sign * most
 
     def propose(query, base, wanted):
         order = np.argsort(every, axis=1, kind="stable")[:, :wanted]
@@ -174,7 +190,7 @@ def test_neighbours_are_exact_where_rounding_is_as_bad_as_it_can_be(name):
     proposed, _ = propose(query, base, 2 + SLACK)
     hidden = [row for row, true in enumerate(nearest) if true[0] not in proposed[row]]
     assert bool(hidden) is (name in ("white", "clusters"))  # whose images have neighbours at nearly equal distances
-    assert same(engines.search(Engine("worst", propose, rounds=True), query, base, 2), query, base)
+    assert same(search(Engine("worst", propose, rounds=True), query, base, 2), query, base)
 
 
 # Engines that fail
@@ -185,12 +201,12 @@ def swapped(values: np.ndarray) -> np.ndarray:
 
 
 FAULTS = {
-    "wrong distances": lambda found, values: (found, values + 1),
-    "no numbers": lambda found, values: (found, np.full(values.shape, np.nan)),
-    "other images": lambda found, values: (swapped(found), values),
-    "no image": lambda found, values: (np.where(found == found[0, 0], -1, found), values),
-    "beyond the last": lambda found, values: (found + 10**6, values),
-    "one image twice": lambda found, values: (np.repeat(found[:, :1], found.shape[1], 1), values),
+    "wrong distances": lambda positions, values: (positions, values + 1),
+    "no numbers": lambda positions, values: (positions, np.full(values.shape, np.nan)),
+    "other images": lambda positions, values: (swapped(positions), values),
+    "no image": lambda positions, values: (np.where(positions == positions[0, 0], -1, positions), values),
+    "beyond the last": lambda positions, values: (positions + 10**6, values),
+    "one image twice": lambda positions, values: (np.repeat(positions[:, :1], positions.shape[1], 1), values),
 }
 
 
@@ -205,9 +221,9 @@ def broken(kind: str) -> Engine:
 def test_engine_that_proves_wrong_on_the_images_is_replaced(monkeypatch, capsys, kind):
     query, base = sets("odd")
     monkeypatch.setattr(engines, "engines", lambda *arguments: iter([broken(kind), FAISS, FLOATS]))
-    *found, engine = engines.nearest(query, base, 2)
+    *neighbours, engine = engines.nearest(query, base, 2)
     assert engine == "faiss"
-    assert same(tuple(found), query, base)
+    assert same(neighbours, query, base)
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("note: scored by faiss, as broken does not work here: ")
 
@@ -219,24 +235,24 @@ def test_engine_that_raises_is_replaced(monkeypatch, capsys, error):
 
     query, base = sets("odd")
     monkeypatch.setattr(engines, "engines", lambda *arguments: iter([Engine("broken", propose), FLOATS]))
-    *found, engine = engines.nearest(query, base, 2)
+    *neighbours, engine = engines.nearest(query, base, 2)
     assert engine == "float32 products"
-    assert same(tuple(found), query, base)
+    assert same(neighbours, query, base)
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
 @pytest.mark.parametrize("kind", [*FAULTS, "misses the nearest", "misses some"])
 def test_trials_find_faults(kind):
     def misses(query, base, wanted):
-        found, values = FLOATS.propose(query, base, min(wanted + 1, len(base)))
+        candidates, values = FLOATS.propose(query, base, min(wanted + 1, len(base)))
         keep = slice(1, None) if kind == "misses the nearest" or len(query) % 2 else slice(None, -1)
-        return (found, values) if wanted == len(base) else (found[:, keep], values[:, keep])
+        return (candidates, values) if wanted == len(base) else (candidates[:, keep], values[:, keep])
 
     assert engines.fault(Engine("broken", misses) if kind.startswith("misses") else broken(kind), 768)
 
 
 def test_products_that_overflow_are_found(monkeypatch, large):
-    """As without VNNI: sums of two products are cut to 16 bits."""
+    """As without VNNI: sums of two products are clipped to 16 bits."""
 
     def saturating(a, b):
         a, b = a.numpy().astype(np.int64) + 128, b.numpy().astype(np.int64)  # one side without signs
@@ -268,7 +284,7 @@ def test_products_serve_only_where_they_are_faster(monkeypatch, large):
     query, base = sets("odd")
     for quick, expected in ((True, "integer products"), (False, "faiss")):
         seconds = {PRODUCTS.name: 1.0 if quick else 3.0}
-        monkeypatch.setattr(engines, "_seconds", lambda engine, *_, of=seconds: of.get(engine.name, 2.0))
+        monkeypatch.setattr(trials, "_seconds", lambda engine, *_, seconds=seconds: seconds.get(engine.name, 2.0))
         assert engines.nearest(query, base, 2)[2] == expected
 
 
@@ -286,7 +302,7 @@ def test_small_sets_are_compared_pixel_by_pixel():
 
 def test_products_of_bytes_are_not_tested_where_that_takes_longer(monkeypatch):
     monkeypatch.setattr(engines, "SMALL", 0)
-    monkeypatch.setattr(engines, "_seconds", lambda *arguments: pytest.fail("no race"))
+    monkeypatch.setattr(trials, "_seconds", lambda *arguments: pytest.fail("no race"))
     assert engines.nearest(*sets("odd"), 2)[2] == "faiss"
 
 
@@ -294,12 +310,12 @@ def test_without_faiss_products_of_floats_serve(monkeypatch, large):
     monkeypatch.setitem(sys.modules, "faiss", None)  # import raises ImportError
     monkeypatch.setattr(engines, "faster", lambda *arguments: False)
     query, base = sets("colour")
-    *found, engine = engines.nearest(query, base, 2)
+    *neighbours, engine = engines.nearest(query, base, 2)
     assert engine == "float32 products"
-    assert same(tuple(found), query, base)
+    assert same(neighbours, query, base)
 
 
-def test_on_macos_torch_and_faiss_do_not_meet(monkeypatch, large):
+def test_on_macos_torch_and_faiss_are_not_loaded_together(monkeypatch, large):
     monkeypatch.setattr(sys, "platform", "darwin")
     query, base = sets("odd")
     assert "torch" in sys.modules
@@ -347,7 +363,7 @@ class GpuIndexFlatL2:
 
 @pytest.fixture
 def on_gpu(tmp_path, monkeypatch, large):
-    """A function that puts a made-up FAISS before the real one, of processes that start from then on."""
+    """A function that replaces the real FAISS by a made-up one, in processes that start afterwards."""
     monkeypatch.setattr(engines, "gpu_present", lambda: True)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
 
@@ -357,12 +373,12 @@ def on_gpu(tmp_path, monkeypatch, large):
     return make
 
 
-def test_faiss_on_a_gpu_serves_first(on_gpu, capsys):
+def test_faiss_on_a_gpu_comes_first(on_gpu, capsys):
     on_gpu()
     query, base = sets("binary")
-    *found, engine = engines.nearest(query, base[:300], 2)
+    *neighbours, engine = engines.nearest(query, base[:300], 2)
     assert engine == "faiss-gpu"
-    assert same(tuple(found), query, base[:300])
+    assert same(neighbours, query, base[:300])
     assert capsys.readouterr().err == ""
 
 
@@ -380,9 +396,9 @@ def test_faiss_on_a_gpu_serves_first(on_gpu, capsys):
 def test_faiss_that_cannot_use_the_gpu_leaves_it_to_the_processor(on_gpu, capsys, start, search, reason):
     on_gpu(start, search)
     query, base = sets("odd")
-    *found, engine = engines.nearest(query, base, 2)
+    *neighbours, engine = engines.nearest(query, base, 2)
     assert engine in ("faiss", "integer products")
-    assert same(tuple(found), query, base)
+    assert same(neighbours, query, base)
     (line,) = capsys.readouterr().err.splitlines()
     assert reason in line and f"scored by {engine}" in line
 
@@ -393,13 +409,13 @@ def test_a_faiss_without_gpus_leaves_it_to_the_processor(monkeypatch, large, cap
         pytest.skip("this machine has a GPU")
     monkeypatch.setattr(engines, "gpu_present", lambda: True)
     query, base = sets("odd")
-    *found, engine = engines.nearest(query, base, 2)
+    *neighbours, engine = engines.nearest(query, base, 2)
     assert engine in ("faiss", "integer products")
-    assert same(tuple(found), query, base)
+    assert same(neighbours, query, base)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 @pytest.mark.parametrize("name", SETS)
 def test_faiss_on_this_gpu_is_exact(name):
     query, base = sets(name)
-    assert same(engines.search(FAISS_GPU, query, base, 2), query, base)
+    assert same(search(FAISS_GPU, query, base, 2), query, base)

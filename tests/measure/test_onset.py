@@ -9,9 +9,7 @@ from hypothesis import strategies as st
 from scipy.stats import linregress
 from scipy.stats import t as student
 
-from emmeter.files.tables import ONSET_COLUMNS
 from emmeter.measure.onset import LEVEL, Growth, growth, onset
-from emmeter.stages.study import onset_rows
 
 
 def snapshots(*points: tuple[int, float]) -> list[dict[str, float]]:
@@ -59,45 +57,30 @@ def test_onset_that_never_comes_is_no_number(points):
     assert onset(snapshots(*points)) == (None, "has not set in by the end")
 
 
-def test_rows_hold_one_run_each():
-    runs = [
-        {"n": 50, "replicate": 0, "snapshots": snapshots((1000, 0.0), (4000, 1.0))},
-        {"n": 100, "replicate": 3, "snapshots": snapshots((1000, 0.0))},
-    ]
-    first, second = onset_rows("made_up", "arm", runs)
-    assert tuple(first) == tuple(second) == ONSET_COLUMNS
-    assert (first["study"], first["arm"], first["n"], first["replicate"], first["level"]) == (
-        "made_up", "arm", 50, 0, LEVEL,
-    )  # fmt: skip
-    assert (first["onset_images"], first["onset_epochs"]) == pytest.approx((2000, 40))
-    assert second["onset_images"] is second["onset_epochs"] is None
-    assert second["note"]
-
-
 # Growth with N
 
 
 @pytest.mark.parametrize("exponent", [0.0, 0.5, 1.0, 1.7, -0.3])
 def test_an_exact_power_law_gives_its_exponent(exponent):
     sizes = [250, 500, 500, 1000, 2000]
-    found = growth(sizes, [7.0 * n**exponent for n in sizes])
-    assert found == Growth(*[pytest.approx(exponent, abs=1e-7)] * 3, 5)
+    fit = growth(sizes, [7.0 * n**exponent for n in sizes])
+    assert fit == Growth(*[pytest.approx(exponent, abs=1e-7)] * 3, 5)
 
 
 def test_growth_is_least_squares_with_its_t_interval():
     sizes, onsets = [250, 250, 500, 1000, 2000], [900.0, 1100.0, 2300.0, 3500.0, 8100.0]
     expected = linregress(np.log2(sizes), np.log2(onsets))
     half = student.ppf(0.975, 3) * expected.stderr
-    found = growth(sizes, onsets)
-    assert found is not None
-    assert (found.exponent, found.low, found.high) == pytest.approx(
+    fit = growth(sizes, onsets)
+    assert fit is not None
+    assert (fit.exponent, fit.low, fit.high) == pytest.approx(
         (expected.slope, expected.slope - half, expected.slope + half)
     )
 
 
 def test_runs_without_an_onset_are_left_out_and_counted():
-    found = growth([100, 250, 500, 1000, 4000], [None, 250.0, 500.0, 1000.0, None])
-    assert found == Growth(*[pytest.approx(1.0)] * 3, 3, 2)
+    fit = growth([100, 250, 500, 1000, 4000], [None, 250.0, 500.0, 1000.0, None])
+    assert fit == Growth(*[pytest.approx(1.0)] * 3, 3, 2)
     assert growth([100, 250, 500], [None, 250.0, 500.0]) is None
 
 
@@ -108,14 +91,14 @@ def test_no_growth_from_fewer_than_three_sizes(sizes):
 
 @pytest.mark.parametrize(("sizes", "exponent"), [([250, 500, 1000, 2000], 1.0), ([100, 200, 400], 0.7)])
 def test_growth_interval_covers_the_exponent(sizes, exponent):
-    """1,000 simulated studies, two runs a size: 95 % within 0.93..0.97 (standard error 0.007)."""
+    """1,000 simulated studies, two runs per size: 95 % within 0.93..0.97 (standard error 0.007)."""
     rng = np.random.default_rng(3)
     sizes = sorted(sizes * 2)
     held = []
     for _ in range(1000):
         onsets = 20 * np.asarray(sizes) ** exponent * 2 ** rng.normal(0, 0.3, len(sizes))
-        found = growth(sizes, onsets.tolist())
-        assert found is not None
-        held.append(found.low <= exponent <= found.high)
+        fit = growth(sizes, onsets.tolist())
+        assert fit is not None
+        held.append(fit.low <= exponent <= fit.high)
     print(exponent, np.mean(held))
     assert 0.93 <= np.mean(held) <= 0.97

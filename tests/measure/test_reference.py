@@ -1,47 +1,43 @@
-"""The reference results: their tables are what the present code makes of their runs."""
+"""The reference results: the present code makes their tables from their runs."""
 
 import pytest
 
+from emmeter.measure.arms import fit_prior
 from tests import reference
-from tests.reference import REFERENCE, STUDIES, rows
+from tests.reference import REFERENCE, STUDIES
 
 
 @pytest.fixture(scope="module")
-def index(tmp_path_factory):
-    return reference.configured(tmp_path_factory.mktemp("results"))
-
-
-@pytest.fixture(scope="module")
-def known(index):
+def studies(tmp_path_factory):
     """Description and arms of every study."""
-    return {name: reference.arms_of(index, name) for name in STUDIES}
+    index = reference.configured(tmp_path_factory.mktemp("results"))
+    return {name: reference.read_study(index, name) for name in STUDIES}
 
 
 @pytest.fixture(scope="module")
-def prior(known):
-    return reference.prior_of([arms for _, arms in known.values()])
+def prior(studies):
+    return fit_prior([arm for _, arms in studies.values() for arm in arms])
 
 
 @pytest.mark.parametrize("name", STUDIES)
-def test_tables_follow_from_the_runs(known, prior, name, tmp_path):
-    reference.write(tmp_path, *known[name], prior)
+def test_tables_follow_from_the_runs(studies, prior, name, tmp_path):
+    reference.write(tmp_path, *studies[name], prior)
     for path in sorted(tmp_path.glob("*.csv")):
-        assert rows(path) == rows(REFERENCE / name / path.name), path.name
+        assert path.read_bytes() == (REFERENCE / name / path.name).read_bytes(), path.name
 
 
-def test_the_very_same_runs_have_the_same_interval_in_every_study(known):
-    """An arm that serves several studies has one EMM with one interval, whatever stands beside it."""
-    answers: dict[str, set[tuple[str, ...]]] = {}
-    for name, (_, arms) in known.items():
-        for arm, row in zip(arms, rows(REFERENCE / name / "emm.csv"), strict=True):
-            found = tuple(row[c] for c in ("emm", "emm_low", "emm_high", "status", "run_sd", "df"))
-            answers.setdefault(arm.about["key"] + str(arm.search), set()).add(found)
-    assert all(len(found) == 1 for found in answers.values())
-    assert len(answers) < sum(len(arms) for _, arms in known.values())  # some are shared
+def test_the_very_same_runs_have_the_same_interval_in_every_study(studies, prior):
+    """An arm that serves several studies has one EMM and one interval, independent of the arms beside it."""
+    answers = {}
+    for _, arms in studies.values():
+        for arm in arms:
+            estimate = arm.estimate(prior)
+            assert answers.setdefault(arm.about["key"] + str(arm.search), estimate) == estimate
+    assert len(answers) < sum(len(arms) for _, arms in studies.values())  # some are shared
 
 
 def test_joined_tables_are_those_of_the_studies():
     for table in ("emm.csv", "findings.csv"):
-        joined = [tuple(row.items()) for row in rows(REFERENCE / table)]
-        single = [tuple(row.items()) for name in STUDIES for row in rows(REFERENCE / name / table)]
-        assert sorted(joined) == sorted(single)
+        joined = (REFERENCE / table).read_text().splitlines()
+        single = [(REFERENCE / name / table).read_text().splitlines() for name in STUDIES]
+        assert sorted(joined[1:]) == sorted(row for lines in single for row in lines[1:])

@@ -2,25 +2,25 @@
 
 import json
 import math
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from emmeter.files.tables import PUBLISHED_COLUMNS
-from emmeter.files.tables import read as read_table
+from emmeter.files import tables
+from emmeter.files.tables import CURVE_COLUMNS, PAPER_COLUMNS, PUBLISHED_COLUMNS, frame
+from emmeter.files.writing import write_csv
 from emmeter.settings.configuration import load, read
 from emmeter.settings.overrides import override
 from emmeter.settings.sections import Setup
 from emmeter.settings.studies import Settings
 from emmeter.settings.validation import read_setup
+from emmeter.stages import published
 from emmeter.stages.published import NUMBERS, PAPER, TOLERANCE, compare, identities, identity
 
 ROOT = Path(__file__).parents[2]
-TABLE = read_table(NUMBERS)
+TABLE = tables.read([NUMBERS], PAPER_COLUMNS).to_dict("records")
 
 
 @pytest.fixture(scope="module")
@@ -34,15 +34,20 @@ def studies() -> Settings:
     return read(load([ROOT / PAPER], ROOT))
 
 
-def of(paper: dict[str, Any], **overrides: Any) -> dict[str, Any]:
+def identity_with(paper: dict[str, Any], **overrides: Any) -> str:
     """Identity at the paper's scale, with overrides written section__key."""
     return identity(read_setup(override(paper, {name.replace("__", "."): value for name, value in overrides.items()})))
 
 
-def curve(arm: str, n: int, replicate: int, images_seen: int, ratio: float) -> dict[str, str]:
-    return {
-        "arm": arm, "n": str(n), "replicate": str(replicate), "images_seen": str(images_seen), "ratio": str(ratio),
-    }  # fmt: skip
+def curve(arm: str, n: int, replicate: int, images_seen: int, ratio: float) -> dict[str, Any]:
+    """A row of curves.csv."""
+    row = {"arm": arm, "n": n, "replicate": replicate, "images_seen": images_seen, "ratio": ratio}
+    return dict.fromkeys(CURVE_COLUMNS) | row
+
+
+def rows(ours, paper, curves: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Rows of published.csv for rows of curves.csv by study."""
+    return compare(ours, paper, {study: frame(content, CURVE_COLUMNS) for study, content in curves.items()})
 
 
 # The table of numbers
@@ -51,10 +56,10 @@ def curve(arm: str, n: int, replicate: int, images_seen: int, ratio: float) -> d
 def test_published_rows_are_ratios_at_sizes():
     assert TABLE
     for row in TABLE:
-        assert int(row["n"]) >= 500
-        assert 0 <= float(row["memorized_percent"]) <= 100
-        assert 0 < float(row["reading_error_percent"]) < 1
-        assert not row["epoch"] or 0 < int(row["epoch"]) <= 12_000
+        assert row["n"] >= 500
+        assert 0 <= row["memorized_percent"] <= 100
+        assert 0 < row["reading_error_percent"] < 1
+        assert math.isnan(row["epoch"]) or 0 < row["epoch"] <= 12_000
 
 
 @pytest.mark.parametrize("text", sorted({row["setting"] for row in TABLE if row["setting"]}))
@@ -82,7 +87,7 @@ def test_the_basic_set_up_is_the_papers(paper):
 
 
 def test_studies_of_the_paper_hold_the_settings_of_its_numbers(paper, studies):
-    ours = [one for arms in identities(studies).values() for one in arms.values()]
+    ours = [key for arms in identities(studies).values() for key in arms.values()]
     missing = {
         row["setting"]
         for row in TABLE
@@ -114,7 +119,7 @@ def test_studies_of_the_paper_hold_the_settings_of_its_numbers(paper, studies):
     ids=str,
 )
 def test_what_does_not_matter_to_the_ratio(paper, overrides):
-    assert of(paper, **overrides) == of(paper)
+    assert identity_with(paper, **overrides) == identity_with(paper)
 
 
 @pytest.mark.parametrize(
@@ -141,13 +146,13 @@ def test_what_does_not_matter_to_the_ratio(paper, overrides):
     ids=str,
 )
 def test_what_matters_to_the_ratio(paper, overrides):
-    assert of(paper, **overrides) != of(paper)
+    assert identity_with(paper, **overrides) != identity_with(paper)
 
 
 def test_different_published_settings_are_different_identities(paper):
     texts = {row["setting"] for row in TABLE if row["setting"]}
-    found = {json.dumps(identity(read_setup(override(paper, yaml.safe_load(text)))), sort_keys=True) for text in texts}
-    assert len(found) == len(texts)
+    keys = {identity(read_setup(override(paper, yaml.safe_load(text)))) for text in texts}
+    assert len(keys) == len(texts)
 
 
 # Comparison
@@ -162,27 +167,31 @@ def test_runs_stand_beside_the_published_number(paper):
         curve("vp", 1500, 0, 30, 0.70),
         curve("other", 1000, 2, 30, 0.0),
     ]  # fmt: skip
-    found = compare({"mine": {"other": of(paper, network__channels=64), "vp": of(paper)}}, paper, {"mine": curves})
-    assert all(tuple(row) == PUBLISHED_COLUMNS for row in found)
-    assert [(row["n"], row["figure"]) for row in found] == [
-        ("1000", "Figures 2a, 5a"), ("2000", "Figures 2a, 5a"),
-        ("1000", "Figure 2a"), ("2000", "Figure 2a"), ("1000", "Figure 5a"), ("2000", "Figure 5a"),
+    table = rows(
+        {"mine": {"other": identity_with(paper, network__channels=64), "vp": identity_with(paper)}},
+        paper,
+        {"mine": curves},
+    )
+    assert all(tuple(row) == PUBLISHED_COLUMNS for row in table)
+    assert [(row["n"], row["figure"]) for row in table] == [
+        (1000, "Figures 2a, 5a"), (2000, "Figures 2a, 5a"),
+        (1000, "Figure 2a"), (2000, "Figure 2a"), (1000, "Figure 5a"), (2000, "Figure 5a"),
     ]  # fmt: skip
-    first, second = found[:2]
+    first, second = table[:2]
     assert (first["runs"], first["ours_percent"], first["paper_percent"]) == (2, pytest.approx(93.5), 92.1)  # the best
     assert first["difference"] == pytest.approx(1.4)
     assert (first["tolerance"], first["within"]) == (pytest.approx(TOLERANCE + 0.3), True)
     assert (second["runs"], second["difference"], second["within"]) == (1, pytest.approx(-11), False)
-    assert found[4]["tolerance"] == pytest.approx(TOLERANCE + 0.15)
+    assert table[4]["tolerance"] == pytest.approx(TOLERANCE + 0.15)
 
 
 @pytest.mark.parametrize(("beyond", "within"), [(-0.01, True), (0.01, False)])
 @pytest.mark.parametrize("sign", [-1, 1])
 def test_tolerance_is_of_reading_and_of_runs(paper, beyond, within, sign):
     ratio = (61.0 + sign * (TOLERANCE + 0.3 + beyond)) / 100
-    found = compare({"mine": {"vp": of(paper)}}, paper, {"mine": [curve("vp", 2000, 0, 30, ratio)]})
-    assert found[0]["within"] is within
-    assert abs(found[0]["difference"]) == pytest.approx(TOLERANCE + 0.3 + beyond)
+    table = rows({"mine": {"vp": identity_with(paper)}}, paper, {"mine": [curve("vp", 2000, 0, 30, ratio)]})
+    assert table[0]["within"] is within
+    assert abs(table[0]["difference"]) == pytest.approx(TOLERANCE + 0.3 + beyond)
 
 
 def test_an_epoch_is_compared_with_the_snapshot_taken_then(paper, studies):
@@ -190,27 +199,27 @@ def test_an_epoch_is_compared_with_the_snapshot_taken_then(paper, studies):
     ours = {"unique_labels_full": identities(studies)["unique_labels_full"]}
     ratios = {0.125: 0.0, 0.25: 0.2, 0.5: 0.4, 1.0: 0.3}  # by share of the 12,000 epochs; snapshots fall on whole steps
     run = [curve("unique", 50_000, 0, round(50_000 * 12_000 * share) + 100, r) for share, r in ratios.items()]
-    found = compare(ours, paper, {"unique_labels_full": run})
-    percents = {row["epoch"]: (row["ours_percent"], row["paper_percent"]) for row in found}
+    table = rows(ours, paper, {"unique_labels_full": run})
+    percents = {row["epoch"]: (row["ours_percent"], row["paper_percent"]) for row in table}
     assert percents == {
-        "1500": (0, 1.3), "3000": (pytest.approx(20), 16.1), "6000": (pytest.approx(40), 44.9),
-        "12000": (pytest.approx(30), 64.4),
+        1500: (0, 1.3), 3000: (pytest.approx(20), 16.1), 6000: (pytest.approx(40), 44.9),
+        12000: (pytest.approx(30), 64.4),
     }  # fmt: skip
-    assert {row["figure"] for row in found} == {"Figure 5d"}
+    assert {row["figure"] for row in table} == {"Figure 5d"}
 
 
 def test_a_setting_that_several_arms_share_takes_the_first_that_has_runs_of_the_size(paper):
-    ours = {"one": {"a": of(paper)}, "two": {"b": of(paper)}}
+    ours = {"one": {"a": identity_with(paper)}, "two": {"b": identity_with(paper)}}
     curves = {"one": [curve("a", 1000, 0, 30, 0.9)], "two": [curve("b", n, 1, 30, 0.5) for n in (1000, 2000)]}
-    found = {row["n"]: row["ours_percent"] for row in compare(ours, paper, curves)}
-    assert found == pytest.approx({"1000": 90, "2000": 50})
+    percents = {row["n"]: row["ours_percent"] for row in rows(ours, paper, curves)}
+    assert percents == pytest.approx({1000: 90, 2000: 50})
 
 
 def test_nothing_is_compared_at_another_scale(paper):
     digits = identities(read(load(folder=ROOT) | {"run": "all"}))
-    sizes = sorted({int(row["n"]) for row in TABLE})
+    sizes = sorted({row["n"] for row in TABLE})
     curves = {study: [curve(arm, n, 0, 30, 1.0) for arm in arms for n in sizes] for study, arms in digits.items()}
-    assert compare(digits, paper, curves) == []
+    assert rows(digits, paper, curves) == []
     assert len(digits) > 20
 
 
@@ -219,13 +228,14 @@ def test_only_selected_studies_and_trained_arms_have_identities(studies):
     assert set(identities(studies)["optimum"]) == {"trained"}
 
 
-def test_main_writes_the_table(paper, tmp_path):
+def test_the_stage_writes_the_table(paper, tmp_path, monkeypatch):
     folder = tmp_path / "studies" / "mine"
-    folder.mkdir(parents=True)
-    (folder / "curves.csv").write_text("arm,n,replicate,images_seen,ratio\nvp,4000,0,30,0.18\nvp,4000,1,30,0.2\n")
-    options = ["--arms", json.dumps({"mine": {"vp": of(paper)}}), "--results", tmp_path, "--table", tmp_path / "t.csv"]
-    subprocess.run([sys.executable, "-m", "emmeter.stages.published", *options], check=True, cwd=ROOT)
-    table = read_table(tmp_path / "t.csv")
-    assert tuple(table[0]) == PUBLISHED_COLUMNS
-    assert [row["paper_percent"] for row in table] == ["17.2", "17.1", "17.2"]
-    assert all(math.isclose(float(row["ours_percent"]), 19) for row in table)
+    write_csv(folder / "curves.csv", CURVE_COLUMNS, [curve("vp", 4000, 0, 30, 0.18), curve("vp", 4000, 1, 30, 0.2)])
+    monkeypatch.chdir(ROOT)
+    arms = json.dumps({"mine": {"vp": identity_with(paper)}})
+    published.main(["--arms", arms, "--results", str(tmp_path), "--table", f"{tmp_path}/t.csv"])
+    table = tables.read_cells([tmp_path / "t.csv"], PUBLISHED_COLUMNS)
+    assert table["paper_percent"].tolist() == ["17.2", "17.1", "17.2"]
+    assert (table["ours_percent"] == "19").all()
+    assert (table["n"] == "4000").all()
+    assert (table["epoch"] == "").all()

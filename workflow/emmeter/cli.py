@@ -17,7 +17,7 @@ from emmeter.settings.validation import validate
 
 def summary(args: argparse.Namespace) -> None:
     """Print EMM of every arm of the named studies (default: of all), what the findings are, and where figures are."""
-    from emmeter.files.tables import EMM_COLUMNS, FINDING_COLUMNS, read_all
+    from emmeter.files.tables import EMM_COLUMNS, FINDING_COLUMNS, read
     from emmeter.presentation import findings
     from emmeter.presentation.tables import lines
 
@@ -26,10 +26,10 @@ def summary(args: argparse.Namespace) -> None:
     if not names:
         raise StageError(f"{args.results}: holds no table yet; run snakemake first")
     tables = [folder / name / "emm.csv" for name in names]
-    arms = read_all(tables, EMM_COLUMNS)
-    found = read_all([table.with_name("findings.csv") for table in tables], FINDING_COLUMNS)
+    arms = read(tables, EMM_COLUMNS)
+    found = read([table.with_name("findings.csv") for table in tables], FINDING_COLUMNS)
     try:
-        texts = [lines(arms), *([findings.lines(found)] if found else [])]
+        texts = [lines(arms), *([findings.lines(found)] if len(found) else [])]
     except ValueError as error:
         raise StageError(f"{folder}: a table is damaged ({error}); delete them, and run snakemake again") from None
     print("\n" + "\n\n".join(texts) + "\n")

@@ -1,10 +1,17 @@
-"""The CSV tables: their columns, and their readers."""
+"""The CSV tables: their columns, and their readers.
+
+Only a call of a reader imports pandas: the stage train needs nothing here but the columns of its log.
+"""
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from emmeter.errors import StageError
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 EMM_COLUMNS = (
     "study", "arm", "factor", "value",
@@ -28,30 +35,72 @@ PUBLISHED_COLUMNS = (
     "study", "arm", "n", "epoch", "runs", "ours_percent", "paper_percent", "difference", "tolerance", "within",
     "figure",
 )  # fmt: skip
+# Of workflow/resources/published.csv.
+PAPER_COLUMNS = ("study", "arm", "n", "epoch", "memorized_percent", "reading_error_percent", "figure", "setting")
+
+# The columns of all tables that hold text or truth values; the others hold numbers.
+TEXT = frozenset({
+    "study", "arm", "factor", "value", "status", "data", "budget", "rule", "snapshot", "note", "role", "baseline",
+    "setting", "paired", "finding", "claim", "source", "expect", "arms", "verdict", "arm_keys", "within", "figure",
+})  # fmt: skip
 
 
-def read(path: Path) -> list[dict[str, str]]:
-    """The rows of one of our CSV files."""
-    with open(path, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
-def read_all(paths: Sequence[Path], columns: Sequence[str]) -> list[dict[str, str]]:
-    """The rows of several tables of one kind.
+def read(paths: Iterable[Path], columns: Sequence[str]) -> "DataFrame":
+    """Join tables of one kind: text as str, numbers as float64, NaN where a cell is empty.
 
     Raises:
         StageError: a table is missing, cannot be read, or has other columns.
     """
-    rows: list[dict[str, str]] = []
+    import pandas as pd
+
+    tables = []
+    for path in paths:
+        try:
+            tables.append(_typed(read_cells([path], columns)))
+        except ValueError as error:
+            raise _damaged(path, error) from None
+    return pd.concat(tables, ignore_index=True)
+
+
+def read_cells(paths: Iterable[Path], columns: Sequence[str]) -> "DataFrame":
+    """Join tables of one kind with every cell as it is written, so that a copy has the same bytes.
+
+    The csv module parses them: pandas would fill up rows that are too short.
+
+    Raises:
+        StageError: a table is missing, cannot be read, or has other columns.
+    """
+    import pandas as pd
+
+    cells: list[list[str]] = []
     for path in paths:
         try:
             with open(path, newline="", encoding="utf-8") as file:
-                header, *found = csv.reader(file)
+                header, *rows = csv.reader(file)
         except FileNotFoundError:
             raise StageError(f"{path}: is not there; run snakemake first") from None
-        except (OSError, ValueError, csv.Error) as error:  # without a header: a value too few
-            raise StageError(f"{path}: cannot be read ({error}); delete it, and run snakemake again") from None
-        if any(len(row) != len(columns) for row in found) or header != list(columns):
+        except (OSError, ValueError, csv.Error) as error:  # an empty file: there is no header to unpack
+            raise _damaged(path, error) from None
+        if any(len(row) != len(columns) for row in rows) or header != list(columns):
             raise StageError(f"{path}: has other columns than this version writes; delete it, and run snakemake again")
-        rows += [dict(zip(columns, row, strict=True)) for row in found]
-    return rows
+        cells += rows
+    return pd.DataFrame(cells, columns=list(columns), dtype=object)
+
+
+def frame(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> "DataFrame":
+    """The table of `rows` with the types of `read`, at full precision; None stands for an empty cell."""
+    import pandas as pd
+
+    cells = [[row[column] for column in columns] for row in rows]
+    return _typed(pd.DataFrame(cells, columns=list(columns), dtype=object))
+
+
+def _typed(cells: "DataFrame") -> "DataFrame":
+    numbers = [column for column in cells.columns if column not in TEXT]
+    table = cells.copy()
+    table[numbers] = cells[numbers].where(cells[numbers] != "").astype(float)
+    return table
+
+
+def _damaged(path: Path, error: Exception) -> StageError:
+    return StageError(f"{path}: cannot be read ({error}); delete it, and run snakemake again")

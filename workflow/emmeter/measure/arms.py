@@ -1,120 +1,78 @@
-"""An arm with its finished search: its estimate, its comparison with other arms, and what it lacks."""
+"""An arm whose search has finished: its runs, and its estimate under the scatter learned from all arms."""
 
 import functools
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-from emmeter.measure import claims, scatter
-from emmeter.measure.contrasts import Contrast, at_size, compare, compare_at, confirmed
+from emmeter.measure import scatter
 from emmeter.measure.estimate import Estimate, estimate
 from emmeter.measure.outcome import Count, RunId, count
 from emmeter.measure.scatter import Prior, RunVariance
 from emmeter.measure.search import Trail
 from emmeter.settings.sections import Search
-from emmeter.settings.types import Span
-
-
-def counts_of(record: Mapping[str, Any]) -> dict[RunId, Count]:
-    """The counts of a record, as the search saw them."""
-    return {RunId(run["n"], run["replicate"]): Count(run["memorized"], run["images"]) for run in record["runs"]}
-
-
-def trail_of(record: Mapping[str, Any]) -> Trail:
-    """The finished search of a record."""
-
-    def ids(*roles: str) -> tuple[RunId, ...]:
-        return tuple(RunId(run["n"], run["replicate"]) for run in record["runs"] if run["role"] in roles)
-
-    return Trail(locate=ids("locate", "grid"), confirm=ids("confirm"), missing=(), status=record["status"])
-
-
-def best_counts(record: Mapping[str, Any]) -> dict[RunId, Count]:
-    """Counts under the paper's rule: each run's highest ratio over its snapshots."""
-    return {RunId(run["n"], run["replicate"]): count(run, "best") for run in record["runs"]}
 
 
 @dataclass(frozen=True)
 class ArmResult:
-    """An arm with its record and its finished search.  `about`: what `description` tells of it."""
+    """An arm of a study with its finished search.
 
-    name: str
+    ``about`` is the arm's entry in the description of its study (`emmeter.pipeline.description`), ``record`` the
+    content of its emm.json.
+    """
+
     about: Mapping[str, Any]
-    search: Search
     record: Mapping[str, Any]
-    trail: Trail
 
-    def variance(self, counts: Mapping[RunId, Count], prior: Prior | None) -> RunVariance | None:
-        return scatter.moderated(scatter.own(self.trail, counts), prior)
+    @property
+    def name(self) -> str:
+        return self.about["name"]
 
-    def estimate(self, counts: Mapping[RunId, Count], prior: Prior | None, confidence: float = 0.95) -> Estimate:
-        sizes = self.record["sizes"]
-        return estimate(self.search, self.trail, counts, sizes, self.variance(counts, prior), confidence)
+    @functools.cached_property
+    def search(self) -> Search:
+        return Search.model_validate(self.about["search"])
 
+    @functools.cached_property
+    def trail(self) -> Trail:
+        return Trail(self._runs("locate", "grid"), self._runs("confirm"), missing=(), status=self.record["status"])
 
-def prior_of(arms: Sequence[ArmResult]) -> Prior | None:
-    """What the arms of one study tell of the scatter of runs, where nothing is known of other studies."""
-    return scatter.fit(scatter.distinct((arm.about["key"], arm.trail, counts_of(arm.record)) for arm in arms))
+    def _runs(self, *roles: str) -> tuple[RunId, ...]:
+        return tuple(RunId(run["n"], run["replicate"]) for run in self.record["runs"] if run["role"] in roles)
 
+    @functools.cached_property
+    def counts(self) -> dict[RunId, Count]:
+        """The counts that the search used."""
+        return {
+            RunId(run["n"], run["replicate"]): Count(run["memorized"], run["images"]) for run in self.record["runs"]
+        }
 
-def epochs(budget: str, n: float | None) -> float | None:
-    """Passes over `n` training images that a budget such as "16000 images" allows; None where one is not known."""
-    if not budget or n is None:
-        return None
-    return Span.parse(budget).images(1) / (n if Span.parse(budget).unit == "images" else 1)
+    @functools.cached_property
+    def best_counts(self) -> dict[RunId, Count]:
+        """Counts under the paper's rule: each run's highest ratio over its snapshots."""
+        return {RunId(run["n"], run["replicate"]): count(run, "best") for run in self.record["runs"]}
 
+    def variance(self, prior: Prior | None, counts: Mapping[RunId, Count] | None = None) -> RunVariance | None:
+        """Variance of a run's logit, its own moderated by `prior`; None where nothing determines it.
 
-def comparison(arms: Sequence[ArmResult], prior: Prior | None, at: int | None = None) -> claims.Compare:
-    """Contrasts of the arms by their names: ratios of EMMs, or with `at` odds of a copy at so many training images."""
-    by_name = {arm.name: arm for arm in arms}
-    counts = {arm.name: counts_of(arm.record) for arm in arms}
+        Args:
+            counts: `counts` by default, or `best_counts`.
+        """
+        return scatter.moderated(scatter.own(self.trail, self.counts if counts is None else counts), prior)
 
-    @functools.cache
-    def known(confidence: float) -> dict[str, tuple[Estimate, Any]]:
-        result = {}
-        for arm in arms:
-            found = arm.estimate(counts[arm.name], prior, confidence)
-            variance = arm.variance(counts[arm.name], prior)
-            result[arm.name] = found, confirmed(arm.trail, counts[arm.name], found, variance)
-        return result
+    def estimate(
+        self, prior: Prior | None, counts: Mapping[RunId, Count] | None = None, confidence: float = 0.95
+    ) -> Estimate:
+        """EMM of the arm.
 
-    def of_emm(first: str, second: str, confidence: float) -> Contrast:
-        estimates = known(confidence)
-        return compare(estimates[first], estimates[second], [runs for _, runs in estimates.values()], confidence)
-
-    def of_size(first: str, second: str, confidence: float) -> Contrast:
-        assert at is not None
-        known = []
-        for name in (first, second):
-            variance = by_name[name].variance(counts[name], prior)
-            if variance is None:
-                note = "Nothing tells how much runs scatter: set search.replicates to at least 2."
-                return Contrast(None, 0.0, math.inf, note=note)
-            known.append(at_size(at, by_name[name].trail.runs, counts[name], variance))
-        found = compare_at(known[0], known[1], confidence)
-        without = [name for name, runs in zip((first, second), known, strict=True) if runs.limit]
-        note = f"No run of {' and '.join(without)} on {at} images: put {at} into search.grid, or move `at`."
-        return replace(found, note=note) if without else found
-
-    return of_emm if at is None else of_size
+        Args:
+            counts: `counts` by default, or `best_counts`.
+            confidence: coverage of the interval, 0..1.
+        """
+        counts = self.counts if counts is None else counts
+        variance = self.variance(prior, counts)
+        return estimate(self.search, self.trail, counts, self.record["sizes"], variance, confidence)
 
 
-def wanting(arm: ArmResult, found: Estimate) -> str:
-    """What would give an arm an EMM with an interval, or why nothing would; empty where it has one."""
-    sizes, multiple, available = arm.record["sizes"], arm.about["multiple"], arm.about["available"]
-    if arm.search.rule == "grid":
-        return "rule grid gives brackets, which decide no claim; search.rule: bisection gives intervals."
-    if found.status == "undetermined":
-        return found.note
-    if found.status == "at_least":
-        if sizes[-1] < available:
-            return f"EMM is at least {found.low:.0f}: raise search.n_max (to at most {available})."
-        return f"EMM is at least {found.low:.0f}, and the data have no larger subset: train less or add images."
-    if found.status == "below":
-        lowest = math.ceil(2 / multiple) * multiple
-        if sizes[0] > lowest:
-            return f"EMM is below {found.high:.0f}: lower search.n_min (to at least {lowest}), or train longer."
-        balance = "set data.balanced: false, or " if multiple > 1 else ""
-        return f"EMM is below {found.high:.0f}, and no smaller subset exists: {balance}train longer."
-    return "" if found.run_sd is not None else "there is no interval without fresh runs: set search.confirm: 4."
+def fit_prior(arms: Sequence[ArmResult]) -> Prior | None:
+    """The prior of the scatter of runs from these arms alone; arms that share their runs count once."""
+    return scatter.fit(scatter.distinct((arm.about["key"], arm.trail, arm.counts) for arm in arms))

@@ -1,4 +1,4 @@
-"""measure.onset"""
+"""The onset of memorization: how many images a run has seen when copies appear, and how that grows with N."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -7,14 +7,18 @@ from typing import Any
 
 import numpy as np
 
-LEVEL = 0.5  # half of the images are copies: where the ratio rises fastest, so that its onset is best determined
+LEVEL = 0.5  # ratio of the onset: at one half the ratio rises fastest, so the onset is determined best
 
 
 @dataclass(frozen=True)
 class Growth:
-    """Least squares of log2 onset on log2 N: ``exponent`` with its 95 % interval, over ``runs`` runs.
+    """Least squares of log2 onset on log2 N.
 
-    ``left_out`` runs had no onset: they set in before their first snapshot, or never.
+    Attributes:
+        exponent: the slope; 1 is growth in proportion to N.
+        low, high: its 95 % interval.
+        runs: number of runs with an onset.
+        left_out: number of runs without one, whose onset came before the first snapshot or not at all.
     """
 
     exponent: float
@@ -25,10 +29,13 @@ class Growth:
 
 
 def onset(snapshots: Sequence[Mapping[str, Any]], level: float = LEVEL) -> tuple[float | None, str]:
-    """Training images seen when the ratio first crosses `level`, and why there is none.
+    """Training images seen when the ratio first crosses `level`, interpolated between snapshots in log2 images.
 
     Args:
-        snapshots: of one run in the order of training, with ``images_seen`` and ``ratio``.
+        snapshots: those of one run in the order of training, with ``images_seen`` and ``ratio``.
+        level: ratio of the onset, 0..1.
+    Returns:
+        The number of images and an empty text, or None and the reason.
     """
     before: tuple[float, float] | None = None
     for row in snapshots:
@@ -43,13 +50,20 @@ def onset(snapshots: Sequence[Mapping[str, Any]], level: float = LEVEL) -> tuple
 
 
 def growth(sizes: Sequence[int], onsets: Sequence[float | None]) -> Growth | None:
-    """How the onset grows with N, from the runs that have one; None with onsets at fewer than three sizes."""
-    known = [(n, images) for n, images in zip(sizes, onsets, strict=True) if images is not None]
-    if len({n for n, _ in known}) < 3:
+    """Fit the growth of the onset with N over the runs that have one.
+
+    Args:
+        sizes: N of each run.
+        onsets: onset of each run in images, None where it has none.
+    Returns:
+        None if there are onsets at fewer than three sizes.
+    """
+    points = [(n, images) for n, images in zip(sizes, onsets, strict=True) if images is not None]
+    if len({n for n, _ in points}) < 3:
         return None
     from scipy.special import stdtrit
 
-    x, y = np.log2(known).T
+    x, y = np.log2(points).T
     sxx = float(((x - x.mean()) ** 2).sum())
     slope = float(((x - x.mean()) * y).sum()) / sxx
     residual = y - y.mean() - slope * (x - x.mean())

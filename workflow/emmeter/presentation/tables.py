@@ -1,17 +1,24 @@
-"""Tables for readers: pages in the report, and lines on the terminal."""
+"""The table of EMMs for readers: pages of the report, and lines on the terminal.
+
+The text of the terminal and the pages are put together here and not by pandas: `DataFrame.to_string` aligns all columns
+to the right, and `DataFrame.to_html` adds an index and styles of its own.
+"""
 
 import html
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 Row = Mapping[str, Any]
 HEADINGS = ("study", "arm", "EMM", "95 % interval", "epochs at EMM", "runs", "images trained", "core minutes")
 NUMBERS = {"EMM", "epochs at EMM", "runs", "images trained", "core minutes"}
 BUDGET = (
-    "EMM is no safe size: it grows with the training budget. Under a fixed number of images it tells how fast a model "
-    "memorizes, under a fixed number of epochs rather how much it can hold. Core minutes: training, sampling and "
-    "scoring of all runs, on one core."
+    "EMM is not a safe size: it grows with the training budget. Under a fixed number of images it measures how fast a "
+    "model memorizes, under a fixed number of epochs rather how much it can hold. Core minutes: duration of the "
+    "training and sampling of all runs, with one core per job; scoring is not included."
 )
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem; color: #222; }
@@ -26,101 +33,107 @@ p { max-width: 48rem; color: #555; }
 
 
 def answer(row: Row) -> tuple[str, str]:
-    """EMM and its interval as a reader wants them: ("27", "24 to 31"), (">= 640", ""), ("not determined", "")."""
+    """EMM and its interval in words, from a row of emm.csv.
 
-    def number(value: float | str) -> str:
-        value = float(value)
+    Such as ("27", "24 to 31"), ("≥ 640", ""), ("20", "none") or ("not determined", "").
+    """
+
+    def number(value: float) -> str:
         return f"{value:.0f}" if value >= 10 else f"{value:.1f}"
 
-    status = row["status"]
+    status, low, high = row["status"], row["emm_low"], row["emm_high"]
     if status == "at_least":
-        return f"≥ {number(row['emm_low'])}", ""
+        return f"≥ {number(low)}", ""
     if status == "below":
-        return f"< {number(row['emm_high'])}", ""
+        return f"< {number(high)}", ""
     if status == "undetermined":
         return "not determined", ""
-    interval = [row[c] for c in ("emm_low", "emm_high")]
-    if any(v in (None, "") or (isinstance(v, float) and math.isnan(v)) for v in interval):
+    if math.isnan(low) or math.isnan(high):
         return number(row["emm"]), "none"
-    return number(row["emm"]), f"{number(interval[0])} to {number(interval[1])}"
+    return number(row["emm"]), f"{number(low)} to {number(high)}"
 
 
 def cells(row: Row) -> list[str]:
-    """study, arm, EMM, interval, epochs at EMM, runs, images trained, core minutes."""
-    emm, interval = answer(row)
+    """The cells below `HEADINGS` for a row of emm.csv."""
     return [
-        str(row["study"]),
-        str(row["arm"]),
-        emm,
-        interval,
-        "" if row["epochs"] in (None, "") else f"{float(row['epochs']):,.0f}",
-        str(row["runs"]),
-        f"{int(row['images_trained']):,}",
-        f"{float(row['seconds']) / 60:.1f}",
+        row["study"],
+        row["arm"],
+        *answer(row),
+        "" if math.isnan(row["epochs"]) else f"{row['epochs']:,.0f}",
+        f"{row['runs']:.0f}",
+        f"{row['images_trained']:,.0f}",
+        f"{row['seconds'] / 60:.1f}",
     ]
 
 
 def images_and_budget(row: Row) -> str:
-    """What an EMM belongs to, in a few words: "digits at 8x8 pixels, 16,000 training images per run"."""
-    amount, unit = str(row["budget"]).split() if row["budget"] else ("", "")
+    """The images and the training budget that an EMM belongs to.
+
+    Such as "digits at 8x8 pixels, 16,000 training images per run".
+
+    Args:
+        row: a row of emm.csv, or an arm's description.
+    """
+    amount, unit = row["budget"].split() if row["budget"] else ("", "")
     training = f"{float(amount):,.15g} training {unit} per run" if amount else "no training"
-    return f"{row['data']} at {row['resolution']}x{row['resolution']} pixels, {training}"
+    side = f"{row['resolution']:.0f}"
+    return f"{row['data']} at {side}x{side} pixels, {training}"
 
 
 def setting(row: Row) -> str:
-    """What an EMM belongs to, in words: images, training budget of each run, ratio and criterion."""
-    level = 100 * (1 - float(row["epsilon"]))
+    """Everything that an EMM belongs to: images, training budget, ratio and criterion; `row` is of emm.csv."""
     return (
-        f"{images_and_budget(row)}; EMM at {level:g} % copies "
-        f"(nearest training image closer than {float(row['threshold']):.3g} times the second nearest; "
+        f"{images_and_budget(row)}; EMM at {100 * (1 - row['epsilon']):g} % copies "
+        f"(nearest training image closer than {row['threshold']:.3g} times the second nearest; "
         f"{row['snapshot']} snapshot, {row['rule']})"
     )
 
 
-def settings_lines(rows: Sequence[Row]) -> list[str]:
-    """Each setting that occurs in `rows`, with the arms that have it where there are several."""
-    arms: dict[str, list[Row]] = {}
-    for row in rows:
-        arms.setdefault(setting(row), []).append(row)
-    if len(arms) == 1:
-        return [f"{text}." for text in arms]
-    return [f"{_named(having, rows)}: {text}." for text, having in arms.items()]
+def settings_lines(emm: "DataFrame") -> list[str]:
+    """One sentence per setting in the table; with several settings, each names its arms."""
+    groups = emm.assign(text=[setting(row) for row in emm.to_dict("records")]).groupby("text", sort=False)
+    if groups.ngroups == 1:
+        return [f"{text}." for text, _ in groups]
+    return [f"{_names(arms, emm)}: {text}." for text, arms in groups]
 
 
-def _named(some: Sequence[Row], rows: Sequence[Row]) -> str:
-    """Arms in a few words: whole studies by their names, other arms as study/arm."""
+def _names(arms: "DataFrame", emm: "DataFrame") -> str:
+    """Some arms of a table: a study whose arms are all among them by its name, other arms as study/arm."""
     names = []
-    for study in dict.fromkeys(str(row["study"]) for row in some):
-        having = [str(row["arm"]) for row in some if row["study"] == study]
-        whole = len(having) == sum(row["study"] == study for row in rows)
-        names.append(study if whole else f"{study}/{', '.join(having)}")
+    for study in arms["study"].unique():
+        some = arms.loc[arms["study"] == study, "arm"]
+        names.append(study if len(some) == (emm["study"] == study).sum() else f"{study}/{', '.join(some)}")
     return "; ".join(names)
 
 
-def prior_lines(rows: Sequence[Row]) -> list[str]:
-    """A warning where tables were made from different knowledge of the scatter of runs, study by study."""
-    known = {(str(row["prior_sd"]), str(row["prior_df"])) for row in rows if row["prior_sd"] not in (None, "")}
-    if len(known) < 2:
+def prior_lines(emm: "DataFrame") -> list[str]:
+    """A warning if the tables of some studies rest on fewer arms' scatter of runs than others."""
+    if len(emm[["prior_sd", "prior_df"]].dropna().drop_duplicates()) < 2:
         return []
     return [
-        "These studies were made one after the other, as more and more arms told of the scatter of runs, so that the "
-        "same arm may have two intervals: `snakemake STUDY` brings a study up to date."
+        "These studies were made one after the other, each with the scatter of runs that was known by then, so that "
+        "the same arm may have two intervals: `snakemake STUDY` brings a study up to date."
     ]
 
 
-def open_lines(rows: Sequence[Row]) -> list[str]:
-    """Why each arm without an EMM has none, and what would give it one."""
-    return [f"{row['study']}/{row['arm']}: {row['note']}" for row in rows if row["status"] != "estimated"]
+def open_lines(emm: "DataFrame") -> list[str]:
+    """One line per arm without an EMM: the reason, and what would give it one."""
+    arms = emm.loc[emm["status"] != "estimated"]
+    return [f"{row['study']}/{row['arm']}: {row['note']}" for row in arms.to_dict("records")]
 
 
-def page(title: str, rows: Sequence[Row]) -> str:
-    """A small self-contained HTML page with one row per arm."""
-    body = [[html.escape(text) for text in (*cells(row), str(row["note"]))] for row in rows]
-    return document(title, (*HEADINGS, "note"), body, [*settings_lines(rows), BUDGET, *prior_lines(rows)])
+def page(title: str, emm: "DataFrame") -> str:
+    """A self-contained HTML page with one row per arm of emm.csv."""
+    body = [[html.escape(text) for text in (*cells(row), row["note"])] for row in emm.to_dict("records")]
+    return document(title, (*HEADINGS, "note"), body, [*settings_lines(emm), BUDGET, *prior_lines(emm)])
 
 
 def document(title: str, headings: Sequence[str], body: Sequence[Sequence[str]], notes: Sequence[str]) -> str:
-    """A self-contained page of one table; the cells of `body` are HTML, everything else is text."""
+    """A self-contained HTML page of one table, with paragraphs below it.
+
+    Args:
+        body: rows of cells; cells are HTML, all other arguments are text.
+    """
     head = "".join(f"<th>{html.escape(heading)}</th>" for heading in headings)
     classes = [" class=number" if heading in NUMBERS else "" for heading in headings]
     rows = "".join(
@@ -136,16 +149,16 @@ def document(title: str, headings: Sequence[str], body: Sequence[Sequence[str]],
     )
 
 
-def lines(rows: Sequence[Row]) -> str:
-    """The table as text, columns aligned, between the settings that it belongs to and what it leaves open."""
-    table = aligned([list(HEADINGS), *(cells(row) for row in rows)])
+def lines(emm: "DataFrame") -> str:
+    """emm.csv as text: the settings, the table, and one line per arm without an EMM."""
+    table = aligned([list(HEADINGS), *(cells(row) for row in emm.to_dict("records"))])
     return "\n\n".join(
-        "\n".join(part) for part in (settings_lines(rows), [table], [*open_lines(rows), *prior_lines(rows)]) if part
+        "\n".join(part) for part in (settings_lines(emm), [table], [*open_lines(emm), *prior_lines(emm)]) if part
     )
 
 
 def aligned(table: Sequence[Sequence[str]]) -> str:
-    """A table as text; the first row holds the headings, columns of `NUMBERS` are set right."""
+    """A table as text; the first row holds the headings, and columns of `NUMBERS` are aligned to the right."""
     widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
     right = [heading in NUMBERS for heading in table[0]]
     return "\n".join(

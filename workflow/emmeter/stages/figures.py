@@ -2,19 +2,48 @@
 
 import argparse
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from emmeter.command import command
 from emmeter.files import checksums
-from emmeter.files.tables import read
+from emmeter.files.tables import CURVE_COLUMNS, EMM_COLUMNS, read
 from emmeter.presentation.figures import draw_curves, draw_emm, draw_gallery, draw_progress, save
 from emmeter.presentation.style import styled
 from emmeter.settings.sections import Figures
 
 
-def main() -> None:
+def figures(
+    study: Mapping[str, Any], style: Figures, *, emm: Path, curves: Path, galleries: Sequence[Path], folder: Path
+) -> None:
+    """Draw curves, emm, progress and gallery of one study, each as SVG and PNG.
+
+    Args:
+        study: its description (`emmeter.pipeline.description`), of which the title is used.
+        emm: its emm.csv.
+        curves: its curves.csv.
+        galleries: gallery.npz of every arm, in the order of emm.csv.
+        folder: where the figures are written.
+    Raises:
+        DataError: a gallery has changed since it was written.
+        StageError: a table is missing or damaged.
+    """
+    arms, snapshots = read([emm], EMM_COLUMNS), read([curves], CURVE_COLUMNS)
+    checksums.check(galleries)
+    images = []
+    for path in galleries:
+        with np.load(path, allow_pickle=False) as archive:
+            images.append({name: archive[name] for name in archive.files})
+    with styled():
+        for name, draw in (("curves", draw_curves), ("emm", draw_emm), ("progress", draw_progress)):
+            save(draw(study, arms, snapshots, style), folder / f"{name}.svg", style.dpi)
+        save(draw_gallery(study, arms, images, style), folder / "gallery.svg", style.dpi)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, fromfile_prefix_chars="@")
     parser.add_argument("--study", required=True, help="description of the study as JSON")
     parser.add_argument("--style", required=True, help="settings `figures` as JSON")
@@ -22,18 +51,15 @@ def main() -> None:
     parser.add_argument("--curves", type=Path, required=True)
     parser.add_argument("--galleries", type=Path, nargs="+", required=True, help="gallery.npz of every arm, in order")
     parser.add_argument("--folder", type=Path, required=True)
-    args = parser.parse_args()
-    study, style = json.loads(args.study), Figures.model_validate(json.loads(args.style))
-    emm, curves = read(args.emm), read(args.curves)
-    galleries = []
-    checksums.check(args.galleries)
-    for path in args.galleries:
-        with np.load(path, allow_pickle=False) as archive:
-            galleries.append({name: archive[name] for name in archive.files})
-    with styled():
-        for name, draw in (("curves", draw_curves), ("emm", draw_emm), ("progress", draw_progress)):
-            save(draw(study, emm, curves, style), args.folder / f"{name}.svg", style.dpi)
-        save(draw_gallery(study, emm, galleries, style), args.folder / "gallery.svg", style.dpi)
+    args = parser.parse_args(argv)
+    figures(
+        json.loads(args.study),
+        Figures.model_validate(json.loads(args.style)),
+        emm=args.emm,
+        curves=args.curves,
+        galleries=args.galleries,
+        folder=args.folder,
+    )
 
 
 if __name__ == "__main__":

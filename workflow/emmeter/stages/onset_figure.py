@@ -2,25 +2,41 @@
 
 import argparse
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from emmeter.command import command
-from emmeter.files.tables import read
+from emmeter.files.tables import ONSET_COLUMNS, read
 from emmeter.presentation.figures import draw_onset, save
 from emmeter.presentation.style import styled
 from emmeter.settings.sections import Figures
 
 
-def main() -> None:
+def onset_figure(study: Mapping[str, Any], style: Figures, *, onset: Path, folder: Path) -> None:
+    """Draw onset.svg and onset.png of one study.
+
+    Args:
+        study: its description (`emmeter.pipeline.description`), of which the title is used.
+        onset: its onset.csv.
+        folder: where the figure is written.
+    Raises:
+        StageError: the table is missing or damaged.
+    """
+    onsets = read([onset], ONSET_COLUMNS)
+    with styled():
+        save(draw_onset(study, onsets, style), folder / "onset.svg", style.dpi)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, fromfile_prefix_chars="@")
     parser.add_argument("--study", required=True, help="description of the study as JSON")
     parser.add_argument("--style", required=True, help="settings `figures` as JSON")
     parser.add_argument("--onset", type=Path, required=True)
     parser.add_argument("--folder", type=Path, required=True)
-    args = parser.parse_args()
-    study, style = json.loads(args.study), Figures.model_validate(json.loads(args.style))
-    with styled():
-        save(draw_onset(study, read(args.onset), style), args.folder / "onset.svg", style.dpi)
+    args = parser.parse_args(argv)
+    style = Figures.model_validate(json.loads(args.style))
+    onset_figure(json.loads(args.study), style, onset=args.onset, folder=args.folder)
 
 
 if __name__ == "__main__":

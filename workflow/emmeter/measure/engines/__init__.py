@@ -1,0 +1,91 @@
+"""Exact nearest neighbours: engines that find the images nearest to each of many, and the choice among them.
+
+An engine proposes candidates with their squared distances, exactly or within a proven error (`contract`, `rounding`).
+The distances are then recomputed in integers, and these decide (`decision`).  Where the proposal does not prove that
+no other image is as near, the image is compared with all others.  All engines therefore give the same neighbours, and
+they differ only in speed:
+
+===================  ==========================================================================================
+pixels               differences of pixels, in integers; for small sets (`exact`)
+float32 products     products of float32 matrices whose every sum is an integer of at most 2^24 (`exact`)
+integer products     products of bytes, with instructions that not all processors have (`exact`)
+faiss                FAISS's flat index in float32, on the CPU (`flat`)
+faiss-gpu            the same on a GPU (`flat`)
+===================  ==========================================================================================
+
+An engine is used only if a test in the same process finds it right (`trials`).  On processors without the instructions
+for products of bytes, for example, libraries overflow without an error.
+"""
+
+import sys
+from collections.abc import Iterator
+
+import numpy as np
+
+from emmeter.measure.engines.contract import Engine
+from emmeter.measure.engines.decision import SLACK, search
+from emmeter.measure.engines.exact import FLOATS, PIXELS, PRODUCTS
+from emmeter.measure.engines.flat import FAISS, FAISS_GPU
+from emmeter.measure.engines.trials import faster, fault
+
+SMALL = 2**28  # pixel differences that take less time than the import of FAISS and torch
+LARGE = 2**36  # pixel differences that take longer than testing and timing products of bytes
+
+
+def nearest(query: np.ndarray, base: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray, str]:
+    """The `k` images nearest to each of `query`, exactly, by the fastest engine that is right.
+
+    Prints a note on standard error if an engine fails and another one replaces it.
+
+    Args:
+        query: (m, d) uint8.
+        base: (N, d) uint8.
+        k: at most N.
+    Returns:
+        (m, k) int64 positions in `base`, nearest first, ties by position; (m, k) int64 squared distances; and the name
+        of the engine, which is the same for all images.
+    Raises:
+        Exception: the error of the last engine, if all have failed.
+    """
+    failed, failure = "", Exception()
+    for engine in engines(query, base, k):
+        if failed:
+            reason = str(failure).strip().splitlines() or [type(failure).__name__]
+            print(f"note: scored by {engine.name}, as {failed} does not work here: {reason[-1]}", file=sys.stderr)
+        try:
+            return *search(engine, query, base, k), engine.name
+        except Exception as error:  # libraries raise errors of many types when memory or a GPU fails
+            failed, failure = engine.name, error
+    raise failure
+
+
+def engines(query: np.ndarray, base: np.ndarray, k: int) -> Iterator[Engine]:
+    """The engines that are right on this machine: first the one to use, then those that replace it if it fails."""
+    if query.size * len(base) < SMALL or k + SLACK >= len(base):
+        yield PIXELS
+        return
+    if gpu_present():
+        yield FAISS_GPU  # tests itself, in a process of its own
+    pixels = base.shape[1]
+    # On macOS torch and FAISS must not be loaded together: each brings an OpenMP library, and the second ends the
+    # process.
+    apart = sys.platform == "darwin"
+    sure = FAISS if not (apart and "torch" in sys.modules) and fault(FAISS, pixels) is None else FLOATS
+    large = query.size * len(base) >= LARGE
+    if large and not apart and fault(PRODUCTS, pixels) is None and faster(PRODUCTS, sure, query, base):
+        yield PRODUCTS
+    yield sure
+    if sure is not FLOATS:
+        yield FLOATS
+
+
+def gpu_present() -> bool:
+    """Whether torch sees a GPU for CUDA.
+
+    FAISS is not asked, because its own check may end the process if the driver is old.
+    """
+    if sys.platform == "darwin":
+        return False
+    import torch
+
+    return torch.cuda.is_available()
