@@ -10,18 +10,19 @@ from emmeter.measure import claims, scatter
 from emmeter.measure.contrasts import Contrast, at_size, compare, compare_at, confirmed
 from emmeter.measure.estimate import Estimate, estimate
 from emmeter.measure.outcome import Count, RunId, count
+from emmeter.measure.results import FinishedSearch
 from emmeter.measure.scatter import Prior, RunVariance
 from emmeter.measure.search import Trail
 from emmeter.settings.sections import Search
 from emmeter.settings.types import Span
 
 
-def counts_of(record: Mapping[str, Any]) -> dict[RunId, Count]:
+def counts_of(record: FinishedSearch) -> dict[RunId, Count]:
     """The counts of a record, as the search saw them."""
     return {RunId(run["n"], run["replicate"]): Count(run["memorized"], run["images"]) for run in record["runs"]}
 
 
-def trail_of(record: Mapping[str, Any]) -> Trail:
+def trail_of(record: FinishedSearch) -> Trail:
     """The finished search of a record."""
 
     def ids(*roles: str) -> tuple[RunId, ...]:
@@ -30,7 +31,7 @@ def trail_of(record: Mapping[str, Any]) -> Trail:
     return Trail(locate=ids("locate", "grid"), confirm=ids("confirm"), missing=(), status=record["status"])
 
 
-def best_counts(record: Mapping[str, Any]) -> dict[RunId, Count]:
+def best_counts(record: FinishedSearch) -> dict[RunId, Count]:
     """Counts under the paper's rule: each run's highest ratio over its snapshots."""
     return {RunId(run["n"], run["replicate"]): count(run, "best") for run in record["runs"]}
 
@@ -42,7 +43,7 @@ class ArmResult:
     name: str
     about: Mapping[str, Any]
     search: Search
-    record: Mapping[str, Any]
+    record: FinishedSearch
     trail: Trail
 
     def variance(self, counts: Mapping[RunId, Count], prior: Prior | None) -> RunVariance | None:

@@ -1,11 +1,12 @@
 """measure.onset"""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+
+from emmeter.measure.results import Snapshot
 
 LEVEL = 0.5  # half of the images are copies: where the ratio rises fastest, so that its onset is best determined
 
@@ -24,7 +25,7 @@ class Growth:
     left_out: int = 0
 
 
-def onset(snapshots: Sequence[Mapping[str, Any]], level: float = LEVEL) -> tuple[float | None, str]:
+def onset(snapshots: Sequence[Snapshot], level: float = LEVEL) -> tuple[float | None, str]:
     """Training images seen when the ratio first crosses `level`, and why there is none.
 
     Args:

@@ -187,7 +187,7 @@ def show(settings: Settings, index: Index, cores: int | None = None, throughput:
     return text(planned, calibrate(setup, gpus.device(execution), execution.threads, jobs, claim))
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     started = time.time()
     parser = argparse.ArgumentParser(description=__doc__, fromfile_prefix_chars="@")
     asked = parser.add_mutually_exclusive_group(required=True)
@@ -195,7 +195,7 @@ def main() -> None:
     asked.add_argument("--calibrate", help="print the rates of this run's network, as JSON")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int, default=1)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if args.calibrate:
         print(json.dumps(rates(read_settings(args.calibrate), args.device, args.threads, started)))
         return

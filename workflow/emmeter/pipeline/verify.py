@@ -10,7 +10,7 @@ import json
 import math
 import random
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,9 @@ from emmeter.data.images import Images
 from emmeter.data.subset import draw
 from emmeter.data.subset import load as load_subset
 from emmeter.errors import DataError, SettingsError, StageError
-from emmeter.files import checksums
+from emmeter.files import checksums, records
 from emmeter.files.layout import FILES, RECORDS, RUN_FOLDERS, SETTINGS, run_folder
-from emmeter.files.provenance import provenance
+from emmeter.files.records import EmmRecord, Provenance, ScoreRecord, SubsetRecord
 from emmeter.files.scores import Scores, neighbour_arrays, read_neighbours, read_samples
 from emmeter.measure.search import replay
 from emmeter.settings import sources
@@ -33,7 +33,7 @@ from emmeter.settings.keys import Stage, key
 from emmeter.settings.sections import Data, Setup
 from emmeter.settings.validation import read_setup
 from emmeter.stages.emm import describe_run
-from emmeter.stages.score import nearest, rows
+from emmeter.stages.score import count_copies, nearest_images
 from emmeter.training.seeds import derive
 
 _INPUTS: dict[str, Stage] = {"subset.npz": "subset", "snapshots.safetensors": "train", "samples.npz": "sample"}
@@ -189,7 +189,7 @@ def _record(place: Place, setup: Setup, done: Verified) -> None:
     """What made the output is told, and is what the folder says; and it was made from the files that are there."""
     try:
         record = json.loads(place.record.read_text(encoding="utf-8"))
-        missing = [name for name in provenance("", 0) if name not in record]
+        missing = [name for name in Provenance.__annotations__ if name not in record]
     except (OSError, ValueError, TypeError) as error:
         done.mismatches.append(f"{place.record}: cannot be read ({error})")
         return
@@ -251,7 +251,7 @@ def _data(subsets: Mapping[Place, Setup], done: Verified) -> None:
     drawn: dict[tuple[str, str], list[Place]] = {}
     for place, setup in subsets.items():
         try:
-            recorded = checksums.read_json(place.record).get("data_sha256")
+            recorded = records.read(place.record, SubsetRecord).get("data_sha256")
         except (DataError, OSError, AttributeError):  # `_record` has told it
             continue
         drawn.setdefault((setup.data.model_dump_json(), str(recorded)), []).append(place)
@@ -275,8 +275,8 @@ def _counts(place: Place, setup: Setup, done: Verified) -> None:
     if not path.is_file():
         return
     done.counts["scores"] += 1
-    score = checksums.read_json(place.record)
-    derived = rows(read_neighbours(path), setup, math.prod(score["image_shape"]))
+    score = records.read(place.record, ScoreRecord)
+    derived = count_copies(read_neighbours(path), setup, math.prod(score["image_shape"]))
     if len(derived) != len(score["snapshots"]) or not all(map(_equal, score["snapshots"], derived)):
         done.mismatches.append(f"{place.record}: its counts do not follow from {path}")
 
@@ -297,7 +297,7 @@ def _scored_again(place: Place, setup: Setup, done: Verified) -> None:
         if not all(np.array_equal(value, getattr(subset, name)) for name, value in vars(again).items()):
             done.mismatches.append(f"{subset_file}: is not the subset that its settings draw")
             return
-    derived = neighbour_arrays(nearest(read_samples(samples_file)["images"], subset, setup))
+    derived = neighbour_arrays(nearest_images(read_samples(samples_file)["images"], subset, setup))
     kept = neighbour_arrays(read_neighbours(neighbours_file))
     done.counts["rescored"] += 1
     if not all(np.array_equal(derived[name], kept[name]) for name in derived):
@@ -306,14 +306,14 @@ def _scored_again(place: Place, setup: Setup, done: Verified) -> None:
 
 def _search(place: Place, setup: Setup, done: Verified) -> None:
     """The record of a search follows from its scores."""
-    record = checksums.read_json(place.record)
+    record = records.read(place.record, EmmRecord)
     scores = Scores(done.results, key("score", setup), setup.scoring.snapshot)
     trail = replay(setup.search, record["sizes"], scores)
     if not trail.finished:
         if not scores.path(trail.missing[0]).is_file():  # else what is wrong with it has been told
             done.counts["unreplayed"] += 1
         return
-    derived: Sequence[dict[str, Any]] = [describe_run(setup, scores, trail, one) for one in trail.runs]
+    derived = [describe_run(setup, scores, trail, run) for run in trail.runs]
     if (record["status"], record["runs"]) != (trail.status, derived):
         folder = scores.path(trail.runs[0]).parents[2]
         done.mismatches.append(f"{place.record}: its runs or its answer do not follow from the scores in {folder}")

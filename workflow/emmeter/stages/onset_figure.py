@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from emmeter.command import command
@@ -11,13 +12,13 @@ from emmeter.presentation.style import styled
 from emmeter.settings.sections import Figures
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, fromfile_prefix_chars="@")
     parser.add_argument("--study", required=True, help="description of the study as JSON")
     parser.add_argument("--style", required=True, help="settings `figures` as JSON")
     parser.add_argument("--onset", type=Path, required=True)
     parser.add_argument("--folder", type=Path, required=True)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     study, style = json.loads(args.study), Figures.model_validate(json.loads(args.style))
     with styled():
         save(draw_onset(study, read(args.onset), style), args.folder / "onset.svg", style.dpi)

@@ -109,12 +109,12 @@ def _row(number: Mapping[str, str], ratios: Sequence[float]) -> dict[str, Any]:
     }
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, fromfile_prefix_chars="@")
     parser.add_argument("--arms", required=True, help="identities of the arms of each study as JSON")
     parser.add_argument("--results", type=Path, required=True)
     parser.add_argument("--table", type=Path, required=True)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     ours = json.loads(args.arms)
     files = load([project.file(PAPER)])
     paper = {name: files[name] for name in Setup.model_fields if name in files}

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from emmeter import project
@@ -16,12 +17,12 @@ from emmeter.files.writing import replacing
 OPTIONS = ("--nolock", "--cores", "1", "--profile", "none", "--workflow-profile", "none")
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, fromfile_prefix_chars="@")
     parser.add_argument("--config", required=True, help="the configuration in force, as JSON")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("targets", nargs="+")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     with tempfile.NamedTemporaryFile("w", suffix=".json", encoding="utf-8") as config, replacing(args.output) as page:
         config.write(args.config)
         config.flush()

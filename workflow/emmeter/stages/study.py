@@ -9,12 +9,14 @@ from typing import Any
 
 from emmeter.command import command
 from emmeter.errors import StageError
-from emmeter.files import checksums, tables
+from emmeter.files import tables
+from emmeter.files.records import EmmRecord, read
 from emmeter.files.tables import CONTRAST_COLUMNS, CURVE_COLUMNS, EMM_COLUMNS
 from emmeter.files.writing import write_csv, write_text
 from emmeter.measure import onset
 from emmeter.measure.arms import ArmResult, best_counts, comparison, counts_of, epochs, prior_of, trail_of, wanting
 from emmeter.measure.claims import CONFIDENCE, Judgement, judge, worded
+from emmeter.measure.results import SearchedRun
 from emmeter.measure.scatter import Prior
 from emmeter.presentation.tables import images_and_budget, page
 from emmeter.settings.sections import Search
@@ -123,7 +125,7 @@ def read_arms(study: Mapping[str, Any], records: Sequence[Path]) -> list[ArmResu
         raise StageError(f"--records: {len(records)} files for the {len(study['arms'])} arms of study {study['name']}")
     arms = []
     for arm, path in zip(study["arms"], records, strict=True):
-        record = checksums.read_json(path)
+        record = read(path, EmmRecord)
         arms.append(ArmResult(arm["name"], arm, Search.model_validate(arm["search"]), record, trail_of(record)))
     return arms
 
@@ -134,14 +136,14 @@ def read_prior(text: str) -> Prior | None:
     return None if fields is None else Prior(**fields)
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, fromfile_prefix_chars="@")
     parser.add_argument("--study", required=True, help="description of the study as JSON")
     parser.add_argument("--records", type=Path, nargs="+", required=True, help="emm.json of every arm, in order")
     parser.add_argument("--prior", default="null", help="scatter of the runs of all finished arms as JSON")
     for option in ("--emm", "--curves", "--contrasts", "--findings", "--onset", "--page"):
         parser.add_argument(option, type=Path, required=True)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     study = json.loads(args.study)
     arms = read_arms(study, args.records)
     prior = read_prior(args.prior) or prior_of(arms)
@@ -158,7 +160,7 @@ def main() -> None:
     write_text(args.page, page(f"EMM: {study['title']}", rows))
 
 
-def onset_rows(study: str, arm: str, runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def onset_rows(study: str, arm: str, runs: Sequence[SearchedRun]) -> list[dict[str, Any]]:
     """One row a run of an arm's record: rows of onset.csv."""
     result = []
     for run in runs:
