@@ -119,8 +119,9 @@ class Pipeline:
             outputs = {"snapshots": snapshots, "log": log, "record": self.record("train"), "state": state}
             return options | outputs | {"state-seconds": self.state_seconds, "device": "cpu"}
         if stage == "sample":
+            if setup.diffusion.denoiser == "network":
+                options["snapshots"] = snapshots
             return options | {
-                "snapshots": snapshots,
                 "state": self.state,
                 "output": samples,
                 "record": self.record("sample"),

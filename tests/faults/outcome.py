@@ -9,7 +9,7 @@ from typing import Any
 from emmeter.files.provenance import provenance
 from one_run import Pipeline
 
-TABLES = ("study", "figures", "tables", "findings")
+TABLES = ("study", "figures", "summary", "findings_table")
 VARIES = {*provenance("", 0), "cost", "run_seconds", "runs", "images_per_second", "resumed_at_image"} - {"key"}
 
 
