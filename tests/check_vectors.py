@@ -10,6 +10,7 @@ import argparse
 import json
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -130,10 +131,10 @@ def is_network_vector(path: Path) -> bool:
         return {"meta", "x", "sigma", "denoised"} <= set(archive.files)
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    folder = parser.parse_args().folder
+    folder = parser.parse_args(argv).folder
     if not folder.is_dir():
         print(f"error: {folder}: must be a folder with .npz vectors", file=sys.stderr)
         return 1

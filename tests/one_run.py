@@ -1,10 +1,11 @@
-"""The stages of one run, driven one by one as Snakemake drives them, on a network and images so small that each takes
-a fraction of a second."""
+"""The stages of one run, called one by one with the command lines of the workflow.
+
+Network and images are so small that each stage takes a fraction of a second.
+"""
 
 import importlib
 import json
 import signal
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,7 +40,7 @@ STAGES: tuple[Stage, ...] = ("subset", "train", "sample", "score", "emm")
 
 @dataclass(frozen=True)
 class Pipeline:
-    """One run of N = 20 images, replicate 0, below `results`, and the search and the study that it suffices for."""
+    """One run of N = 20 images, replicate 0, in the folder `results`, with the search and the study of this run."""
 
     results: Path
     content: dict[str, Any] = field(default_factory=lambda: CONTENT)
@@ -58,7 +59,7 @@ class Pipeline:
         return run_folder(self.results, stage, name, self.n, self.replicate)
 
     def file(self, stage: Stage, name: str = "") -> Path:
-        """A file of a stage, by default the first that is not its record."""
+        """Path of a file of a stage, by default the first one that is not its record."""
         return self.folder(stage) / (name or FILES[stage][0])
 
     def record(self, stage: Stage) -> Path:
@@ -73,12 +74,12 @@ class Pipeline:
         return self.results / "studies" / "faults"
 
     def description(self) -> str:
-        """The study of this one arm, as its stages take it."""
+        """Description of the study of this one arm, as JSON for the study stages."""
         settings = read(self.content | {"studies": {"faults": {"arms": {"one": {}}}}})
         return json.dumps(description(index_of(settings, self.results), "faults"))
 
     def arguments(self, stage: str) -> list[str]:
-        """The command line of a stage, or of "study", "figures", "summary" or "findings_table", after ``python -m``."""
+        """Command line of a stage, or of "study", "figures", "summary" or "findings_table", after ``python -m``."""
         module = f"emmeter.stages.{stage}"
         tables = {name: str(self.study / f"{name}.csv") for name in ("emm", "curves", "contrasts", "findings", "onset")}
         options: dict[str, object]
@@ -118,20 +119,21 @@ class Pipeline:
             outputs = {"snapshots": snapshots, "log": log, "record": self.record("train"), "state": state}
             return options | outputs | {"state-seconds": self.state_seconds, "device": "cpu"}
         if stage == "sample":
+            if setup.diffusion.denoiser == "network":
+                options["snapshots"] = snapshots
             return options | {
-                "snapshots": snapshots,
                 "state": self.state,
                 "output": samples,
                 "record": self.record("sample"),
                 "device": "cpu",
                 "batch": 8,
             }
-        found = {"neighbours": self.file("score"), "gallery": self.file("score", "gallery.npz")}
+        outputs = {"neighbours": self.file("score"), "gallery": self.file("score", "gallery.npz")}
         records = (self.record("train"), self.record("sample"))
-        return options | found | {"samples": samples, "records": records, "score": self.record("score")}
+        return options | outputs | {"samples": samples, "records": records, "score": self.record("score")}
 
     def call(self, stage: str) -> int:
-        """Run a stage in this process; its exit status."""
+        """Run a stage in this process and return its exit status."""
         return call(*self.arguments(stage))
 
     def complete(self) -> "Pipeline":
@@ -142,16 +144,14 @@ class Pipeline:
 
 
 def call(module: str, *arguments: str) -> int:
-    """Run ``python -m module arguments`` in this process; its exit status."""
+    """Run ``python -m module arguments`` in this process, as a program, and return its exit status."""
     main = importlib.import_module(module).main
-    old, sys.argv = sys.argv, [module, *arguments]
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}  # training sets its own
     try:
-        command(main)
+        command(lambda: main(arguments))
     except SystemExit as ended:
         return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
     finally:
-        sys.argv = old
         for number, handler in handlers.items():
             signal.signal(number, handler)
     return 0

@@ -1,68 +1,32 @@
-"""Sampler, seeds and the sample stage (test_optimum.py holds the reference vectors)."""
+"""Sampler and seeds.  test_optimum.py compares with reference vectors."""
 
 import itertools
-import json
-import sys
-from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from scipy.stats import chisquare
 from torch import Tensor
 
-from emmeter.command import command
-from emmeter.data.subset import Subset, save
 from emmeter.diffusion.preconditioning import EDM, VE, VP, Denoiser
 from emmeter.diffusion.sampling import SEEDS_PER_REPLICATE, draws, generate, heun, noise_levels
-from emmeter.files.npz import write_npz
-from emmeter.settings.keys import key
-from emmeter.settings.sections import Sampling, Setup
+from emmeter.settings.sections import Sampling
 from emmeter.settings.validation import read_setup
-from emmeter.stages import sample as sample_stage
-from emmeter.training import snapshots
 from emmeter.training.optimizer import FlatParameters
-from emmeter.training.trainer import Trainer, build
+from emmeter.training.trainer import build
+from networks import awake
 
 CPU = torch.device("cpu")
-N = 12
-
-
-def settings(**changes: dict[str, Any]) -> dict[str, Any]:
-    content: dict[str, dict[str, Any]] = {
-        "data": {"source": "digits"},
+SETUP = read_setup(
+    {
         "network": {"channels": 8, "multipliers": [1], "blocks": 1, "attention": [], "dropout": 0.0},
         "diffusion": {"preconditioning": "edm"},
-        "training": {"duration": "80 images", "batch_size": 10, "ema_decays": [0.9, 0.5], "snapshots": [0.5, 1.0]},
-        "sampling": {"images": 6, "steps": 4},
     }
-    for section, values in changes.items():
-        content[section] = content.get(section, {}) | values
-    return content
+)
 
 
-def subset_of(labels: int = 0) -> Subset:
-    random = np.random.default_rng(0)
-    return Subset(
-        images=random.integers(0, 256, (N, 1, 8, 8), np.uint8),
-        labels=np.arange(N) % labels if labels else np.zeros(N, np.int64),
-        label_count=labels,
-        indices=np.arange(N),
-        groups=np.arange(N),
-        held_out=np.zeros((0, 1, 8, 8), np.uint8),
-        held_out_labels=np.zeros(0, np.int64),
-    )
-
-
-def scrambled(setup: Setup, labels: int = 0, seed: int = 0) -> Denoiser:
-    """A denoiser whose weights are far from their near-zero initialization."""
-    denoiser = build(setup, (1, 8, 8), labels).eval().requires_grad_(False)
-    generator = torch.Generator().manual_seed(seed)
-    for parameter in denoiser.network.parameters():
-        spread = parameter[0].numel() ** -0.5 if parameter.dim() > 1 else 0.2
-        parameter.copy_(torch.randn(parameter.shape, generator=generator) * spread)
-    return denoiser
+def denoiser_for(labels: int = 0) -> Denoiser:
+    """A denoiser of 8x8 images with random weights, for so many labels (0: unconditional)."""
+    return awake(build(SETUP, (1, 8, 8), labels)).eval().requires_grad_(False)
 
 
 # Noise levels
@@ -114,14 +78,14 @@ def sampler_error(steps: int) -> float:
 
 
 def test_sampler_converges_at_second_order():
-    """Doubling the steps divides the error by about 4 (the last step's own error, sigma_min^2 / 2, is 5e-9)."""
+    """Doubling the steps divides the error by about 4.  The last step alone adds sigma_min^2 / 2 = 5e-9."""
     errors = [sampler_error(steps) for steps in (20, 40, 80, 160)]
     for coarse, fine in itertools.pairwise(errors):
         assert 3.4 < coarse / fine < 4.8
     assert errors[-1] < 1e-3
 
 
-def test_sampler_calls_the_denoiser_twice_a_step_but_once_in_the_last():
+def test_sampler_calls_the_denoiser_twice_per_step_but_once_in_the_last():
     calls = []
 
     def denoise(x, sigma, labels):
@@ -154,7 +118,7 @@ def test_an_image_does_not_depend_on_how_many_are_drawn():
 
 
 def test_latents_are_those_of_the_papers_seeds():
-    """Replicate 0: a generator seeded 0, 1, 2, ..., the latent first; labels do not change it."""
+    """Replicate 0 has generators seeded 0, 1, 2, ...  Each draws the latent first, so labels do not change it."""
     plain, labelled = draws(3, (1, 4, 4), None, 0), draws(3, (1, 4, 4), torch.arange(10), 0)
     assert plain.labels is None
     assert torch.equal(plain.latents, labelled.latents)
@@ -165,9 +129,9 @@ def test_latents_are_those_of_the_papers_seeds():
 
 
 def test_replicates_share_no_latent():
-    one, two = draws(30, (1, 2, 2), None, 0), draws(30, (1, 2, 2), None, 1)
-    assert not set(one.seeds.tolist()) & set(two.seeds.tolist())
-    assert not torch.isclose(one.latents[:, None], two.latents[None]).all(dim=(2, 3, 4)).any()
+    first, second = (draws(30, (1, 2, 2), None, replicate) for replicate in (0, 1))
+    assert not set(first.seeds.tolist()) & set(second.seeds.tolist())
+    assert not torch.isclose(first.latents[:, None], second.latents[None]).all(dim=(2, 3, 4)).any()
 
 
 def test_labels_are_uniform_over_those_in_use():
@@ -190,7 +154,7 @@ def test_latents_are_standard_normal():
 
 @pytest.mark.parametrize("labels", [0, 3])
 def test_batch_size_does_not_change_images(labels):
-    denoiser = scrambled(read_setup(settings()), labels)
+    denoiser = denoiser_for(labels)
     drawn = draws(10, (1, 8, 8), torch.arange(labels) if labels else None, 0)
     levels = noise_levels(Sampling(steps=6))
     whole = generate(denoiser, drawn, levels, 100, CPU)
@@ -203,202 +167,17 @@ def test_batch_size_does_not_change_images(labels):
 
 
 def test_labels_reach_the_network():
-    denoiser = scrambled(read_setup(settings()), 3)
+    denoiser = denoiser_for(3)
     drawn = draws(8, (1, 8, 8), torch.arange(3), 0)
     assert drawn.labels is not None
     changed = type(drawn)(drawn.latents, (drawn.labels + 1) % 3, drawn.seeds)
-    one, two = (generate(denoiser, d, noise_levels(Sampling(steps=3)), 8, CPU) for d in (drawn, changed))
-    assert (one.int() - two.int()).abs().flatten(1).amax(dim=1).min() > 1
-
-
-# The stage
-
-
-class Place:
-    """The files of one run in a folder, and the command line of its sample stage."""
-
-    def __init__(self, folder: Path, labels: int = 0, **changes: dict[str, Any]):
-        self.folder, self.content, self.labels = folder, settings(**changes), labels
-        self.setup = read_setup(self.content)
-        self.subset, self.snapshots = folder / "subset.npz", folder / "snapshots.safetensors"
-        self.output, self.record = folder / "out" / "samples.npz", folder / "out" / "sampling.json"
-        save(self.subset, subset_of(labels))
-
-    def write_snapshots(self) -> list[dict[str, Tensor]]:
-        """Real snapshots of two steps of training: their weights, for snapshot and decay."""
-        denoiser = scrambled(self.setup, self.labels).requires_grad_(True).train()
-        trainer = Trainer(self.setup, N, 0, denoiser, subset_of(self.labels), CPU)
-        weights = []
-        for index in range(2):
-            trainer.advance()
-            trainer.averages[-1].mul_(0.9)  # so that decays differ visibly
-            snapshots.keep(self.folder, index, trainer.averaged())
-            weights += trainer.averaged()
-        training = self.setup.training
-        description = {
-            "key": key("train", self.setup),
-            "shares": training.snapshots,
-            "ema_decays": training.ema_decays,
-            "images_seen": [40, 80],
-        }
-        snapshots.join(self.folder, self.snapshots, description)
-        return weights
-
-    def call(
-        self, monkeypatch, batch: int = 4, snapshots: bool = True, replicate: int = 0, state: Path | None = None
-    ) -> int:
-        arguments = ["--settings", json.dumps(self.content), "--key", "abc"]
-        arguments += ["--n", str(N), "--replicate", str(replicate)]
-        arguments += ["--subset", str(self.subset), "--output", str(self.output), "--record", str(self.record)]
-        arguments += ["--batch", str(batch), "--device", "cpu"]
-        arguments += ["--snapshots", str(self.snapshots)] if snapshots else []
-        arguments += ["--state", str(state)] if state else []
-        monkeypatch.setattr(sys, "argv", ["sample", *arguments])
-        try:
-            command(sample_stage.main)
-        except SystemExit as stopped:
-            return int(stopped.code or 0)
-        return 0
-
-    def samples(self) -> dict[str, np.ndarray]:
-        with np.load(self.output, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-
-
-def one_error(capsys) -> str:
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 1, lines
-    assert lines[0].startswith("error: ")
-    return lines[0]
-
-
-@pytest.mark.parametrize("labels", [0, 3])
-@pytest.mark.parametrize("decay", [None, 0.5])
-def test_stage_samples_every_snapshot(tmp_path, monkeypatch, labels, decay):
-    place = Place(tmp_path, labels, sampling={"images": 6, "steps": 4, "ema_decay": decay})
-    weights = place.write_snapshots()
-    assert place.call(monkeypatch) == 0
-    found = place.samples()
-    assert found["images"].shape == (2, 6, 1, 8, 8)
-    assert found["images"].dtype == np.uint8
-    assert found["shares"].tolist() == [0.5, 1.0]
-    assert found["images_seen"].tolist() == [40, 80]
-    assert found["seeds"].tolist() == list(range(6))
-    assert len(found["labels"]) == (6 if labels else 0)
-    assert set(found["labels"]) <= set(range(labels))
-    drawn = draws(6, (1, 8, 8), torch.arange(labels) if labels else None, 0)
-    network = build(place.setup, (1, 8, 8), labels).eval()
-    for snapshot in range(2):
-        network.network.load_state_dict(weights[2 * snapshot + (decay == 0.5)])
-        expected = generate(network, drawn, noise_levels(place.setup.sampling), 4, CPU)
-        assert np.abs(found["images"][snapshot].astype(int) - expected.int().numpy()).max() <= 1
-    record = json.loads(place.record.read_text())
-    assert record["evaluations"] == (2 * 4 - 1) * 6 * 2
-    assert record["key"] == "abc"
-    assert (place.output.parent / "settings.yaml").is_file()
-
-
-def test_stage_removes_the_training_state_when_it_has_succeeded(tmp_path, monkeypatch, capsys):
-    place = Place(tmp_path)
-    state = tmp_path / "state" / "key" / "n1-r0"
-    state.mkdir(parents=True)
-    (state / "state.pt").touch()
-    place.snapshots.write_bytes(b"damaged")
-    assert place.call(monkeypatch, state=state) == 1
-    assert "snapshots" in one_error(capsys)
-    assert (state / "state.pt").exists()  # the snapshots can be made again from it
-    place.write_snapshots()
-    assert place.call(monkeypatch, state=state) == 0
-    assert not (tmp_path / "state").exists()
-    assert place.call(monkeypatch, state=state) == 0  # as for another arm that shares the training
-
-
-def test_stage_gives_the_same_bytes_twice(tmp_path, monkeypatch):
-    place = Place(tmp_path)
-    place.write_snapshots()
-    assert place.call(monkeypatch) == 0
-    first = place.output.read_bytes()
-    assert place.call(monkeypatch) == 0
-    assert place.output.read_bytes() == first
-
-
-def test_stage_clamps_to_the_range_of_ve(tmp_path, monkeypatch):
-    place = Place(tmp_path, diffusion={"preconditioning": "ve"}, training={"ema_decays": [0.9, 0.5]})
-    weights = place.write_snapshots()
-    assert place.call(monkeypatch) == 0
-    network = build(place.setup, (1, 8, 8), 0).eval()
-    network.network.load_state_dict(weights[2])
-    levels = noise_levels(place.setup.sampling, 0.02, 100)
-    expected = generate(network, draws(6, (1, 8, 8), None, 0), levels, 4, CPU)
-    assert np.abs(place.samples()["images"][1].astype(int) - expected.int().numpy()).max() <= 1
-
-
-@pytest.mark.parametrize("labels", [0, N])
-def test_optimum_needs_no_snapshots_and_copies(tmp_path, monkeypatch, labels):
-    place = Place(tmp_path, labels, diffusion={"denoiser": "optimum"}, sampling={"images": 30, "steps": 18})
-    assert place.call(monkeypatch, snapshots=False, replicate=1) == 0
-    found = place.samples()
-    assert found["images"].shape == (1, 30, 1, 8, 8)
-    assert (found["shares"].tolist(), found["images_seen"].tolist()) == ([1.0], [0])
-    assert found["seeds"][0] == SEEDS_PER_REPLICATE
-    train = subset_of(labels).images
-    copies = [np.flatnonzero((train == image).all(axis=(1, 2, 3))) for image in found["images"][0]]
-    assert all(len(copy) == 1 for copy in copies)
-    if labels:  # of unique labels: each image is the one of its label
-        assert [int(copy[0]) for copy in copies] == found["labels"].tolist()
-
-
-def test_network_needs_snapshots(tmp_path, monkeypatch, capsys):
-    assert Place(tmp_path).call(monkeypatch, snapshots=False) == 1
-    assert "--snapshots" in one_error(capsys)
-
-
-@pytest.mark.parametrize("damage", ["missing", "empty", "truncated", "garbage", "no metadata", "another kind"])
-def test_damaged_snapshots_are_one_line(tmp_path, monkeypatch, capsys, damage):
-    place = Place(tmp_path)
-    if damage in ("truncated", "garbage"):
-        place.write_snapshots()
-        whole = place.snapshots.read_bytes()
-        place.snapshots.write_bytes(whole[: len(whole) // 2] if damage == "truncated" else b"\x7f" * len(whole))
-    elif damage == "empty":
-        place.snapshots.touch()
-    elif damage == "no metadata":
-        from safetensors.torch import save_file
-
-        save_file({"0/0/x": torch.zeros(1)}, place.snapshots)
-    elif damage == "another kind":
-        write_npz(place.snapshots, x=np.zeros(3))
-    assert place.call(monkeypatch) == 1
-    assert str(place.snapshots) in one_error(capsys)
-    assert not place.output.exists()
-
-
-DEEP = {"network": {"blocks": 2}}
-
-
-@pytest.mark.parametrize(
-    ("trained", "sampled", "labels"),
-    [
-        pytest.param({}, {"network": {"channels": 12}}, (0, 0), id="wider"),
-        pytest.param({}, DEEP, (0, 0), id="deeper"),
-        pytest.param(DEEP, {}, (0, 0), id="shallower"),
-        pytest.param({}, {"training": {"ema_decays": [0.8]}}, (0, 0), id="other decay"),
-        pytest.param({}, {}, (0, 3), id="labels"),
-        pytest.param({}, {}, (3, 0), id="no labels"),
-    ],
-)
-def test_snapshots_of_other_settings_are_one_line(tmp_path, monkeypatch, capsys, trained, sampled, labels):
-    place = Place(tmp_path, labels[0], **trained)
-    place.write_snapshots()
-    other = Place(tmp_path, labels[1], **sampled)
-    assert other.call(monkeypatch) == 1
-    assert str(place.snapshots) in one_error(capsys)
-    assert not place.output.exists()
+    images, others = (generate(denoiser, d, noise_levels(Sampling(steps=3)), 8, CPU) for d in (drawn, changed))
+    assert (images.int() - others.int()).abs().flatten(1).amax(dim=1).min() > 1
 
 
 def test_flat_parameters_do_not_change_what_a_denoiser_computes():
-    """Sampling builds plain modules, training flat ones: the same weights give the same image."""
-    denoiser = scrambled(read_setup(settings()))
+    """Sampling builds plain modules and training flat ones.  The same weights give the same image."""
+    denoiser = denoiser_for()
     drawn, levels = draws(2, (1, 8, 8), None, 0), noise_levels(Sampling(steps=3))
     before = generate(denoiser, drawn, levels, 2, CPU)
     FlatParameters(denoiser.network)

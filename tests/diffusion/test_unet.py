@@ -1,10 +1,7 @@
 """The networks: reference vectors, the paper's sizes and costs, attention, skip masks, labels, memory layouts."""
 
-import importlib.util
 import math
-import runpy
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,18 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import check_vectors
 from emmeter.diffusion import layers
 from emmeter.diffusion.layers import Attention, LabelEmbedding, Resample, convolution, normalization
 from emmeter.diffusion.unet import UNet
 from emmeter.settings.sections import Network
+from networks import awake
 
 TESTS = Path(__file__).parents[1]
-PROGRAM = TESTS / "check_vectors.py"
-_spec = importlib.util.spec_from_file_location("check_vectors", PROGRAM)
-assert _spec is not None
-assert _spec.loader is not None
-check_vectors = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(check_vectors)
 
 NETWORK_VECTORS = sorted(path for path in (TESTS / "vectors").glob("*.npz") if check_vectors.is_network_vector(path))
 
@@ -32,16 +25,6 @@ NETWORK_VECTORS = sorted(path for path in (TESTS / "vectors").glob("*.npz") if c
 def small(**changes) -> Network:
     settings = {"channels": 8, "multipliers": [1, 2], "blocks": 1, "attention": [4], "dropout": 0.0}
     return Network(**{**settings, **changes})
-
-
-def awake(network: UNet, seed: int = 0) -> UNet:
-    """Weights far from the near-zero initialization of residual branches, so that every layer matters."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            spread = 1 / math.sqrt(parameter[0].numel()) if parameter.dim() > 1 else 0.3
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) * spread)
-    return network
 
 
 def inputs(count: int = 3, channels: int = 1, side: int = 8, seed: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
@@ -62,29 +45,21 @@ def test_network_equals_reference(path):
     assert check_vectors.error(path) < 1e-4
 
 
-def check(folder: Path, monkeypatch) -> int:
-    """Exit status of ``python tests/check_vectors.py FOLDER``."""
-    monkeypatch.setattr(sys, "argv", [str(PROGRAM), str(folder)])
-    with pytest.raises(SystemExit) as stopped:
-        runpy.run_path(str(PROGRAM), run_name="__main__")
-    return int(stopped.value.code or 0)
-
-
-def test_program_accepts_reference(monkeypatch, capsys):
-    assert check(TESTS / "vectors", monkeypatch) == 0
+def test_program_accepts_reference(capsys):
+    assert check_vectors.main([str(TESTS / "vectors")]) == 0
     printed = capsys.readouterr().out.splitlines()
     assert len(printed) == len(NETWORK_VECTORS)
     assert all(" ok " in line for line in printed)
 
 
-def test_program_refuses_perturbed_vector(tmp_path, monkeypatch, capsys):
+def test_program_refuses_perturbed_vector(tmp_path, capsys):
     for name in ("ddpmpp_vp.npz", "ncsnpp_ve.npz"):
         shutil.copy(TESTS / "vectors" / name, tmp_path)
     with np.load(tmp_path / "ncsnpp_ve.npz") as archive:
         arrays = {name: archive[name] for name in archive.files}
     arrays["denoised"] = arrays["denoised"] + np.float32(1e-3)
     np.savez(tmp_path / "ncsnpp_ve.npz", **arrays)
-    assert check(tmp_path, monkeypatch) == 1
+    assert check_vectors.main([str(tmp_path)]) == 1
     good, bad = capsys.readouterr().out.splitlines()
     assert " ok " in good
     assert "ddpmpp_vp.npz" in good
@@ -93,13 +68,13 @@ def test_program_refuses_perturbed_vector(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("kind", ["empty", "missing", "no networks"])
-def test_program_refuses_folder_without_vectors(tmp_path, monkeypatch, capsys, kind):
+def test_program_refuses_folder_without_vectors(tmp_path, capsys, kind):
     folder = tmp_path / "vectors"
     if kind != "missing":
         folder.mkdir()
     if kind == "no networks":
         shutil.copy(TESTS / "vectors" / "losses.npz", folder)
-    assert check(folder, monkeypatch) == 1
+    assert check_vectors.main([str(folder)]) == 1
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1
     assert lines[0].startswith(f"error: {folder}: ")

@@ -1,10 +1,14 @@
-"""The ``emm`` command: small questions about a configuration and its results."""
+"""The ``emm`` command: small questions about a configuration and its results.
+
+Each subcommand is a function that prints its answer.  `main` maps the command line to these functions.
+"""
 
 import argparse
 import json
 import os
 import signal
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from emmeter import project
@@ -14,46 +18,49 @@ from emmeter.files.writing import write_text
 from emmeter.settings.sections import Scoring
 from emmeter.settings.validation import validate
 
+RESULTS = Path("results")
+THRESHOLDS = (0.2, 0.25, 1 / 3, 0.4, 0.5)
 
-def summary(args: argparse.Namespace) -> None:
-    """Print EMM of every arm of the named studies (default: of all), what the findings are, and where figures are."""
+
+def summary(results: Path = RESULTS, studies: Sequence[str] = (), *, report: bool = False) -> None:
+    """Print the EMM of each arm of the named studies (default: all), their findings, and where the figures are."""
     from emmeter.files.tables import EMM_COLUMNS, FINDING_COLUMNS, read
     from emmeter.presentation import findings
     from emmeter.presentation.tables import lines
 
-    folder = args.results / "studies"
-    names = args.studies or sorted(path.parent.name for path in folder.glob("*/emm.csv"))
+    folder = results / "studies"
+    names = list(studies) or sorted(path.parent.name for path in folder.glob("*/emm.csv"))
     if not names:
-        raise StageError(f"{args.results}: holds no table yet; run snakemake first")
+        raise StageError(f"{results}: holds no table yet; run snakemake first")
     tables = [folder / name / "emm.csv" for name in names]
     arms = read(tables, EMM_COLUMNS)
-    found = read([table.with_name("findings.csv") for table in tables], FINDING_COLUMNS)
+    claims = read([table.with_name("findings.csv") for table in tables], FINDING_COLUMNS)
     try:
-        texts = [lines(arms), *([findings.lines(found)] if len(found) else [])]
+        texts = [lines(arms), *([findings.lines(claims)] if len(claims) else [])]
     except ValueError as error:
         raise StageError(f"{folder}: a table is damaged ({error}); delete them, and run snakemake again") from None
     print("\n" + "\n\n".join(texts) + "\n")
     print(f"figures  {folder}/{names[0] if len(names) == 1 else '*'}/*.svg")
-    if args.report:
-        print(f"report   {args.results / 'report.html'}")
+    if report:
+        print(f"report   {results / 'report.html'}")
 
 
-def check(args: argparse.Namespace) -> None:
-    """Validate the configuration, with overlays laid over it in order, and list its studies and their arms.
+def check(results: Path = RESULTS, overlays: Sequence[Path] = ()) -> None:
+    """Validate the configuration, with the overlays in order, and list its studies and their arms.
 
-    Of your own images, every head is read: what they hold is printed, and every faulty one is named.
+    For your own images, the command reads the head of every file, prints what they hold and names every faulty file.
     """
     from emmeter.machine import gpus
     from emmeter.pipeline.index import index_of
     from emmeter.settings.configuration import load, read
 
     try:
-        settings = read(load(args.overlays))
-        index = index_of(settings, args.results, asked=())
+        settings = read(load(overlays))
+        index = index_of(settings, results, asked=())
         if faults := [*index.faults(settings.selected), *gpus.missing(settings.execution, sys.executable)]:
             raise SettingsError(*faults)
         gpus.devices(settings.execution)
-    except SettingsError as error:  # there may be many
+    except SettingsError as error:  # printed here, one line per fault
         print("\n".join(f"error: {line}" for line in error.lines), file=sys.stderr)
         sys.exit(1)
     reasons = {study.name: index.faults([study.name]) for study in settings.studies}
@@ -66,38 +73,58 @@ def check(args: argparse.Namespace) -> None:
         print(f"note: {line}")
 
 
-def plan(args: argparse.Namespace) -> None:
-    """Print what the selected studies will cost: runs, images, operations, time, disk."""
+def plan(
+    results: Path = RESULTS,
+    overlays: Sequence[Path] = (),
+    *,
+    cores: int | None = None,
+    throughput: float | None = None,
+) -> None:
+    """Print the cost of the selected studies: runs, images, operations, time and disk."""
     from emmeter.pipeline.index import index_of
     from emmeter.pipeline.plan import show
     from emmeter.settings.configuration import load, read
 
-    settings = read(load(args.overlays))
-    index = index_of(settings, args.results, data_needed=False, looked=False)
-    print(show(settings, index, args.cores, args.throughput))
+    settings = read(load(overlays))
+    index = index_of(settings, results, data_needed=False, looked=False)
+    print(show(settings, index, cores, throughput))
 
 
-def schema(args: argparse.Namespace) -> None:
+def schema(output: Path) -> None:
     """Write the JSON schema of the configuration."""
     from emmeter.settings.written import json_schema
 
-    write_text(args.output, json.dumps(json_schema(), indent=1) + "\n")
+    write_text(output, json.dumps(json_schema(), indent=1) + "\n")
 
 
-def rescore(args: argparse.Namespace) -> None:
+def rescore(neighbours: Path, thresholds: Sequence[float] = THRESHOLDS, *, duplicates: bool = False) -> None:
     """Print the memorization ratio of a scored run under other thresholds, from its stored distances."""
     from emmeter.files.scores import read_neighbours
     from emmeter.measure.criterion import memorized
 
-    snapshots = read_neighbours(args.neighbours)
+    snapshots = read_neighbours(neighbours)
     print("threshold  " + "  ".join(f"snapshot {i}" for i in range(len(snapshots))))
-    for value in args.threshold:
-        ratios = [memorized(found, value, not args.duplicates).mean() for found in snapshots]
+    for value in thresholds:
+        ratios = [memorized(snapshot, value, not duplicates).mean() for snapshot in snapshots]
         print(f"{value:<9.4g}  " + "  ".join(f"{ratio:<{len('snapshot 0')}.4f}" for ratio in ratios))
 
 
-def threshold(text: str) -> float:
-    """A threshold of the criterion as text, a fraction too.  Raises ArgumentTypeError unless it is in ]0, 1[."""
+def verify(results: Path = RESULTS, *, scores: int = 10, seed: int = 0) -> None:
+    """Check results against their settings, records and checksums, and compute a sample of the scores again."""
+    from emmeter.pipeline.verify import verify as verify_folder
+
+    report = verify_folder(results, scores, seed)
+    if report.mismatches:
+        print("\n".join(report.mismatches))
+        sys.exit(1)
+    print(report.summary())
+
+
+def _threshold(text: str) -> float:
+    """Parse a threshold of the criterion, such as 0.25 or 1/3.
+
+    Raises argparse.ArgumentTypeError unless the value is above 0 and below 1.
+    """
     try:
         return validate(Scoring, {"threshold": text}).threshold
     except SettingsError:
@@ -105,60 +132,60 @@ def threshold(text: str) -> float:
         raise argparse.ArgumentTypeError(message) from None
 
 
-def verify(args: argparse.Namespace) -> None:
-    """Check results against their settings, records and checksums, and compute a sample of scores again."""
-    from emmeter.pipeline.verify import verify as verified
-
-    found = verified(args.folder or args.results, args.scores, args.seed)
-    if found.mismatches:
-        print("\n".join(found.mismatches))
-        sys.exit(1)
-    print(found.summary())
-
-
-def answer(args: argparse.Namespace) -> None:
-    """Run the command that was chosen, and see its output off."""
-    args.run(args)
-    flush()
-
-
-def main() -> None:
-    """The ``emm`` command: it runs the package of the project that it is called in."""
-    if (wanted := project.others()) is not None:
-        project.become(wanted, "emmeter.cli")  # returns in vain attempts alone, which `command` then tells
-    parser = argparse.ArgumentParser(prog="emm", description=__doc__)
-    parser.add_argument("--results", type=Path, default=Path("results"))
+def _parser() -> argparse.ArgumentParser:
+    """Build the parser.  The option `run` of a parsed command line calls the chosen function with its arguments."""
+    parser = argparse.ArgumentParser(prog="emm", description="Small questions about a configuration and its results.")
+    parser.add_argument("--results", type=Path, default=RESULTS)
     commands = parser.add_subparsers(required=True)
-    one = commands.add_parser("summary", help=summary.__doc__)
-    one.add_argument("studies", nargs="*", help="names of studies that have been made (default: all)")
-    one.add_argument("--report", action="store_true", help="say where the report is, which holds these studies")
-    one.set_defaults(run=summary)
-    one = commands.add_parser("check", help=check.__doc__)
-    one.add_argument("overlays", type=Path, nargs="*")
-    one.set_defaults(run=check)
-    one = commands.add_parser("plan", help=plan.__doc__)
-    one.add_argument("overlays", type=Path, nargs="*")
-    one.add_argument("--cores", type=int, help="plan for so many cores (default: this machine's)")
-    one.add_argument("--throughput", type=float, help="GFLOP/s of one job, instead of a calibration of 10 seconds")
-    one.set_defaults(run=plan)
-    one = commands.add_parser("schema", help=schema.__doc__)
-    one.add_argument("output", type=Path)
-    one.set_defaults(run=schema)
-    one = commands.add_parser("rescore", help=rescore.__doc__)
-    one.add_argument("neighbours", type=Path)
-    one.add_argument("--threshold", type=threshold, nargs="+", default=[0.2, 0.25, 1 / 3, 0.4, 0.5])
-    one.add_argument("--duplicates", action="store_true", help="the paper's rule: a duplicate is a second neighbour")
-    one.set_defaults(run=rescore)
-    one = commands.add_parser("verify", help=verify.__doc__)
-    one.add_argument("folder", type=Path, nargs="?", help="results to verify (default: those of --results)")
-    one.add_argument("--scores", type=int, default=10, help="scores to compute again from their samples")
-    one.add_argument("--seed", type=int, default=0, help="which scores")
-    one.set_defaults(run=verify)
-    args = parser.parse_args()
+
+    def add(function: Callable[..., None], run: Callable[[argparse.Namespace], None]) -> argparse.ArgumentParser:
+        subparser = commands.add_parser(function.__name__, help=function.__doc__)
+        subparser.set_defaults(run=run)
+        return subparser
+
+    options = add(summary, lambda args: summary(args.results, args.studies, report=args.report))
+    options.add_argument("studies", nargs="*", help="names of studies that have been made (default: all)")
+    options.add_argument("--report", action="store_true", help="also print where the report of these studies is")
+    options = add(check, lambda args: check(args.results, args.overlays))
+    options.add_argument("overlays", type=Path, nargs="*")
+    options = add(plan, lambda args: plan(args.results, args.overlays, cores=args.cores, throughput=args.throughput))
+    options.add_argument("overlays", type=Path, nargs="*")
+    options.add_argument("--cores", type=int, help="number of cores to plan for (default: all of this machine)")
+    options.add_argument("--throughput", type=float, help="GFLOP/s of one job, instead of a calibration of 10 seconds")
+    options = add(schema, lambda args: schema(args.output))
+    options.add_argument("output", type=Path)
+    options = add(rescore, lambda args: rescore(args.neighbours, args.threshold, duplicates=args.duplicates))
+    options.add_argument("neighbours", type=Path)
+    options.add_argument("--threshold", type=_threshold, nargs="+", default=THRESHOLDS)
+    options.add_argument(
+        "--duplicates", action="store_true", help="the paper's rule: a duplicate is a second neighbour"
+    )
+    options = add(verify, lambda args: verify(args.folder or args.results, scores=args.scores, seed=args.seed))
+    options.add_argument("folder", type=Path, nargs="?", help="results to verify (default: those of --results)")
+    options.add_argument("--scores", type=int, default=10, help="number of scores to compute again from their samples")
+    options.add_argument("--seed", type=int, default=0, help="seed that chooses these scores")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the ``emm`` command, with the package of the project in whose folder it is called.
+
+    Raises SystemExit: status 1 after an expected failure, 2 for a wrong command line, 141 if the reader of standard
+    output has closed it.
+    """
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    if (wanted := project.others()) is not None:
+        project.become(wanted, "emmeter.cli", arguments)  # returns only in vain; then `command` reports why
+    args = _parser().parse_args(arguments)
+
+    def run() -> None:
+        args.run(args)
+        flush()  # here, so that an output that cannot be written is reported too
+
     try:
-        command(lambda: answer(args))
-    except BrokenPipeError:  # whoever reads has seen enough, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still buffered
+        command(run)
+    except BrokenPipeError:  # the reader has closed standard output, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the output that is still buffered
         sys.exit(128 + signal.SIGPIPE)
 
 

@@ -1,4 +1,8 @@
-"""What the command lines of all stages share: options, one-line errors, the end of a process."""
+"""Parts that all command lines share: options, one-line errors, the end of a process.
+
+A stage module has a function that does its work, and `main(argv)`, which parses a command line and calls that function.
+`command` and `program` run such a `main` as a program.
+"""
 
 import argparse
 import codecs
@@ -19,48 +23,61 @@ from emmeter.settings.validation import lookup, read_setup
 PLAIN = {"≥": ">=", "≤": "<=", "×": "x", "±": "+-", "−": "-", "–": "-", "—": "-", "…": "...", "‘": "'", "’": "'"}
 
 
-def arguments(description: str | None, *options: str, run: bool = True) -> argparse.ArgumentParser:
-    """A parser with the settings and the place of one run (N, replicate), and a path for each of `options`."""
+def stage_parser(description: str | None, *options: str, run: bool = True) -> argparse.ArgumentParser:
+    """Build a parser with the options that all stages of a run share, and a required path for each of `options`.
+
+    Args:
+        description: the text that ``--help`` shows.
+        options: names of further options, such as ``--output``.
+        run: whether the stage works on one run, so that N and the replicate are options too.
+    """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--settings", required=True, help="settings of this stage as JSON")
-    parser.add_argument("--key", default="", help="settings key, for the record")
+    parser.add_argument("--key", default="", help="settings key, for the record (default: computed from the settings)")
     if run:
         parser.add_argument("--n", type=int, required=True, help="number of training images")
-        parser.add_argument("--replicate", type=int, required=True, help="which fresh subset and training seed")
+        parser.add_argument(
+            "--replicate", type=int, required=True, help="number of the subset and training seed, from 0"
+        )
     for option in options:
         parser.add_argument(option, type=Path, required=True)
     return parser
 
 
 def positive(text: str) -> int:
-    """The type of options that count something.  Raises argparse's own error for anything but 1, 2, 3, ..."""
+    """Parse an option that counts something.  Raises argparse.ArgumentTypeError for anything but 1, 2, 3, ..."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number from 1 on, not {text!r}")
     return int(text)
 
 
 def execution_options(parser: argparse.ArgumentParser) -> None:
-    """Options of stages that compute with torch; they change no result beyond rounding."""
+    """Add the options of stages that compute with torch.  They change results by rounding at most."""
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     parser.add_argument("--threads", type=positive, default=1)
 
 
 def read_settings(text: str) -> Setup:
-    """The `Setup` of a stage's JSON.  Raises SettingsError where it is not one, or leaves a value to the data."""
+    """Read the settings of a stage from JSON.
+
+    Raises SettingsError if the text is not JSON, if a setting is wrong, or if a value is missing that depends on the
+    data (`network.attention`, `diffusion.sigma_data`, `search.n_max`).
+    """
     try:
         setup = read_setup(json.loads(text))
     except json.JSONDecodeError as error:
         raise SettingsError(f"--settings: is not JSON ({error})") from None
-    left = ("network.attention", "diffusion.sigma_data", "search.n_max")
-    if undecided := [name for name in left if lookup(setup, name) is None]:
+    data_dependent = ("network.attention", "diffusion.sigma_data", "search.n_max")
+    if undecided := [name for name in data_dependent if lookup(setup, name) is None]:
         raise SettingsError(*(f"{name} = None: a stage needs the value" for name in undecided))
     return setup
 
 
 def plain(error: UnicodeError) -> tuple[str, int]:
-    """The error handler `emm.plain` of encodings: signs that an encoding lacks as ASCII, other characters as escapes.
+    """Replace characters that an encoding lacks; the error handler `emm.plain` of encodings.
 
-    A byte of a file's name that is no text (a surrogate in Python) becomes an escape too, in every encoding.
+    Signs in `PLAIN` become ASCII, other characters become escapes.  A file name may hold bytes that are not text
+    (surrogates in Python): these become escapes in every encoding.
     """
     if not isinstance(error, UnicodeEncodeError):
         raise error
@@ -77,23 +94,28 @@ codecs.register_error("emm.plain", plain)
 
 
 def legible(stream: TextIO | None) -> None:
-    """Let a stream write every text, whatever its encoding lacks.  A stream that was closed or replaced stays as is."""
+    """Let a stream write characters that its encoding lacks, as `plain` replaces them.
+
+    A closed stream, or one that has been replaced by another object, is left unchanged.
+    """
     if isinstance(stream, io.TextIOWrapper) and stream.errors != "emm.plain":
         with contextlib.suppress(OSError, ValueError):
             stream.reconfigure(errors="emm.plain")
 
 
 def unnameable(error: UnicodeEncodeError) -> str:
-    """One line: the locale's encoding has no name for a file."""
+    """Format the error of a file name that the locale's encoding cannot express, as one line."""
     return f"{error.object[:200]!r}: the encoding {error.encoding} of this locale cannot name it; set PYTHONUTF8=1"
 
 
 def command(main: Callable[[], None]) -> None:
-    """Run a stage's main function as a program: an expected failure is told on stderr, status 1.
+    """Run a function as a program.  Report an expected failure on standard error and exit with status 1.
 
-    It is one line, of faulty files a line each.
+    The report is one line; for faulty data files, one line per file.  Unexpected errors keep their traceback.
 
-    Raises BrokenPipeError where nobody reads its output any more.
+    Raises:
+        BrokenPipeError: the reader of standard output has closed it.
+        SystemExit: `main` exited or failed.
     """
     legible(sys.stdout)
     legible(sys.stderr)
@@ -107,8 +129,8 @@ def command(main: Callable[[], None]) -> None:
         print(f"error: {unnameable(error)}", file=sys.stderr, flush=True)
         sys.exit(1)
     except (SettingsError, DataError, StageError, OSError, MemoryError) as error:
-        between = "\nerror: " if isinstance(error, DataError) else "; "  # of faulty files each has its line
-        text = between.join(str(error).splitlines()) or "not enough memory"
+        separator = "\nerror: " if isinstance(error, DataError) else "; "
+        text = separator.join(str(error).splitlines()) or "not enough memory"
         print(f"error: {text}", file=sys.stderr, flush=True)
         sys.exit(1)
     except json.JSONDecodeError as error:
@@ -117,10 +139,10 @@ def command(main: Callable[[], None]) -> None:
 
 
 def program(main: Callable[[], None]) -> None:
-    """Run a stage that loads torch, as `command` does; where it succeeds, end the process without taking Python apart.
+    """Run a stage that loads torch, as `command` does.  After success, end the process at once.  Does not return.
 
-    Freeing all that torch has imported takes half a second of a process that may train for seconds.  Every file that
-    a stage writes is closed by then; what is buffered for its log is not, so that goes first.
+    Freeing all that torch has imported takes half a second, in a process that may train for seconds.  All files that
+    a stage writes are closed by then.  Buffered output is not, so it is flushed first.
     """
     try:
         command(main)
@@ -132,7 +154,7 @@ def program(main: Callable[[], None]) -> None:
 
 
 def flush() -> None:
-    """Write out what is buffered of standard output and error, where there are any."""
+    """Flush standard output and standard error, as far as they exist."""
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             stream.flush()

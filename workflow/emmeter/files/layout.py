@@ -1,14 +1,15 @@
-"""Where each stage's results are stored."""
+"""Folders and names of the files that each stage writes."""
 
 import json
 from pathlib import Path
 
 from emmeter.files.writing import write_text
-from emmeter.settings.keys import Stage
+from emmeter.settings.keys import Stage, stage_settings
+from emmeter.settings.sections import Setup
 
 RUN_FOLDERS: dict[Stage, str] = {"subset": "subsets", "train": "runs", "sample": "samples", "score": "scores"}
 
-# In each stage's folder, the record of what made it, and its other files.
+# Each stage's folder holds the record of what made it, and these other files.
 RECORDS: dict[Stage, str] = {
     "subset": "subset.json", "train": "training.json", "sample": "sampling.json", "score": "score.json",
     "emm": "emm.json",
@@ -20,27 +21,35 @@ FILES: dict[Stage, tuple[str, ...]] = {
     "score": ("neighbours.npz", "gallery.npz"),
     "emm": ("gallery.npz",),
 }
+SETTINGS = "settings.yaml"  # in every stage's folder
 
 
 def run_folder(
     results: Path, stage: Stage, key: str | None = None, n: int | str = "{n}", replicate: int | str = "{r}"
 ) -> Path:
-    """results/<stage>/<key>/n<N>/r<replicate>; wildcards where a part is not given."""
+    """Folder of one stage of one run: <results>/<stage's folder>/<key>/n<N>/r<replicate>.
+
+    Parts that are not given become Snakemake's wildcards.
+    """
     return results / RUN_FOLDERS[stage] / (key or "{key}") / f"n{n}" / f"r{replicate}"
 
 
 def emm_folder(results: Path, key: str | None = None) -> Path:
-    """results/emm/<key>: the outcome of one search."""
+    """Folder of the outcome of one search: <results>/emm/<key>, with a wildcard if no key is given."""
     return results / "emm" / (key or "{key}")
 
 
-SETTINGS = "settings.yaml"  # beside every output
+def record_settings(folder: Path, stage: Stage, setup: Setup) -> Path:
+    """Write the settings that determine a stage's output into its folder, as readable YAML.
 
-
-def record_settings(folder: Path, text: str) -> Path:
-    """Write the stage's settings beside its output, as readable YAML; return the file's path."""
+    Returns:
+        Path of the written file.
+    Raises:
+        OSError: the file cannot be written.
+    """
     import yaml
 
     path = folder / SETTINGS
-    write_text(path, yaml.safe_dump(json.loads(text), sort_keys=False))
+    plain = json.loads(json.dumps(stage_settings(stage, setup)))  # no object twice: YAML would write references
+    write_text(path, yaml.safe_dump(plain, sort_keys=False))
     return path

@@ -8,9 +8,9 @@ import sys
 import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 from emmeter import project
+from emmeter.files.records import Provenance
 
 OWN_FILE = Path(__file__).resolve().relative_to(project.ROOT).as_posix()  # a file of every commit of the project
 
@@ -18,7 +18,7 @@ OWN_FILE = Path(__file__).resolve().relative_to(project.ROOT).as_posix()  # a fi
 PACKAGES = ("emmeter", "numpy", "torch", "scipy", "pillow", "scikit-learn", "safetensors", "faiss-gpu", "faiss-cpu")
 
 
-def provenance(key: str, started: float) -> dict[str, Any]:
+def provenance(key: str, started: float) -> Provenance:
     """Settings key, wall time, peak memory, commit, versions and hardware: the part that all records share.
 
     Args:

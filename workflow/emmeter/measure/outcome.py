@@ -1,9 +1,9 @@
 """The outcome of a run: how many of its generated images are copies."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+
+from emmeter.measure.results import Scored
 
 
 @dataclass(frozen=True, order=True)
@@ -46,7 +46,7 @@ def logit(ratio: float) -> float:
     return math.log(ratio / (1 - ratio))
 
 
-def count(score: Mapping[str, Any], snapshot: str) -> Count:
+def count(score: Scored, snapshot: str) -> Count:
     """The count that enters the search: of the last snapshot, or of the best one (the paper's rule)."""
     rows = score["snapshots"]
     row = rows[-1] if snapshot == "last" else max(rows, key=lambda row: row["memorized"] / row["images"])

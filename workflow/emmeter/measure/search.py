@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from emmeter.measure.outcome import Count, RunId, logit
+from emmeter.measure.results import Answer
 
 if TYPE_CHECKING:
     from emmeter.settings.sections import Search
@@ -32,7 +33,7 @@ FEWEST_AT_END = 2  # fresh runs that confirm a bound, where half of search.confi
 JUMP = 1.5  # octaves to the next size while every run is saturated
 REACH = 2.0  # octaves to the next size at most
 PRIOR = 0.2  # weight of search.slope beside the slope of the runs, as their sum of squares in x
-Status = Literal["open", "crossing", "above", "below", "undetermined"]
+Status = Literal["open"] | Answer
 
 
 @dataclass(frozen=True)

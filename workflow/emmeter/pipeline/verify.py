@@ -10,7 +10,7 @@ import json
 import math
 import random
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,9 @@ from emmeter.data.images import Images
 from emmeter.data.subset import draw
 from emmeter.data.subset import load as load_subset
 from emmeter.errors import DataError, SettingsError, StageError, lines
-from emmeter.files import checksums
+from emmeter.files import checksums, records
 from emmeter.files.layout import FILES, RECORDS, RUN_FOLDERS, SETTINGS, run_folder
-from emmeter.files.provenance import provenance
+from emmeter.files.records import EmmRecord, Provenance, ScoreRecord, SubsetRecord
 from emmeter.files.scores import Scores, neighbour_arrays, read_neighbours, read_samples
 from emmeter.measure.search import replay
 from emmeter.settings import sources
@@ -33,7 +33,7 @@ from emmeter.settings.keys import Stage, key
 from emmeter.settings.sections import Data, Setup
 from emmeter.settings.validation import read_setup
 from emmeter.stages.emm import describe_run
-from emmeter.stages.score import nearest, rows
+from emmeter.stages.score import count_copies, nearest_images
 from emmeter.training.seeds import derive
 
 _INPUTS: dict[str, Stage] = {"subset.npz": "subset", "snapshots.safetensors": "train", "samples.npz": "sample"}
@@ -195,7 +195,7 @@ def _record(output: Output, setup: Setup, done: Verified) -> None:
     """Check that the record is complete, fits the folder's name, and names the checksums of the present input files."""
     try:
         record = json.loads(output.record.read_text(encoding="utf-8"))
-        missing = [name for name in provenance("", 0) if name not in record]
+        missing = [name for name in Provenance.__annotations__ if name not in record]
     except (OSError, ValueError, TypeError) as error:
         done.mismatches.append(f"{output.record}: cannot be read ({error})")
         return
@@ -257,7 +257,7 @@ def _data(subsets: Mapping[Output, Setup], done: Verified) -> None:
     drawn: dict[tuple[str, str], list[Output]] = {}
     for output, setup in subsets.items():
         try:
-            recorded = checksums.read_json(output.record).get("data_sha256")
+            recorded = records.read(output.record, SubsetRecord).get("data_sha256")
         except (DataError, OSError, AttributeError):  # `_record` has reported it
             continue
         drawn.setdefault((setup.data.model_dump_json(), str(recorded)), []).append(output)
@@ -281,8 +281,8 @@ def _counts(output: Output, setup: Setup, done: Verified) -> None:
     if not path.is_file():
         return
     done.counts["scores"] += 1
-    score = checksums.read_json(output.record)
-    derived = rows(read_neighbours(path), setup, math.prod(score["image_shape"]))
+    score = records.read(output.record, ScoreRecord)
+    derived = count_copies(read_neighbours(path), setup, math.prod(score["image_shape"]))
     if len(derived) != len(score["snapshots"]) or not all(map(_equal, score["snapshots"], derived)):
         done.mismatches.append(f"{output.record}: its counts do not follow from {path}")
 
@@ -303,7 +303,7 @@ def _scored_again(output: Output, setup: Setup, done: Verified) -> None:
         if not all(np.array_equal(value, getattr(subset, name)) for name, value in vars(again).items()):
             done.mismatches.append(f"{subset_file}: is not the subset that its settings draw")
             return
-    derived = neighbour_arrays(nearest(read_samples(samples_file)["images"], subset, setup))
+    derived = neighbour_arrays(nearest_images(read_samples(samples_file)["images"], subset, setup))
     kept = neighbour_arrays(read_neighbours(neighbours_file))
     done.counts["rescored"] += 1
     if not all(np.array_equal(derived[name], kept[name]) for name in derived):
@@ -312,14 +312,14 @@ def _scored_again(output: Output, setup: Setup, done: Verified) -> None:
 
 def _search(output: Output, setup: Setup, done: Verified) -> None:
     """Check that the record of a search follows from its scores."""
-    record = checksums.read_json(output.record)
+    record = records.read(output.record, EmmRecord)
     scores = Scores(done.results, key("score", setup), setup.scoring.snapshot)
     trail = replay(setup.search, record["sizes"], scores)
     if not trail.finished:
         if not scores.path(trail.missing[0]).is_file():  # otherwise another check reports the faulty score
             done.counts["unreplayed"] += 1
         return
-    derived: Sequence[dict[str, Any]] = [describe_run(setup, scores, trail, run) for run in trail.runs]
+    derived = [describe_run(setup, scores, trail, run) for run in trail.runs]
     if (record["status"], record["runs"]) != (trail.status, derived):
         folder = scores.path(trail.runs[0]).parents[2]
         done.mismatches.append(f"{output.record}: its runs or its answer do not follow from the scores in {folder}")

@@ -1,87 +1,117 @@
 """The emm stage turns an arm's finished search into its record.
 
-The record holds every run with its role; the study stage makes intervals, as it pools the scatter of runs over arms.
+The record holds every run with its role.  Intervals are made by the study stage, because they use the scatter of the
+runs of all arms.
 """
 
 import json
 import time
-from typing import Any
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
-from emmeter.command import arguments, command, read_settings
+from emmeter.command import command, read_settings, stage_parser
 from emmeter.errors import StageError
-from emmeter.files import checksums
+from emmeter.files import checksums, records
 from emmeter.files.layout import record_settings
 from emmeter.files.npz import write_npz
 from emmeter.files.provenance import provenance
+from emmeter.files.records import EmmRecord, ScoreRecord
 from emmeter.files.scores import Scores, run_files
 from emmeter.files.writing import write_json
 from emmeter.measure.estimate import Estimate, estimate
 from emmeter.measure.outcome import RunId, count
+from emmeter.measure.results import SearchedRun
 from emmeter.measure.search import Trail, replay
-from emmeter.settings.keys import key
+from emmeter.settings import keys
 from emmeter.settings.sections import Setup
 
 
-def main() -> None:
-    parser = arguments(__doc__, "--results", "--output", "--gallery", run=False)
-    parser.add_argument("--sizes", required=True, help="ladder of the search as JSON")
-    args = parser.parse_args()
+def emm(setup: Setup, *, sizes: Sequence[int], results: Path, output: Path, gallery: Path, key: str = "") -> None:
+    """Replay an arm's search on the scores in `results`, and write its record and its gallery.
+
+    Args:
+        setup: settings of the arm.
+        sizes: sizes that the search may ask for, increasing (`emmeter.measure.search.ladder`).
+        results: folder of results, which holds the scores of the arm's runs.
+        output: path of emm.json.
+        gallery: path of gallery.npz, in the same folder.
+        key: settings key for the record; by default computed from `setup`.
+    Raises:
+        StageError: the search is not finished.
+        DataError: a score or a gallery has changed since it was written.
+        OSError: a file cannot be read or written.
+    """
     started = time.monotonic()
-    setup = read_settings(args.settings)
-    scores = Scores(args.results, key("score", setup), setup.scoring.snapshot)
-    sizes = json.loads(args.sizes)
+    scores = Scores(results, keys.key("score", setup), setup.scoring.snapshot)
     trail = replay(setup.search, sizes, scores)
-    if not trail.finished:  # guards against a workflow that stopped asking
+    if trail.status == "open":  # guards against a workflow that stopped asking
         missing = trail.missing[0]
         checksums.check([scores.path(missing)])
         raise StageError(f"the search is not finished: N = {missing.n}, replicate {missing.replicate} has no score")
-    runs = [describe_run(setup, scores, trail, one) for one in trail.runs]
-    alone = estimate(setup.search, trail, scores, sizes, None)
-    gallery = run_files(scores, representative(trail, alone))[1]
-    checksums.check([gallery])
-    settings = record_settings(args.output.parent, args.settings)
-    with np.load(gallery, allow_pickle=False) as archive:
-        write_npz(args.gallery, **{name: archive[name] for name in archive.files})
-    write_json(
-        args.output,
-        {
-            "rule": setup.search.rule,
-            "epsilon": setup.search.epsilon,
-            "threshold": setup.scoring.threshold,
-            "snapshot": setup.scoring.snapshot,
-            "status": trail.status,
-            "sizes": sizes,
-            "runs": runs,
-            "images_trained": sum(r["images_trained"] for r in runs),
-            "flops": sum(r["flops"] for r in runs),
-            "run_seconds": round(sum(r["seconds"] for r in runs), 3),
-            **provenance(args.key, started),
-        },
-    )
-    checksums.record(args.output, args.gallery, settings)
+    runs = [describe_run(setup, scores, trail, run) for run in trail.runs]
+    preliminary = estimate(setup.search, trail, scores, sizes, None)
+    source = run_files(scores, representative(trail, preliminary))[1]
+    checksums.check([source])
+    settings = record_settings(output.parent, "emm", setup)
+    with np.load(source, allow_pickle=False) as archive:
+        write_npz(gallery, **{name: archive[name] for name in archive.files})
+    record: EmmRecord = {
+        "rule": setup.search.rule,
+        "epsilon": setup.search.epsilon,
+        "threshold": setup.scoring.threshold,
+        "snapshot": setup.scoring.snapshot,
+        "status": trail.status,
+        "sizes": list(sizes),
+        "runs": runs,
+        "images_trained": sum(run["images_trained"] for run in runs),
+        "flops": sum(run["flops"] for run in runs),
+        "run_seconds": round(sum(run["seconds"] for run in runs), 3),
+        **provenance(key or keys.key("emm", setup), started),
+    }
+    write_json(output, record)
+    checksums.record(output, gallery, settings)
 
 
-def describe_run(setup: Setup, scores: Scores, trail: Trail, one: RunId) -> dict[str, Any]:
-    """One run of the search: place, role, counts of every snapshot, cost."""
-    score = checksums.read_json(scores.path(one))
-    chosen = count(score, setup.scoring.snapshot)
+def describe_run(setup: Setup, scores: Scores, trail: Trail, run: RunId) -> SearchedRun:
+    """Describe one run of a search: its role, the counts of its snapshots and its cost.
+
+    Raises:
+        DataError: the run's score has changed since it was written.
+        OSError: the score cannot be read.
+    """
+    score = records.read(scores.path(run), ScoreRecord)
+    counted = count(score, setup.scoring.snapshot)
     return {
-        "n": one.n,
-        "replicate": one.replicate,
-        "role": "confirm" if one in trail.confirm else ("grid" if setup.search.rule == "grid" else "locate"),
-        "memorized": chosen.memorized,
-        "images": chosen.images,
+        "n": run.n,
+        "replicate": run.replicate,
+        "role": "confirm" if run in trail.confirm else ("grid" if setup.search.rule == "grid" else "locate"),
+        "memorized": counted.memorized,
+        "images": counted.images,
         "snapshots": score["snapshots"],
         **score["cost"],
     }
 
 
-def representative(trail: Trail, found: Estimate) -> RunId:
-    """The run whose gallery stands for the arm: nearest to EMM, or to the limit that is known."""
-    target = found.emm or found.low or found.high or float(np.median([run.n for run in trail.runs]))
+def representative(trail: Trail, estimate: Estimate) -> RunId:
+    """Choose the run whose gallery stands for the arm: the one nearest to EMM, or to its limit."""
+    target = estimate.emm or estimate.low or estimate.high or float(np.median([run.n for run in trail.runs]))
     return min(trail.runs, key=lambda run: (abs(np.log2(run.n / target)), run.replicate, run.n))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = stage_parser(__doc__, "--results", "--output", "--gallery", run=False)
+    parser.add_argument("--sizes", required=True, help="sizes that the search may ask for, as JSON")
+    args = parser.parse_args(argv)
+    emm(
+        read_settings(args.settings),
+        sizes=json.loads(args.sizes),
+        results=args.results,
+        output=args.output,
+        gallery=args.gallery,
+        key=args.key,
+    )
 
 
 if __name__ == "__main__":

@@ -1,16 +1,18 @@
-"""The sample stage: ``python -m emmeter.stages.sample`` generates images from every snapshot of a run, or from the
-optimum."""
+"""The sample stage generates images from every snapshot of a run, or from the theoretical optimum."""
 
 import itertools
 import json
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 
-from emmeter.command import arguments, execution_options, positive, program, read_settings
+from emmeter.command import execution_options, positive, program, read_settings, stage_parser
 from emmeter.data.subset import Subset
 from emmeter.data.subset import load as load_subset
 from emmeter.diffusion import operations
@@ -23,67 +25,110 @@ from emmeter.files import checksums
 from emmeter.files.layout import record_settings
 from emmeter.files.npz import write_npz
 from emmeter.files.provenance import provenance
+from emmeter.files.records import SamplingRecord
 from emmeter.files.writing import write_json
 from emmeter.machine.device import describe, select
-from emmeter.settings.keys import ema_decay, key
+from emmeter.settings import keys
 from emmeter.settings.sections import Setup
-from emmeter.training import state
+from emmeter.training import state as training_state
 from emmeter.training.snapshots import tensor_name
 from emmeter.training.trainer import build
 
 
-def main() -> None:
-    parser = arguments(__doc__, "--subset", "--output", "--record")
-    parser.add_argument("--snapshots", type=Path, nargs="?", help="weights of the run; not needed by the optimum")
-    parser.add_argument("--state", type=Path, help="folder of the training state, which is not needed any more")
-    parser.add_argument("--batch", type=positive, default=500, help="images generated at once")
-    execution_options(parser)
-    args = parser.parse_args()
+@dataclass(frozen=True)
+class Generated:
+    """Images of all snapshots of a run, or of the optimum, which counts as one snapshot."""
+
+    images: list[torch.Tensor]  # per snapshot uint8 (m, C, H, W)
+    shares: list[float]  # share of the training budget of each snapshot, above 0, to 1
+    images_seen: list[int]  # training images seen at each snapshot
+    forward: int  # operations of the network for one image and call; 0 for the optimum
+
+
+def sample(
+    setup: Setup,
+    subset: Path,
+    snapshots: Path | None = None,
+    *,
+    n: int,
+    replicate: int,
+    output: Path,
+    record: Path,
+    key: str = "",
+    state: Path | None = None,
+    batch: int = 500,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    threads: int = 1,
+) -> None:
+    """Generate images from all snapshots of a run, or from the optimum of its subset, and write them.
+
+    Args:
+        setup: settings of the run, with all values that depend on the data.
+        subset: path of subset.npz.
+        snapshots: path of snapshots.safetensors; not needed by the optimum.
+        n: number of training images, for the record.
+        replicate: number of the run, from 0, which decides the seeds of the images.
+        output: path of samples.npz.
+        record: path of sampling.json, in the same folder.
+        key: settings key for the record; by default computed from `setup`.
+        state: folder of the training state, which is removed at the end: `snapshots` has served.
+        batch: number of images generated at once.
+        device: where to compute; "auto" takes a GPU if there is one.
+        threads: CPU threads.
+    Raises:
+        DataError: an input has changed since it was written, or the subset is missing or damaged.
+        StageError: the snapshots are missing, damaged or of other settings, or the device is missing.
+        OSError: a file cannot be written.
+    """
     started = time.monotonic()
-    setup = read_settings(args.settings)
-    subset = load_subset(args.subset)
-    device = select(args.device, args.threads)
-    labels = torch.from_numpy(np.unique(subset.labels)) if subset.label_count else None
-    drawn = draws(setup.sampling.images, subset.images.shape[1:], labels, args.replicate)
+    images = load_subset(subset)
+    chosen = select(device, threads)
+    labels = torch.from_numpy(np.unique(images.labels)) if images.label_count else None
+    drawn = draws(setup.sampling.images, images.images.shape[1:], labels, replicate)
     if setup.diffusion.denoiser == "optimum":
-        optimum = OptimalDenoiser(
-            to_unit(torch.from_numpy(subset.images)), None if labels is None else torch.from_numpy(subset.labels)
-        ).to(device)
-        images = [generate(optimum, drawn, noise_levels(setup.sampling), args.batch, device)]
-        shares, seen, forward = [1.0], [0], 0
-    elif args.snapshots is None:
+        generated = from_optimum(setup, images, drawn, batch, chosen)
+    elif snapshots is None:
         raise StageError("--snapshots: is needed, because diffusion.denoiser = 'network'")
     else:
-        images, shares, seen, forward = from_snapshots(setup, subset, args.snapshots, drawn, args.batch, device)
-    settings = record_settings(args.output.parent, args.settings)
+        generated = from_snapshots(setup, images, snapshots, drawn, batch, chosen)
+    settings = record_settings(output.parent, "sample", setup)
     write_npz(
-        args.output,
-        images=torch.stack(images).numpy(),  # uint8 (snapshots, m, C, H, W)
-        labels=np.zeros(0, np.int64) if drawn.labels is None else drawn.labels.numpy(),  # int64 (m,); empty: none
+        output,
+        images=torch.stack(generated.images).numpy(),  # uint8 (snapshots, m, C, H, W)
+        labels=np.zeros(0, np.int64) if drawn.labels is None else drawn.labels.numpy(),  # int64 (m,) or (0,)
         seeds=drawn.seeds.numpy(),
-        shares=np.array(shares),  # of the training budget, one a snapshot
-        images_seen=np.array(seen, np.int64),
+        shares=np.array(generated.shares),
+        images_seen=np.array(generated.images_seen, np.int64),
     )
-    evaluations = (2 * setup.sampling.steps - 1) * setup.sampling.images * len(images)
-    record = {
-        "n": args.n,
-        "replicate": args.replicate,
-        "seeds": [int(drawn.seeds[0]), int(drawn.seeds[-1])],  # of the first and the last image
-        "inputs": checksums.of(args.subset, *([args.snapshots] if args.snapshots else [])),
+    evaluations = (2 * setup.sampling.steps - 1) * setup.sampling.images * len(generated.images)
+    content: SamplingRecord = {
+        "n": n,
+        "replicate": replicate,
+        "seeds": [int(drawn.seeds[0]), int(drawn.seeds[-1])],
+        "inputs": checksums.of(subset, *([snapshots] if snapshots else [])),
         "evaluations": evaluations,
-        "flops": forward * evaluations,
-        "device": describe(device),
+        "flops": generated.forward * evaluations,
+        "device": describe(chosen),
+        **provenance(key or keys.key("sample", setup), started),
     }
-    write_json(args.record, record | provenance(args.key, started))
-    checksums.record(args.output, args.record, settings)
-    if args.state:
-        state.discard(args.state)
+    write_json(record, content)
+    checksums.record(output, record, settings)
+    if state:
+        training_state.discard(state)
+
+
+def from_optimum(setup: Setup, subset: Subset, drawn: Draws, batch: int, device: torch.device) -> Generated:
+    """Generate images from the closed-form optimum of a subset."""
+    labels = torch.from_numpy(subset.labels) if subset.label_count else None
+    optimum = OptimalDenoiser(to_unit(torch.from_numpy(subset.images)), labels).to(device)
+    images = generate(optimum, drawn, noise_levels(setup.sampling), batch, device)
+    return Generated([images], [1.0], [0], 0)
 
 
 def from_snapshots(
     setup: Setup, subset: Subset, path: Path, drawn: Draws, batch: int, device: torch.device
-) -> tuple[list[torch.Tensor], list[float], list[int], int]:
-    """Images of every snapshot in a file, with its share of the budget and its images seen; operations of one image.
+) -> Generated:
+    """Generate images from every snapshot in a file.
 
     Raises:
         DataError: the file has changed since it was written.
@@ -96,21 +141,45 @@ def from_snapshots(
     try:
         with safe_open(path, "pt") as file:
             description = json.loads(file.metadata()["run"])
-            if description["key"] not in ("", key("train", setup)):
+            if description["key"] not in ("", keys.key("train", setup)):
                 raise ValueError("its settings are others")
-            decay = description["ema_decays"].index(ema_decay(setup))
-            shares, seen = description["shares"], description["images_seen"]
-            images = []
+            decay = description["ema_decays"].index(keys.ema_decay(setup))
+            shares, images_seen = description["shares"], description["images_seen"]
             names = denoiser.network.state_dict()
-            places = itertools.product(range(len(shares)), range(len(setup.training.ema_decays)), names)
-            if set(file.keys()) != {tensor_name(*place) for place in places}:
+            tensors = itertools.product(range(len(shares)), range(len(setup.training.ema_decays)), names)
+            if set(file.keys()) != {tensor_name(*tensor) for tensor in tensors}:
                 raise ValueError("its tensors are those of another network")
+            images = []
             for index in range(len(shares)):
-                denoiser.network.load_state_dict({n: file.get_tensor(tensor_name(index, decay, n)) for n in names})
+                weights = {name: file.get_tensor(tensor_name(index, decay, name)) for name in names}
+                denoiser.network.load_state_dict(weights)
                 images.append(generate(denoiser, drawn, levels, batch, device))
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise StageError(f"{path}: is not a complete file of snapshots of this run ({error}); delete it") from None
-    return images, shares, seen, operations.forward(denoiser.network, subset.images.shape[1:])
+    return Generated(images, shares, images_seen, operations.forward(denoiser.network, subset.images.shape[1:]))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = stage_parser(__doc__, "--subset", "--output", "--record")
+    parser.add_argument("--snapshots", type=Path, nargs="?", help="weights of the run; not needed by the optimum")
+    parser.add_argument("--state", type=Path, help="folder of the training state, which is removed at the end")
+    parser.add_argument("--batch", type=positive, default=500, help="images generated at once")
+    execution_options(parser)
+    args = parser.parse_args(argv)
+    sample(
+        read_settings(args.settings),
+        args.subset,
+        args.snapshots,
+        n=args.n,
+        replicate=args.replicate,
+        output=args.output,
+        record=args.record,
+        key=args.key,
+        state=args.state,
+        batch=args.batch,
+        device=args.device,
+        threads=args.threads,
+    )
 
 
 if __name__ == "__main__":
