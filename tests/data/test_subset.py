@@ -12,12 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from emmeter import command
 from emmeter.data import datasets, feasibility, ordering, subset
 from emmeter.data.images import Facts
 from emmeter.errors import DataError, SettingsError
 from emmeter.settings.sections import Data, Setup
-from emmeter.stages import subset as subset_stage
 from one_run import call
 
 SMALL = {"n_min": 2, "n_max": 10, "start": 2}  # a search of sizes that few images have
@@ -309,21 +307,8 @@ def test_stage_writes_the_drawn_subset(tmp_path):
 )
 def test_stage_refuses_in_one_line_and_writes_nothing(tmp_path, monkeypatch, capfd, text, n, words):
     monkeypatch.chdir(tmp_path)
-    arguments = [
-        "emmeter.stages.subset",
-        "--settings",
-        text,
-        "--n",
-        n,
-        "--replicate",
-        "0",
-        "--output",
-        "out/subset.npz",
-    ]
-    monkeypatch.setattr(sys, "argv", arguments)
-    with pytest.raises(SystemExit) as stop:
-        command.command(subset_stage.main)
-    assert stop.value.code == 1
+    options = ["--settings", text, "--n", n, "--replicate", "0", "--output", "out/subset.npz"]
+    assert call("emmeter.stages.subset", *options) == 1
     out, err = capfd.readouterr()
     assert out == "" and err.startswith("error: ") and err.count("\n") == 1 and words in err
     assert list(tmp_path.iterdir()) == []

@@ -1,7 +1,6 @@
 """The criterion against brute force in integers, and the score stage from samples to ratios."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +9,6 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from emmeter import cli
-from emmeter.command import command
 from emmeter.data.subset import Subset, duplicate_groups, save
 from emmeter.files.npz import write_npz
 from emmeter.files.writing import write_json
@@ -20,8 +17,8 @@ from emmeter.measure.criterion import Neighbours, mean_distance, memorized, mirr
 from emmeter.measure.engines import SLACK
 from emmeter.measure.estimate import wilson
 from emmeter.settings.validation import read_setup
-from emmeter.stages import score as score_stage
-from emmeter.stages.score import GALLERY, gallery, rows
+from emmeter.stages.score import GALLERY, best_and_worst, count_copies
+from one_run import call
 
 VECTORS = Path(__file__).parents[1] / "vectors"
 
@@ -268,17 +265,12 @@ class Place:
         write_json(self.records[0], {"images_trained": 800, "flops": 7000, "seconds": 2.5})
         write_json(self.records[1], {"evaluations": 70, "flops": 500, "seconds": 1.5})
 
-    def call(self, monkeypatch) -> int:
+    def call(self) -> int:
         options = {name: str(getattr(self, name)) for name in ("subset", "samples", "score", "neighbours", "gallery")}
         arguments = ["--settings", json.dumps(self.content), "--key", "abc", "--replicate", "0"]
         arguments += ["--n", str(len(self.train))]
         arguments += [text for name, path in options.items() for text in (f"--{name}", path)]
-        monkeypatch.setattr(sys, "argv", ["score", *arguments, "--records", *map(str, self.records)])
-        try:
-            command(score_stage.main)
-        except SystemExit as stopped:
-            return int(stopped.code or 0)
-        return 0
+        return call("emmeter.stages.score", *arguments, "--records", *map(str, self.records))
 
 
 def scored(folder: Path, **scoring: Any) -> Place:
@@ -299,9 +291,9 @@ def one_error(capsys) -> str:
 
 
 @pytest.mark.parametrize("distinct", [True, False])
-def test_stage_counts_copies(tmp_path, monkeypatch, distinct, engine):
+def test_stage_counts_copies(tmp_path, distinct, engine):
     place = scored(tmp_path, distinct=distinct, neighbours=5)
-    assert place.call(monkeypatch) == 0
+    assert place.call() == 0
     content = json.loads(place.score.read_text())
     assert (content["n"], content["replicate"], content["key"]) == (50, 0, "abc")
     assert content["image_shape"] == [1, 4, 4]
@@ -332,14 +324,13 @@ def test_wilson_interval_of_known_counts():
 
 
 @pytest.mark.parametrize("duplicates", [False, True])
-def test_ratios_under_other_thresholds_come_from_stored_distances(tmp_path, monkeypatch, capsys, duplicates):
+def test_ratios_under_other_thresholds_come_from_stored_distances(tmp_path, capsys, duplicates):
     place = scored(tmp_path)
-    assert place.call(monkeypatch) == 0
+    assert place.call() == 0
     thresholds = [0.2, 1 / 3, 0.5]
     options = [str(place.neighbours), "--threshold", *map(str, thresholds)] + ["--duplicates"] * duplicates
-    monkeypatch.setattr(sys, "argv", ["emm", "rescore", *options])
     capsys.readouterr()
-    cli.main()
+    assert call("emmeter.cli", "rescore", *options) == 0
     head, *lines = capsys.readouterr().out.splitlines()
     assert head.split() == ["threshold", "snapshot", "0", "snapshot", "1"]
     train = place.train if duplicates else np.unique(place.train, axis=0)
@@ -355,9 +346,9 @@ def test_ratios_under_other_thresholds_come_from_stored_distances(tmp_path, monk
         assert shown == pytest.approx([row["ratio"] for row in recorded], abs=5e-5)
 
 
-def test_stored_neighbours_are_exact(tmp_path, monkeypatch):
+def test_stored_neighbours_are_exact(tmp_path):
     place = scored(tmp_path, neighbours=7)
-    assert place.call(monkeypatch) == 0
+    assert place.call() == 0
     with np.load(place.neighbours, allow_pickle=False) as archive:
         indices, squared, copies = (archive[name] for name in ("indices", "squared", "copies"))
     assert indices.shape == squared.shape == (2, 40, 7)
@@ -367,9 +358,9 @@ def test_stored_neighbours_are_exact(tmp_path, monkeypatch):
         assert np.array_equal(copies[snapshot], (every == squared[snapshot][:, :1]).sum(axis=1))
 
 
-def test_gallery_shows_best_and_worst_of_the_last_snapshot(tmp_path, monkeypatch):
+def test_gallery_shows_best_and_worst_of_the_last_snapshot(tmp_path):
     place = scored(tmp_path)
-    assert place.call(monkeypatch) == 0
+    assert place.call() == 0
     with np.load(place.gallery, allow_pickle=False) as archive:
         content = {name: archive[name] for name in archive.files}
     two = np.sqrt(np.sort(distances(place.images[-1], np.unique(place.train, axis=0)), axis=1)[:, :2])
@@ -383,9 +374,9 @@ def test_gallery_shows_best_and_worst_of_the_last_snapshot(tmp_path, monkeypatch
         assert [int(distances(a[None], b[None])[0, 0]) for a, b in pairs_of] == nearest.tolist()
 
 
-def test_gallery_shows_the_best_match(tmp_path, monkeypatch):
+def test_gallery_shows_the_best_match(tmp_path):
     place = scored(tmp_path)
-    assert place.call(monkeypatch) == 0
+    assert place.call() == 0
     two = np.sort(distances(place.images[-1], np.unique(place.train, axis=0)), axis=1)[:, :2]
     with np.load(place.gallery, allow_pickle=False) as archive:
         assert archive["best_ratio"][0] == pytest.approx(np.sqrt(two[:, 0] / two[:, 1]).min())
@@ -397,7 +388,7 @@ def gallery_of(squared: np.ndarray, indices: np.ndarray) -> dict[str, np.ndarray
     generated = np.stack([numbers, np.ones_like(numbers)], axis=1).reshape(-1, 1, 1, 2)
     train = np.stack([np.arange(256), np.zeros(256)], axis=1).astype(np.uint8).reshape(-1, 1, 1, 2)
     found = Neighbours(np.stack([indices, indices + 1], axis=1), squared, np.ones(len(squared), int))
-    return gallery(generated, train, found)
+    return best_and_worst(generated, train, found)
 
 
 def numbers_of(content: dict[str, np.ndarray], kind: str, of: str = "generated") -> list[int]:
@@ -440,11 +431,11 @@ def test_gallery_of_copies_of_few_training_images_starts_with_different_ones():
 
 def test_all_and_none_memorized():
     setup = read_setup({})
-    (all_of,) = rows([pairs(*[(0, 9)] * 20)], setup, 16)
+    (all_of,) = count_copies([pairs(*[(0, 9)] * 20)], setup, 16)
     assert (all_of["memorized"], all_of["ratio"]) == (20, 1.0)
     assert all_of["ratio_high"] == pytest.approx(1, abs=1e-12)
     assert 0.8 < all_of["ratio_low"] < 1
-    (none_of,) = rows([pairs(*[(9, 9)] * 20)], setup, 16)
+    (none_of,) = count_copies([pairs(*[(9, 9)] * 20)], setup, 16)
     assert (none_of["memorized"], none_of["ratio"]) == (0, 0.0)
     assert none_of["ratio_low"] == pytest.approx(0, abs=1e-12)
     assert 0 < none_of["ratio_high"] < 0.2
@@ -461,29 +452,27 @@ def damage(path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["missing", "empty", "text", "other arrays", "truncated"])
-def test_damaged_samples_are_one_line(tmp_path, monkeypatch, capsys, kind):
+def test_damaged_samples_are_one_line(tmp_path, capsys, kind):
     place = scored(tmp_path)
     damage(place.samples, kind)
-    assert place.call(monkeypatch) == 1
+    assert place.call() == 1
     assert str(place.samples) in one_error(capsys)
     assert not place.score.exists()
 
 
 @pytest.mark.parametrize("kind", ["missing", "text", "other arrays", "truncated"])
-def test_damaged_neighbours_are_one_line(tmp_path, monkeypatch, capsys, kind):
+def test_damaged_neighbours_are_one_line(tmp_path, capsys, kind):
     place = scored(tmp_path)
-    assert place.call(monkeypatch) == 0
+    assert place.call() == 0
     damage(place.neighbours, kind)
-    monkeypatch.setattr(sys, "argv", ["emm", "rescore", str(place.neighbours)])
-    with pytest.raises(SystemExit, match="1"):
-        cli.main()
+    assert call("emmeter.cli", "rescore", str(place.neighbours)) == 1
     assert str(place.neighbours) in one_error(capsys)
 
 
-def test_indistinct_training_images_are_one_line(tmp_path, monkeypatch, capsys):
+def test_indistinct_training_images_are_one_line(tmp_path, capsys):
     train = np.full((4, 1, 4, 4), 9, np.uint8)
     place = Place(tmp_path, train, train[None])
-    assert place.call(monkeypatch) == 1
+    assert place.call() == 1
     line = one_error(capsys)
     assert str(place.subset) in line
     assert "distinct" in line
@@ -583,14 +572,14 @@ def test_mirrored_neighbours_need_two_distinct_images(n):
         mirrored_neighbours(train[:1], train, duplicate_groups(train), 10)
 
 
-def test_stage_counts_mirrored_copies_when_told_so(tmp_path, monkeypatch):
+def test_stage_counts_mirrored_copies_when_told_so(tmp_path):
     counts = {}
     for mirrored in (False, True):
         place = scored(tmp_path, mirrored=mirrored)
         images = place.images.copy()
         images[:, :20] = images[:, :20, ..., ::-1]
         write_npz(place.samples, **(dict(np.load(place.samples)) | {"images": images}))
-        assert place.call(monkeypatch) == 0
+        assert place.call() == 0
         counts[mirrored] = [row["memorized"] for row in json.loads(place.score.read_text())["snapshots"]]
         train = np.unique(place.train, axis=0)
         for count, shown in zip(counts[mirrored], images, strict=True):
