@@ -166,7 +166,7 @@ CONFIGURATIONS = [
     ("studies: {one: {without: [all]}}", "studies.one.without = 'all': is not an arm of the study"),
     ("studies: {one: {findings: {more: {expect: most}}}}", "studies.one.findings.more.expect = 'most': must be 'more'"),
     ("studies: {two-fold: {arms: {a: {}}}}", "studies.two-fold: its name becomes a target: must be an identifier"),
-    ("fit: nowhere.yaml", "nowhere.yaml: cannot be read (No such file or directory)"),
+    ("fit: nowhere.yaml", "fit = 'nowhere.yaml': no such file"),
     ("- seed: 1", "overlay.yaml: must be a mapping of settings"),
     ("seed: 'one", "overlay.yaml: is not YAML ("),
     ("seed: *nowhere", "overlay.yaml: is not YAML (found undefined alias 'nowhere'"),
