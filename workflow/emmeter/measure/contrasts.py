@@ -1,8 +1,8 @@
-"""How far apart the EMMs of two arms are, or their memorization ratios at one size, with an interval.
+"""Contrasts: the ratio of two arms' EMMs, or of their odds of a copy at one size, with an interval.
 
-Replicate r of every arm of a study is trained on (nested) subsets of the same draw, and part of a run's scatter comes
-with the subset.  Where arms share their confirming replicates, these are therefore blocks, and what all arms of a
-replicate have in common drops out of their contrasts as far as the arms fall alike.
+Replicate r of every arm of a study is trained on nested subsets of the same draw, and part of a run's scatter comes
+from the subset.  Replicates that arms share are therefore blocks.  The effect of a block cancels in a contrast if both
+arms have the same slope; otherwise the part proportional to the difference of slopes remains.
 """
 
 import math
@@ -18,7 +18,7 @@ from emmeter.measure.scatter import RunVariance
 from emmeter.measure.search import Trail
 
 LOG_LIMIT = 700.0  # logarithm of odds that a float still holds
-PAIRS = 3  # replicates at one size from which their differences tell of what they share
+PAIRS = 3  # fewest replicates at one size that are compared in pairs
 FEWEST = 4  # degrees of freedom of the blocks below which their t is too wide to be of use
 
 
@@ -26,10 +26,10 @@ FEWEST = 4  # degrees of freedom of the blocks below which their t is too wide t
 class Confirmed:
     """The confirming runs of one arm.
 
-    ``replicates`` are their numbers, ``x`` (runs,) their log2 N, ``residuals`` (runs,) their logits about the line,
-    ``crossing`` log2 of the estimated EMM, None where there is no estimate: such an arm can be compared with none, but
-    tells of the scatter all the same.  ``variance``: scatter of a run's logit.  ``shift``: octaves by which the
-    isotonic fit disagrees with the line (`statistics.shift`).
+    ``replicates`` are their numbers, ``x`` (runs,) their log2 N and ``residuals`` (runs,) their logits about the line.
+    ``crossing`` is log2 of the estimated EMM.  It is None without an estimate; such an arm has no contrast, but its
+    residuals still count in `blocks`.  ``variance`` is the scatter of a run's logit.  ``shift`` is the number of
+    octaves by which the isotonic fit disagrees with the line (`emmeter.measure.estimate.shift`).
     """
 
     replicates: tuple[int, ...]
@@ -42,12 +42,12 @@ class Confirmed:
 
     @property
     def runs(self) -> tuple[object, ...]:
-        """The same for the very same runs, which arms may share that differ in name or in epsilon alone."""
+        """Identity of the runs, equal for arms that share them, as arms do that differ in name or epsilon only."""
         return self.replicates, self.x.tobytes(), self.residuals.tobytes(), self.line.slope, self.line.intercept
 
     @property
     def weights(self) -> NDArray[np.float64]:
-        """(runs,) octaves by which the crossing moves for a standard deviation of each run's logit, to first order."""
+        """(runs,) shift of the crossing, in octaves, per standard deviation of each run's logit, to first order."""
         assert self.crossing is not None
         beyond = (self.crossing - self.line.x_mean) * (self.x - self.line.x_mean) / self.line.sxx
         return (1 / self.line.runs + beyond) / -self.line.slope * math.sqrt(self.variance.variance)
@@ -55,12 +55,12 @@ class Confirmed:
 
 @dataclass(frozen=True)
 class Blocks:
-    """What the residuals of arms with the same replicates tell of the scatter that they share.
+    """Analysis of variance of the residuals of arms with the same replicates.
 
-    Residuals are taken in units of each arm's own scatter, so that arms need not scatter alike.  One is the sum of an
-    effect of its replicate, shared by all arms, and one of its own.  ``own`` is the variance of the latter on ``df``
-    degrees of freedom, ``between`` the mean square between replicates on ``df_between``, whose expectation is
-    own + arms * shared.
+    Residuals are in units of each arm's own scatter, so arms may scatter differently.  Each residual is the sum of an
+    effect of its replicate, which all arms share, and of an effect of its own.  ``own`` is the variance of the second
+    on ``df`` degrees of freedom.  ``between`` is the mean square between replicates on ``df_between`` degrees of
+    freedom; its expectation is own + arms * shared.
     """
 
     arms: int
@@ -72,9 +72,9 @@ class Blocks:
     def error(self, first: Confirmed, second: Confirmed) -> tuple[float, float]:
         """Variance of the difference of two crossings (octaves squared), and its degrees of freedom.
 
-        own (|u|^2 + |w|^2) + shared |u - w|^2 with the weights u, w of the arms: equal weights rid the difference of
-        all that replicates share; unequal ones, as of arms that fall at different rates, leave some of it in.
-        Satterthwaite's degrees of freedom for the sum of the two mean squares and the scatter of the two arms.
+        The variance is own (|u|^2 + |w|^2) + shared |u - w|^2 with the weights u, w of the arms.  With equal weights
+        the shared effect cancels; with unequal weights, as of arms with different slopes, part of it remains.  The
+        degrees of freedom are Satterthwaite's, for the two mean squares and the scatter of the two arms.
         """
         u, w = first.weights, second.weights
         of_first, of_second = float((u**2).sum()), float((w**2).sum())
@@ -92,9 +92,9 @@ class Blocks:
 class Contrast:
     """Ratio of one arm's EMM to another's with its interval; at one size, the ratio of their odds of a copy.
 
-    ``ratio`` is None where one of the two is only bounded, or has no interval, as under the grid of the paper's
-    rule; ``low`` and ``high`` then follow from the bounds, 0 and infinity where there is none.  ``paired``: replicates
-    served as blocks.  ``note`` says what is missing.
+    ``ratio`` is None if one of the two is only bounded, or has no interval, as under rule grid.  Then ``low`` and
+    ``high`` follow from the bounds: 0 and infinity without any.  ``paired``: whether replicates served as blocks.
+    ``note`` names what is missing.
     """
 
     ratio: float | None
@@ -105,9 +105,9 @@ class Contrast:
 
 
 def confirmed(
-    trail: Trail, counts: Mapping[RunId, Count], found: Estimate, variance: RunVariance | None
+    trail: Trail, counts: Mapping[RunId, Count], estimate: Estimate, variance: RunVariance | None
 ) -> Confirmed | None:
-    """The confirming runs of an arm; None where no line can be fitted to them, or their scatter is not known."""
+    """The confirming runs of an arm; None if no line can be fitted to them, or their scatter is unknown."""
     line = fit_line([run.n for run in trail.confirm], [counts[run] for run in trail.confirm])
     if line is None or variance is None:
         return None
@@ -115,15 +115,15 @@ def confirmed(
     y = np.array([counts[run].logit for run in trail.confirm])
     residuals = y - line.intercept - line.slope * x
     replicates = tuple(run.replicate for run in trail.confirm)
-    crossing = math.log2(found.emm) if found.status == "estimated" and found.emm is not None else None
-    return Confirmed(replicates, x, residuals, line, crossing, variance, shift(found))
+    crossing = math.log2(estimate.emm) if estimate.status == "estimated" and estimate.emm is not None else None
+    return Confirmed(replicates, x, residuals, line, crossing, variance, shift(estimate))
 
 
 def blocks(arms: Iterable[Confirmed]) -> Blocks | None:
     """Randomized blocks: arms x replicates, without the means and slopes of the arms.
 
-    All arms must have the same replicates; arms on the very same runs count once.  The own variance is at least that of
-    counting images, and replicates share nothing negative.  None without degrees of freedom.
+    All arms must have the same replicates; arms on the same runs count once.  The own variance is at least that of
+    counting images, and the shared variance is at least 0.  None without degrees of freedom.
     """
     arms = list({arm.runs: arm for arm in arms}.values())
     residuals = np.array([arm.residuals / math.sqrt(arm.variance.variance) for arm in arms])  # (arms, replicates)
@@ -146,7 +146,7 @@ def compare(
     """EMM of `first` over EMM of `second`, each an arm's estimate (of this confidence) with its confirming runs.
 
     Args:
-        study: the confirming runs of all arms of the study, which share what replicates add.
+        study: the confirming runs of all arms of the study; those with the same replicates form the blocks.
     """
     (a, runs_a), (b, runs_b) = first, second
     if runs_a is None or runs_b is None or runs_a.crossing is None or runs_b.crossing is None:
@@ -160,7 +160,7 @@ def compare(
             variance, df = shared.error(runs_a, runs_b)
             half = _half_width(variance, df, confidence)
             middle = runs_a.crossing - runs_b.crossing
-            # Curves that are not straight move the two crossings, in the worst case not alike.
+            # A curve that is not straight shifts its crossing; the interval covers every combination of the two shifts.
             moved = [runs_a.shift, -runs_b.shift, runs_a.shift - runs_b.shift, 0.0]
             low, high = middle - half + min(moved), middle + half + max(moved)
             return Contrast(2.0**middle, 2.0**low, 2.0**high, True)
@@ -177,8 +177,8 @@ def _half_width(variance: float, df: float, confidence: float) -> float:
 class AtSize:
     """The runs of one arm at one size: their logits by replicate, and the scatter of such runs.
 
-    ``limit`` 1 or -1: the runs are of a larger or of a smaller size, so that the ratio at the size that was asked for
-    is at least or at most theirs, because it falls with N.
+    ``limit`` is 1 or -1 if the runs are of a larger or a smaller size than requested.  As the ratio falls with N,
+    theirs is then a lower or an upper bound at the requested size.
     """
 
     logits: Mapping[int, float]
@@ -187,7 +187,7 @@ class AtSize:
 
 
 def at_size(n: int, runs: Collection[RunId], counts: Mapping[RunId, Count], variance: RunVariance) -> AtSize:
-    """An arm's runs at size `n`, or at the nearest other size, whatever the search made them for."""
+    """An arm's runs at size `n`, or at the nearest other size, in any role."""
     nearest = min({run.n for run in runs}, key=lambda size: abs(math.log2(size / n)))
     logits = {run.replicate: counts[run].logit for run in runs if run.n == nearest}
     return AtSize(logits, variance, (nearest > n) - (nearest < n))
@@ -196,9 +196,9 @@ def at_size(n: int, runs: Collection[RunId], counts: Mapping[RunId, Count], vari
 def compare_at(first: AtSize, second: AtSize, confidence: float = 0.95) -> Contrast:
     """Odds of a copy under `first` over those under `second`, at the size of both.
 
-    Where both have the same replicates, at least `PAIRS`, these are pairs, whose differences tell their own scatter;
-    the variance is never taken below half of what runs without anything in common would have.  An arm without a run
-    at the size leaves a limit, or nothing.
+    If both have the same replicates, at least `PAIRS`, the runs are compared in pairs, and the differences estimate
+    their own scatter.  The variance is at least half of that of unpaired runs.  An arm without a run at the size gives
+    a one-sided limit, or none.
     """
     if first == second:
         return Contrast(1.0, 1.0, 1.0, True) if not first.limit else Contrast(None, 0.0, math.inf)
@@ -211,7 +211,7 @@ def compare_at(first: AtSize, second: AtSize, confidence: float = 0.95) -> Contr
         differences = np.array([first.logits[r] - second.logits[r] for r in common])
         prior = variance * len(common)  # of one difference, without anything in common
         own_df = len(common) - 1
-        # The scatter of the pairs, moderated by that of runs: both tell of it.
+        # The scatter of the pairs, moderated by that of single runs.
         pooled = (df * prior + own_df * float(differences.var(ddof=1))) / (df + own_df)
         variance, df, paired = max(pooled, prior / 2) / len(common), df + own_df, True
     middle, half = means[0] - means[1], _half_width(variance, df, confidence)
@@ -223,24 +223,24 @@ def compare_at(first: AtSize, second: AtSize, confidence: float = 0.95) -> Contr
 
 
 def mover(a: Estimate, b: Estimate) -> Contrast:
-    """Ratio of two EMMs with intervals, taken as independent.
+    """Ratio of two EMMs with independent intervals.
 
-    The intervals are combined on the log2 scale by their distances from the estimates (MOVER; Zou and Donner 2008),
-    which keeps their asymmetry.
+    The intervals are combined on the log2 scale by their distances from the estimates, which keeps their asymmetry
+    (MOVER; Zou and Donner 2008).
     """
     (x, x_low, x_high), (y, y_low, y_high) = (
-        tuple(math.log2(value) for value in (one.emm, one.low, one.high) if value is not None) for one in (a, b)
+        tuple(math.log2(value) for value in (arm.emm, arm.low, arm.high) if value is not None) for arm in (a, b)
     )
     middle = x - y
     low, high = middle - math.hypot(x - x_low, y_high - y), middle + math.hypot(x_high - x, y - y_low)
     return Contrast(2.0**middle, 2.0**low, 2.0**high)
 
 
-def _bounds(found: Estimate) -> tuple[float, float]:
-    """What is surely known of an EMM: its interval, or a limit on one side; else nothing.
+def _bounds(estimate: Estimate) -> tuple[float, float]:
+    """Bounds of an EMM: its interval, or a limit on one side; 0 and infinity without either.
 
-    A bracket of the grid is neither: where an EMM lies near a size, chance alone decides between two brackets.
+    A bracket of the grid does not count: for an EMM near a size of the grid, chance decides between two brackets.
     """
-    if found.status == "estimated" and found.run_sd is None:
+    if estimate.status == "estimated" and estimate.run_sd is None:
         return 0.0, math.inf
-    return found.low or 0.0, found.high or math.inf
+    return estimate.low or 0.0, estimate.high or math.inf

@@ -1,8 +1,8 @@
-"""Which generated images are copies: nearest neighbours among the training images, and the criterion on them.
+"""The criterion for copies: nearest neighbours among the training images, and the ratio of their distances.
 
 A generated image is memorized if its nearest training image is closer than `threshold` (1/3) times its second nearest,
-in l2 distance on uint8 pixels (Yoon et al. 2023; paper, section 2).  Distances are integers throughout: float32 loses
-the digits of near copies, which decide the criterion.  `emmeter.measure.engines` has the ways of computing them.
+in l2 distance on uint8 pixels (Yoon et al. 2023; paper, section 2).  Distances are integers throughout, because float32
+loses the digits of near copies, and these decide the criterion.  `emmeter.measure.engines` computes them.
 """
 
 import hashlib
@@ -18,10 +18,11 @@ from emmeter.measure import engines
 class Neighbours:
     """Nearest distinct training images of each generated image, nearest first.
 
-    indices: (m, k) int64, positions in the training set (the first of a group of duplicates).
-    squared: (m, k) int64, squared l2 distances in grey levels.
-    copies: (m,) int64, how often the nearest image occurs in the training set.
-    engine: by which of `emmeter.measure.engines` they were computed; the result does not depend on it.
+    Attributes:
+        indices: (m, k) int64, positions in the training set (the first of a group of duplicates).
+        squared: (m, k) int64, squared l2 distances in grey levels.
+        copies: (m,) int64, number of times that the nearest image occurs in the training set.
+        engine: name of the engine that found them; the other attributes do not depend on it.
     """
 
     indices: np.ndarray
@@ -31,13 +32,13 @@ class Neighbours:
 
 
 def neighbours(generated: np.ndarray, train: np.ndarray, groups: np.ndarray, k: int) -> Neighbours:
-    """The `k` nearest distinct training images of every generated image, exactly.
+    """Find the `k` nearest distinct training images of every generated image, exactly.
 
     Args:
         generated: (m, C, H, W) uint8.
         train: (N, C, H, W) uint8.
-        groups: (N,) position of the first exact duplicate of each training image (its own where it has none).
-        k: neighbours wanted; fewer come back if the set has fewer distinct images.
+        groups: (N,) position of the first exact duplicate of each training image (its own if it has none).
+        k: number of neighbours; fewer are returned if the set has fewer distinct images.
     Raises:
         ValueError: fewer than two distinct training images, so that no second neighbour exists.
     """
@@ -50,30 +51,30 @@ def neighbours(generated: np.ndarray, train: np.ndarray, groups: np.ndarray, k: 
 
 
 def mirrored_neighbours(generated: np.ndarray, train: np.ndarray, groups: np.ndarray, k: int) -> Neighbours:
-    """As `neighbours`, where a training image is as near as the nearer of itself and its mirror image.
+    """Find neighbours as `neighbours` does, with each training image or its mirror image, whichever is nearer.
 
-    Mirroring the generated images instead gives the same distances.  Training images that are each other's mirror image
-    are duplicates here: the second would be the second neighbour of every copy of the first.
+    Mirroring the generated images instead gives the same distances.  Training images that are mirror images of each
+    other count as duplicates here.  Otherwise the second would be the second neighbour of every copy of the first.
     """
     groups = mirror_groups(train, groups)
-    found = neighbours(np.concatenate([generated, generated[..., ::-1]]), train, groups, k)
-    indices, squared = (np.hstack(np.split(of, 2)) for of in (found.indices, found.squared))
+    both = neighbours(np.concatenate([generated, generated[..., ::-1]]), train, groups, k)
+    indices, squared = (np.hstack(np.split(array, 2)) for array in (both.indices, both.squared))
     order = np.lexsort((indices, squared), axis=1)
     indices, squared = np.take_along_axis(indices, order, 1), np.take_along_axis(squared, order, 1)
     repeated = np.zeros(indices.shape, bool)  # the farther of an image's two distances
     for column in range(1, indices.shape[1]):
         repeated[:, column] = (indices[:, :column] == indices[:, column, None]).any(axis=1)
-    keep = np.argsort(repeated, axis=1, kind="stable")[:, : found.indices.shape[1]]
+    keep = np.argsort(repeated, axis=1, kind="stable")[:, : both.indices.shape[1]]
     indices, squared = np.take_along_axis(indices, keep, 1), np.take_along_axis(squared, keep, 1)
     sizes = dict(zip(*np.unique(groups, return_counts=True), strict=True))
-    return Neighbours(indices, squared, np.array([sizes[i] for i in indices[:, 0]], np.int64), found.engine)
+    return Neighbours(indices, squared, np.array([sizes[i] for i in indices[:, 0]], np.int64), both.engine)
 
 
 def mirror_groups(train: np.ndarray, groups: np.ndarray) -> np.ndarray:
     """(N,) position of the first image that equals each training image or its mirror image.
 
     Args:
-        groups: (N,) the same of exact duplicates.
+        groups: (N,) position of the first exact duplicate of each training image.
     """
     first: dict[bytes, int] = {}
     merged = np.array(groups)
@@ -84,19 +85,20 @@ def mirror_groups(train: np.ndarray, groups: np.ndarray) -> np.ndarray:
     return merged[groups]
 
 
-def memorized(found: Neighbours, threshold: float = 1 / 3, distinct: bool = True) -> np.ndarray:
+def memorized(neighbours: Neighbours, threshold: float = 1 / 3, distinct: bool = True) -> np.ndarray:
     """(m,) bool: d1 < threshold * d2, compared exactly in integers.
 
     Args:
-        distinct: False is the paper's rule, under which an exact duplicate of the nearest image is the second nearest:
-            a copy of a duplicated image then never counts (0/0 included).
+        threshold: between 0 and 1; taken as the nearest fraction with a denominator of at most 1,000,000.
+        distinct: False selects the paper's rule, under which an exact duplicate of the nearest image is the second
+            nearest.  A copy of a duplicated image then never counts (0/0 included).
     """
     ratio = Fraction(threshold).limit_denominator(1_000_000)
-    first, second = found.squared[:, :2].T.astype(object)  # Python's integers: no overflow
+    first, second = neighbours.squared[:, :2].T.astype(object)  # Python's integers do not overflow
     flags = (first * ratio.denominator**2 < second * ratio.numerator**2).astype(bool)
-    return flags if distinct else flags & (found.copies == 1)
+    return flags if distinct else flags & (neighbours.copies == 1)
 
 
-def mean_distance(found: Neighbours, pixels: int) -> float:
+def mean_distance(neighbours: Neighbours, pixels: int) -> float:
     """Mean distance to the nearest training image: root mean square over `pixels` values, in grey levels (0-255)."""
-    return float(np.sqrt(found.squared[:, 0] / pixels).mean())
+    return float(np.sqrt(neighbours.squared[:, 0] / pixels).mean())

@@ -2,10 +2,9 @@
 
 The primary estimate is the crossing of a straight line, fitted to the empirical logits of the confirming runs on log2
 N, with the level 1 - epsilon.  Its interval is Fieller's, with the scatter between runs that `emmeter.measure.scatter`
-tells: runs differ by subset and seed far more than by the count of images.  Beside it stands centred isotonic
-regression, which assumes only that the ratio falls with N; where the two disagree, the interval is widened by their
-distance.  A bound (the ratio lies above or below the level at the end of the ladder) is tested against the same
-scatter.
+estimates: runs differ by subset and seed far more than by the count of images.  The second estimate is centred isotonic
+regression, which assumes only that the ratio falls with N.  If the two disagree, the interval is widened by their
+distance.  A bound (a ratio above or below the level at the end of the ladder) is tested against the same scatter.
 """
 
 import math
@@ -25,8 +24,8 @@ if TYPE_CHECKING:
 
 
 DISAGREEMENT = 0.1  # octaves between line and isotonic fit beyond which the interval is widened
-MOST_RUNS = 40  # confirming runs beyond which more of them are no advice
-WIDEST = 4.0  # octaves of an interval that still tells something: a factor of 16 between its ends
+MOST_RUNS = 40  # confirming runs up to which more of them are advised
+WIDEST = 4.0  # octaves of the widest useful interval: a factor of 16 between its ends
 BEYOND = 0.5  # octaves outside the confirming sizes from which an estimate is called extrapolated
 
 
@@ -34,9 +33,9 @@ BEYOND = 0.5  # octaves outside the confirming sizes from which an estimate is c
 class Line:
     """Least squares of the empirical logit on x = log2 N over the runs of one arm.
 
-    ``slope`` is in logits an octave and ``intercept`` the logit at N = 1; ``sxx`` is the sum of squares of
+    ``slope`` is in logits per octave and ``intercept`` the logit at N = 1; ``sxx`` is the sum of squares of
     x about ``x_mean``, ``rss`` that of the residuals, ``df`` = runs - 2, and ``counting_variance`` the mean
-    over the runs of what counting images alone adds to the variance of a logit.
+    over the runs of the variance of a logit that comes from counting images.
     """
 
     slope: float
@@ -51,7 +50,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Crossing:
-    """Where a line crosses a level, in log2 N, with Fieller's interval.
+    """Crossing of a line with a level, in log2 N, with Fieller's interval.
 
     ``bounded`` is False if the slope does not differ significantly from zero.  One end is then infinite if
     the data still exclude the sizes on the other side, else both.
@@ -71,7 +70,7 @@ class Estimate:
     ``undetermined``: neither.  ``slope`` is in logits per doubling of N, ``run_sd`` the scatter of a run's
     logit (counting included) on ``df`` degrees of freedom.  An ``emm`` without ``run_sd`` has no confidence
     interval: its ``low`` and ``high``, if any, are a bracket of the grid.  ``isotonic`` and ``interpolated`` are
-    second estimates in images.  ``note`` is one plain sentence or more, empty when there is nothing to say.
+    second estimates in images.  ``note`` holds plain sentences for the reader, or is empty.
     """
 
     emm: float | None
@@ -121,7 +120,7 @@ def fit_line(sizes: Sequence[int], counts: Sequence[Count]) -> Line | None:
 
 
 def crossing(line: Line, level: float, variance: RunVariance, confidence: float = 0.95) -> Crossing:
-    """Where `line` falls through the ratio `level` (0..1), with Fieller's interval (Fieller 1954).
+    """Find where `line` falls through the ratio `level` (0..1), with Fieller's interval (Fieller 1954).
 
     The interval holds every x at which the line's logit does not differ significantly from that of `level`:
     (a + b d)^2 <= t^2 v (1/runs + d^2/sxx) with d = x - x_mean and a the height of the line's mean above it.
@@ -139,7 +138,7 @@ def crossing(line: Line, level: float, variance: RunVariance, confidence: float 
     low, high = sorted(line.x_mean + (-B + sign * math.sqrt(discriminant)) / A for sign in (-1, 1))
     if A > 0:
         return Crossing(centre, low, high, True)
-    # The set is all but ]low, high[.  One of its rays holds the falling lines, the other the rising ones.
+    # The confidence set is the complement of (low, high); keep the ray on which the line falls.
     return Crossing(centre, high, math.inf, False) if centre >= high else Crossing(centre, -math.inf, low, False)
 
 
@@ -150,7 +149,7 @@ def centred_isotonic(sizes: Sequence[int], counts: Sequence[Count]) -> tuple[NDA
     centre, except at ratios 0 and 1, which may last.
 
     Returns:
-        x (increasing) and logit of the ratio (decreasing), both of one length: one value a stretch.
+        x (increasing) and logit of the ratio (decreasing), both of one length: one value per stretch.
     """
     blocks: list[list[float]] = []  # images, images * x, memorized
     for n in sorted(set(sizes)):
@@ -192,8 +191,8 @@ def estimate(
     """The answer of a finished search.
 
     Args:
-        trail: as `search.replay` returned it for `counts` and the ladder `sizes`.
-        variance: scatter of the arm's runs, as `scatter.moderated` tells; None: that of its confirming runs alone.
+        trail: the trail that `search.replay` returned for `counts` and the ladder `sizes`.
+        variance: scatter of the arm's runs from `scatter.moderated`; None: that of its confirming runs alone.
     Raises:
         ValueError: the search is not finished.
     """
@@ -225,12 +224,12 @@ def estimate(
 def _of_bound(
     search: "Search", trail: Trail, counts: Mapping[RunId, Count], variance: RunVariance | None, confidence: float
 ) -> Estimate:
-    """The limit that the runs at the end of the ladder set, if they lie beyond the line by more than they scatter.
+    """The limit set by the runs at the end of the ladder, if their distance from the line exceeds their scatter.
 
-    The fresh runs there decide, or the locating one where there is none.  Without a `variance`, and where the
+    The fresh runs there decide; without any, the locating run does.  Without a `variance`, and where the
     settings ask for no fresh runs, the limit stands untested.
     """
-    sign, name, place = (1, "largest", "above") if trail.status == "above" else (-1, "smallest", "below")
+    sign, name, side = (1, "largest", "above") if trail.status == "above" else (-1, "smallest", "below")
     end = sign * max(sign * run.n for run in trail.runs)
     level = 1 - search.epsilon
     fresh = [counts[run] for run in trail.confirm if run.n == end]
@@ -244,23 +243,23 @@ def _of_bound(
         half = float(stdtrit(variance.df, (1 + confidence) / 2)) * math.sqrt(variance.variance / len(at_end))
         if search.confirm and beyond <= half:
             note = (
-                f"At the {name} size, {end}, the ratio is {place} {level:g}, but by less than runs scatter: raise "
+                f"At the {name} size, {end}, the ratio is {side} {level:g}, but by less than runs scatter: raise "
                 f"search.confirm."
             )
             return replace(blank, note=note)
     word = "still" if sign > 0 else "already"
-    note = f"At the {name} size, {end}, the ratio is {word} clearly {place} {level:g}."
+    note = f"At the {name} size, {end}, the ratio is {word} clearly {side} {level:g}."
     if not search.confirm:
         note += " One run says so: there are no fresh replicates."
     limit = {"status": "at_least", "low": float(end)} if sign > 0 else {"status": "below", "high": float(end)}
     return replace(blank, **limit, note=note)
 
 
-def shift(found: Estimate) -> float:
-    """Octaves from the estimated EMM to where the isotonic fit crosses, if beyond `DISAGREEMENT`, else 0."""
-    if found.emm is None or found.isotonic is None or found.run_sd is None:
+def shift(result: Estimate) -> float:
+    """Octaves from the estimated EMM to the crossing of the isotonic fit, if more than `DISAGREEMENT`, else 0."""
+    if result.emm is None or result.isotonic is None or result.run_sd is None:
         return 0.0
-    distance = math.log2(found.isotonic / found.emm)
+    distance = math.log2(result.isotonic / result.emm)
     return distance if abs(distance) > DISAGREEMENT else 0.0
 
 
@@ -293,7 +292,7 @@ def _of_line(
     notes = []
     if moved := shift(result):
         assert second is not None
-        # The curve is not straight, or noise makes it look so: the interval grows by as much as the two differ.
+        # The curve is not straight, or noise makes it appear so: the interval grows by the difference.
         result = replace(result, low=low * 2 ** min(moved, 0.0), high=high * 2 ** max(moved, 0.0))
         notes.append(f"The isotonic fit to all runs crosses at {second:.0f}: the interval is wider by the difference.")
     if not math.log2(min(confirmed)) - BEYOND <= fit.log2_n <= math.log2(max(confirmed)) + BEYOND:
@@ -304,11 +303,11 @@ def _of_line(
 
 
 def _scattered(line: Line, variance: RunVariance, confidence: float) -> str:
-    """What would bound the interval of a line whose slope does not differ from zero by enough."""
+    """Advice for a line whose slope is too uncertain to bound the interval."""
     from scipy.special import stdtrit
 
     # The slope over its standard error grows as the root of the runs, and must exceed t to leave the interval two
-    # ends.  Twice t, so that they lie near enough: Fieller's interval is a third wider than the usual one there.
+    # ends.  Twice t brings them near enough: Fieller's interval is then a third wider than the usual one.
     t = float(stdtrit(variance.df, (1 + confidence) / 2))
     needed = math.ceil(line.runs * variance.variance * (2 * t) ** 2 / (line.slope**2 * line.sxx) / 2) * 2
     fault = "The confirming runs scatter too much for their slope (no end to the interval)"

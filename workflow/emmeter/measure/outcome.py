@@ -1,4 +1,4 @@
-"""The outcome of a run: how many of its generated images are copies."""
+"""The outcome of a run: the number of its generated images that are copies."""
 
 import math
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from emmeter.measure.results import Scored
 
 @dataclass(frozen=True, order=True)
 class RunId:
-    """One run: `n` training images, drawn and trained with the seed of `replicate` (from 0)."""
+    """One run: `n` training images, drawn and trained with the seeds of `replicate` (0, 1, 2, ...)."""
 
     n: int
     replicate: int
@@ -16,7 +16,11 @@ class RunId:
 
 @dataclass(frozen=True)
 class Count:
-    """The outcome of one run: `memorized` of `images` generated images.  Raises ValueError if impossible."""
+    """The outcome of one run: `memorized` of `images` generated images.
+
+    Raises:
+        ValueError: the numbers are impossible.
+    """
 
     memorized: int
     images: int
@@ -42,12 +46,17 @@ class Count:
 
 
 def logit(ratio: float) -> float:
-    """ln(ratio / (1 - ratio)) for a ratio strictly between 0 and 1."""
+    """ln(ratio / (1 - ratio)) of a ratio between 0 and 1, ends excluded."""
     return math.log(ratio / (1 - ratio))
 
 
 def count(score: Scored, snapshot: str) -> Count:
-    """The count that enters the search: of the last snapshot, or of the best one (the paper's rule)."""
+    """The count that enters the search.
+
+    Args:
+        score: the content of a run's score.json, of which the list ``snapshots`` is used.
+        snapshot: "last", or "best" for the snapshot with the highest ratio (the paper's rule).
+    """
     rows = score["snapshots"]
     row = rows[-1] if snapshot == "last" else max(rows, key=lambda row: row["memorized"] / row["images"])
     return Count(row["memorized"], row["images"])

@@ -1,10 +1,10 @@
-"""How much the logits of an arm's runs scatter, learned from that arm and from all others of the same scale.
+"""The scatter of the logits of an arm's runs, estimated from that arm and from all others of the same scale.
 
-Four confirming runs tell little of their own scatter (two degrees of freedom).  Other arms tell more, but arms need not
-scatter alike.  The variance of an arm is therefore *moderated* (Smyth 2004): variances of arms are taken as draws from
-a scaled inverse chi-squared distribution, whose scale and degrees of freedom are fitted to all distinct arms of the
-configuration that have finished, and each arm's own variance is averaged with that scale, weighted by degrees of
-freedom.  Arms that scatter alike thus share one variance; where they do not, each keeps its own.
+Four confirming runs determine their own scatter poorly (two degrees of freedom).  Other arms add information, but arms
+need not scatter alike.  The variance of an arm is therefore *moderated* (Smyth 2004).  Variances of arms are taken as
+draws from a scaled inverse chi-squared distribution.  Its scale and degrees of freedom are fitted to all distinct arms
+of the configuration that have finished.  Each arm's own variance is averaged with that scale, weighted by degrees of
+freedom.  Arms that scatter alike thus share one variance; arms that do not each keep their own.
 """
 
 import math
@@ -14,24 +14,27 @@ from dataclasses import dataclass
 from emmeter.measure.outcome import Count, RunId
 from emmeter.measure.search import Trail
 
-# Variance of a logit from counting: that of ln(K + 1/2) is nowhere larger for a Poisson count K.  The usual estimate,
-# used below it, is four times that for a run without a single copy.
+# Largest variance of a logit from counting: that of ln(K + 1/2) is never larger for a Poisson count K.  The usual
+# estimate, used up to this limit, is four times as large for a run without a single copy.
 MOST_COUNTING = 0.52
-# Degrees of freedom that a prior may have.  Infinity: all arms scatter alike.
+# Degrees of freedom that a prior may have; infinity means that all arms scatter alike.
 CANDIDATES = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 20.0, 40.0, math.inf)
-# With fewer degrees of freedom in all than ENOUGH, a guess stands beside them: the scatter that small networks on small
-# images commonly have, on as few degrees of freedom as an arm has.
+# With fewer degrees of freedom in total than ENOUGH, the prior is a guess: the variance that small networks on small
+# images commonly have, on as few degrees of freedom as one arm has.
 ENOUGH, GUESS, GUESS_DF = 4, 0.5, 2.0
-# Share of the likelihood below the degrees of freedom that are taken.  The median makes arms look alike too easily:
-# noisy arms then had intervals that held EMM in 0.91 of cases, with eight arms to learn from.
+# Share of the likelihood at which the degrees of freedom are taken.  The median (0.5) makes arms look alike too easily:
+# with eight arms, intervals of noisy arms then held EMM in only 0.91 of cases.
 CAUTION = 0.3
 
 
 @dataclass(frozen=True)
 class Own:
-    """Scatter of one arm's confirming runs: residual sum of squares (logits squared) on ``df`` >= 1 degrees of freedom.
+    """Scatter of the runs of one arm.
 
-    ``counting`` is the mean over the runs of what counting images alone adds to the variance of a logit.
+    Attributes:
+        rss: residual sum of squares, in logits squared.
+        df: its degrees of freedom, at least 1.
+        counting: mean variance of the runs' logits from counting images alone.
     """
 
     rss: float
@@ -46,10 +49,12 @@ class Own:
 
 @dataclass(frozen=True)
 class Prior:
-    """What all arms tell of the scatter of one: ``variance`` (logits squared) on ``df`` degrees of freedom.
+    """The distribution of the variance of a run's logit over arms.
 
-    ``df`` is infinite where arms scatter alike.  ``evidence`` is the sum of the degrees of freedom that it was fitted
-    to: no arm can have more.
+    Attributes:
+        variance: its scale, in logits squared.
+        df: its degrees of freedom; infinite if all arms scatter alike.
+        evidence: sum of the degrees of freedom to which it was fitted; the variance of no arm can have more.
     """
 
     variance: float
@@ -59,9 +64,12 @@ class Prior:
 
 @dataclass(frozen=True)
 class RunVariance:
-    """Variance of a run's logit about its line, counting included, with its degrees of freedom.
+    """Variance of a run's logit about its line, with its degrees of freedom.
 
-    ``floored``: runs scatter less than counting images allows, and the variance of counting has been put in its place.
+    Attributes:
+        variance: in logits squared, counting of images included.
+        df: its degrees of freedom.
+        floored: whether runs scatter less than counting allows, so that `variance` is the variance of counting.
     """
 
     variance: float
@@ -75,10 +83,12 @@ def counting_variance(counts: Sequence[Count]) -> float:
 
 
 def own(trail: Trail, counts: Mapping[RunId, Count]) -> Own | None:
-    """Scatter of an arm's runs: of the confirming ones about a line in log2 N; of a grid's about the mean of each size.
+    """Scatter of confirming runs about a line in log2 N, or of the runs of a grid about the mean of each size.
 
-    Runs that located a crossing were placed by the outcome of others, and tell nothing here.  None without degrees of
-    freedom.
+    Runs that located a crossing are left out, because the outcomes of other runs decided on their sizes.
+
+    Returns:
+        None if there is no degree of freedom.
     """
     runs = trail.confirm or trail.locate
     sizes = {run.n for run in runs}
@@ -87,8 +97,8 @@ def own(trail: Trail, counts: Mapping[RunId, Count]) -> Own | None:
         return None
     y = {run: counts[run].logit for run in runs}
     if not trail.confirm or len(sizes) == 1:
-        of_size = {n: [y[run] for run in runs if run.n == n] for n in sizes}
-        rss = sum(sum((one - sum(ys) / len(ys)) ** 2 for one in ys) for ys in of_size.values())
+        groups = [[y[run] for run in runs if run.n == n] for n in sizes]
+        rss = sum(sum((value - sum(group) / len(group)) ** 2 for value in group) for group in groups)
     else:
         x = {run: math.log2(run.n) for run in runs}
         x_mean, y_mean = sum(x.values()) / len(runs), sum(y.values()) / len(runs)
@@ -99,28 +109,31 @@ def own(trail: Trail, counts: Mapping[RunId, Count]) -> Own | None:
 
 
 def distinct(arms: Iterable[tuple[Hashable, Trail, Mapping[RunId, Count]]]) -> list[Own]:
-    """The scatter of each arm that tells of that of others; arms on the very same runs count once.
+    """The scatter of each arm from which a prior can be fitted; arms with the very same runs count once.
 
-    Arms whose runs lie at the end of the ladder, beyond the line, tell little of it: where all or none of the images
-    are copies, the logit hardly moves.  They serve where there is no other.
+    Arms whose runs are at the end of the ladder, beyond the line, are used only if there are no others.  If all or none
+    of the images are copies, the logit hardly varies.
 
     Args:
-        arms: the key of an arm's scores, its finished search, and the counts of its runs.
+        arms: per arm the key of its scores, its finished search, and the counts of its runs.
     """
     near: dict[Hashable, Own] = {}
     beyond: dict[Hashable, Own] = {}
     for key, trail, counts in arms:
-        if (one := own(trail, counts)) is not None:
+        if (scatter := own(trail, counts)) is not None:
             informative = trail.status == "crossing" or not trail.confirm
-            (near if informative else beyond)[key, trail.confirm or trail.locate] = one
+            (near if informative else beyond)[key, trail.confirm or trail.locate] = scatter
     return list((near or beyond).values())
 
 
 def fit(arms: Sequence[Own]) -> Prior | None:
-    """The prior of `arms`, each of which must rest on runs of its own; see `distinct`.  None without arms.
+    """Fit the prior to `arms`, no two of which may share runs (see `distinct`).
 
-    The marginal likelihood of each candidate's degrees of freedom, at the scale that is likeliest for them, is summed
-    up from the least on; the first that reaches `CAUTION` of the total is taken.
+    The marginal likelihood of each candidate's degrees of freedom, at their most likely scale, is summed from the
+    smallest candidate upward.  The first candidate at which the sum reaches `CAUTION` of the total is taken.
+
+    Returns:
+        None without arms.
     """
     if not arms:
         return None
@@ -142,8 +155,10 @@ def moderated(arm: Own | None, prior: Prior | None) -> RunVariance | None:
     """The variance of one arm's runs: its own and that of the prior, weighted by their degrees of freedom.
 
     Args:
-        arm: None for an arm without confirming runs, of which the prior alone tells.
-        prior: None where there is no other arm to learn from.
+        arm: None for an arm without confirming runs, whose variance is that of the prior.
+        prior: None without other arms, when the variance is the arm's own.
+    Returns:
+        None if both are None.
     """
     if prior is None:
         return None if arm is None else RunVariance(arm.variance, arm.df, arm.rss / arm.df < arm.counting)
@@ -158,7 +173,7 @@ def moderated(arm: Own | None, prior: Prior | None) -> RunVariance | None:
 
 
 def _scale(arms: Sequence[Own], df: float) -> float:
-    """The likeliest scale of a prior with `df` degrees of freedom."""
+    """The most likely scale of a prior with `df` degrees of freedom."""
     total = sum(arm.df for arm in arms)
     pooled = sum(arm.df * arm.variance for arm in arms) / total
     if math.isinf(df):
@@ -174,7 +189,7 @@ def _scale(arms: Sequence[Own], df: float) -> float:
 
 
 def _log_likelihood(arms: Sequence[Own], scale: float, df: float) -> float:
-    """Of the arms' variances (F distributed on arm.df and df, times the scale), up to what no candidate changes."""
+    """Log likelihood of the arms' variances (F distributed on arm.df and df, times the scale), up to a constant."""
     total = 0.0
     for arm in arms:
         ratio = arm.df * arm.variance / scale

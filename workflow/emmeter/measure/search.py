@@ -3,12 +3,12 @@
 EMM is the number of training images N at which the memorization ratio crosses 1 - epsilon.  `replay` walks
 the search from its beginning, reads the counts that exist and stops where one is missing, so that the runs
 of a search are decided by settings and scores alone.  Rule ``bisection`` first *locates* the crossing with
-few runs, each of which serves only to place the next, and then *confirms* it with fresh runs at two sizes
-either side and one between, which alone enter the estimate (`statistics.estimate`).  Runs that were placed because
-of their own outcome would make its interval too narrow.  Where the ratio stays above or below the line to the end of
-the ladder, fresh runs at that end confirm this, too.
+few runs, each of which only places the next.  It then *confirms* it with fresh runs at one size on either
+side and one between.  Only these enter the estimate (`emmeter.measure.estimate`), because runs that were placed by
+the outcome of others would make its interval too narrow.  If the ratio stays above or below the line up to the end
+of the ladder, fresh runs at that end confirm this.
 
-Unless it says otherwise, x is log2 N and y the distance of a run's logit from the line, positive where the
+Unless stated otherwise, x is log2 N and y the distance of a run's logit from the line, positive where the
 ratio is above 1 - epsilon.  y falls with x.
 """
 
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from emmeter.settings.sections import Search
 
 
-SATURATED = 2.5  # |y| from which a run tells the side of the line but no longer the distance
+SATURATED = 2.5  # |y| from which a run shows its side of the line but not its distance
 NEAR = 0.7  # |y| of one run that locates the crossing alone: less than 0.3 octave away at slope 2.5
 BESIDE = 1.2  # |y| of one end of a bracket that locates the crossing within it
 NARROW = 0.5  # octaves of a bracket whose middle is good enough
 CLEAR = 1.0  # |y| from which a run is clearly on its side of the line
-FEWEST_AT_END = 2  # fresh runs that confirm a bound, where half of search.confirm are not more
+FEWEST_AT_END = 2  # fresh runs that confirm a bound, if half of search.confirm is fewer
 JUMP = 1.5  # octaves to the next size while every run is saturated
 REACH = 2.0  # octaves to the next size at most
 PRIOR = 0.2  # weight of search.slope beside the slope of the runs, as their sum of squares in x
@@ -38,11 +38,11 @@ Status = Literal["open"] | Answer
 
 @dataclass(frozen=True)
 class Trail:
-    """Where a search stands.
+    """The state of a search.
 
-    ``locate`` holds the locating runs in the order asked (all runs, for rule grid), and ``confirm`` the
-    fresh ones of the estimate: of the last confirming round only, an abandoned one counts as locating.
-    ``missing`` are the runs asked for that have no count yet; it is empty iff the search is finished.
+    ``locate`` holds the locating runs in the order asked (all runs, for rule grid).  ``confirm`` holds the fresh runs
+    of the estimate, those of the last confirming round; an abandoned round counts as locating.
+    ``missing`` holds the requested runs without a count; it is empty if and only if the search is finished.
     ``status`` is open, or the answer: the ratio crosses the line on the ladder, stays above or below it
     throughout, or could not be followed (undetermined).
     """
@@ -64,7 +64,7 @@ class Trail:
 
 
 def repeats(search: "Search") -> bool:
-    """Whether a search makes several runs at a size or about a line, whose scatter can be told."""
+    """Whether a search repeats runs, so that their scatter can be estimated."""
     return search.replicates > 1 if search.rule == "grid" else search.confirm > 0
 
 
@@ -127,11 +127,11 @@ def replay(search: "Search", sizes: Sequence[int], counts: Mapping[RunId, Count]
             return Trail(tuple(located), tuple(confirming), (), bound)
     for first in (fresh, fresh + search.confirm):
         located += confirming  # empty at first, then the abandoned round
-        places = _places(search, sizes, _points(search, located, counts))
-        confirming = [RunId(places[i % len(places)], first + i) for i in range(search.confirm)]
+        around = _confirming_sizes(search, sizes, _points(search, located, counts))
+        confirming = [RunId(around[i % len(around)], first + i) for i in range(search.confirm)]
         if missing := _missing(confirming, counts):
             return Trail(tuple(located), tuple(confirming), missing, "open")
-        pair = min(places), max(places)
+        pair = min(around), max(around)
         means = [_mean([y for x, y in _points(search, confirming, counts) if x == math.log2(n)]) for n in pair]
         if min(means) < CLEAR and max(means) > -CLEAR:
             break  # the line lies between or near the two sizes
@@ -145,7 +145,7 @@ def replay(search: "Search", sizes: Sequence[int], counts: Mapping[RunId, Count]
 def reached(search: "Search", counts: Mapping[RunId, Count]) -> list[bool]:
     """Rule grid: whether the mean ratio over the replicates is at least 1 - epsilon, for each size of the grid."""
     ratios = [_mean([counts[RunId(n, r)].ratio for r in range(search.replicates)]) for n in search.grid]
-    return [ratio >= 1 - search.epsilon - 1e-9 for ratio in ratios]  # 0.9 counts as 0.9 whatever it was summed from
+    return [ratio >= 1 - search.epsilon - 1e-9 for ratio in ratios]  # a sum of 0.9 may round to less
 
 
 def _grid(search: "Search", counts: Mapping[RunId, Count]) -> Trail:
@@ -209,12 +209,12 @@ def _bound(
     return None if any(abs(y) < SATURATED for _, y in points) else "undetermined"
 
 
-def _places(search: "Search", sizes: Sequence[int], points: Sequence[tuple[float, float]]) -> tuple[int, ...]:
+def _confirming_sizes(search: "Search", sizes: Sequence[int], points: Sequence[tuple[float, float]]) -> tuple[int, ...]:
     """The sizes of the confirming runs in turn: one either side of the crossing, and twice the nearest one between.
 
-    The outer ones lie `search.spread` logits from the crossing for four runs, as far as the ladder allows, and nearer
-    for more, by the root of their number, which tell the slope as well from there.  The one between tells the crossing
-    even where the curve is not straight; a coarse ladder has none between.
+    For four runs the outer sizes are `search.spread` logits from the crossing, as far as the ladder allows.  For more
+    runs they are nearer by the root of the number, which determines the slope as well.  The size between determines the
+    crossing even if the curve is not straight; a coarse ladder has none.
     """
     centre, slope = _fit(search, points)
     first, last = math.log2(sizes[0]), math.log2(sizes[-1])
@@ -229,7 +229,7 @@ def _places(search: "Search", sizes: Sequence[int], points: Sequence[tuple[float
 
 
 def _fit(search: "Search", points: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    """Where y crosses zero (x, within the bracket if there is one) and how steeply (logits an octave, positive).
+    """Crossing of y with zero (x, within the bracket if there is one) and slope (logits per octave, positive).
 
     A line through the runs that are not saturated, its slope drawn towards search.slope and kept within a
     factor of two of it: two runs close by say little about it.  A saturated run joins them if the line would
