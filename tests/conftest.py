@@ -48,6 +48,17 @@ class Faults:
         self.survived[kind] += 1
 
 
+SLOW = ("exhaustive", "slurm")  # markers of tests that are slow as well
+SLOW_FOLDERS = ("workflow", "faults")  # of tests that run Snakemake, or stages as processes
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark all slow tests as such, so that `-m "not slow"` selects the fast ones."""
+    for item in items:
+        if item.path.parent.name in SLOW_FOLDERS or any(map(item.get_closest_marker, SLOW)):
+            item.add_marker(pytest.mark.slow)
+
+
 FAULTS = pytest.StashKey[Faults]()
 
 

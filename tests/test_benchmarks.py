@@ -26,6 +26,8 @@ from emmeter.training.batches import batches
 from emmeter.training.seeds import derive
 from emmeter.training.trainer import build, start
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 
 

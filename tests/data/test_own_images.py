@@ -35,6 +35,7 @@ def indexed(folder: Path, images: str = "folder:images") -> Index:
     return index_of(read(load([folder / "own.yaml"], ROOT)), folder / "results")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("count", "side", "channels", "classes"),
     [
@@ -89,6 +90,7 @@ def test_a_sigma_data_of_other_images_is_a_notice(tmp_path, monkeypatch):
     assert re.search(r": diffusion\.sigma_data = 0\.75 is not theirs, which is 0\.5[789] \(null measures it\)$", line)
 
 
+@pytest.mark.slow
 def test_a_measured_sigma_data_needs_images_that_are_here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SettingsError, match=r"diffusion\.sigma_data = None: cannot be measured before the images are"):

@@ -13,6 +13,8 @@ from emmeter.diffusion.precision import cast
 from emmeter.diffusion.unet import UNet
 from emmeter.settings.sections import Network
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     ("expected", "digits", "side", "network"),

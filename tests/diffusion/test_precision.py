@@ -16,6 +16,8 @@ from emmeter.training import log
 from emmeter.training.optimizer import FlatParameters
 from emmeter.training.trainer import build, start
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 
 
@@ -90,6 +92,7 @@ def test_a_gradient_in_bfloat16_points_where_that_in_float32_does(subset, networ
     assert torch.nn.functional.cosine_similarity(gradient, low_gradient, dim=0) > 0.99
 
 
+@pytest.mark.slow
 def test_training_in_bfloat16_lowers_the_loss_as_float32_does(subset, tmp_path):
     losses = {}
     for precision in ("float32", "bfloat16"):
@@ -100,6 +103,7 @@ def test_training_in_bfloat16_lowers_the_loss_as_float32_does(subset, tmp_path):
     assert sum(losses["bfloat16"][-10:]) == pytest.approx(sum(losses["float32"][-10:]), rel=0.1)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_in_bfloat16_ends_with_the_same_bits(subset, tmp_path):
     whole = start(run_of("bfloat16"), subset, 24, 0, CPU, tmp_path / "whole")
     part = start(run_of("bfloat16"), subset, 24, 0, CPU, tmp_path / "part")

@@ -152,6 +152,7 @@ def test_latents_are_standard_normal():
 # Batches
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("labels", [0, 3])
 def test_batch_size_does_not_change_images(labels):
     denoiser = denoiser_for(labels)

@@ -45,6 +45,7 @@ def test_network_equals_reference(path):
     assert check_vectors.error(path) < 1e-4
 
 
+@pytest.mark.slow
 def test_program_accepts_reference(capsys):
     assert check_vectors.main([str(TESTS / "vectors")]) == 0
     printed = capsys.readouterr().out.splitlines()
@@ -52,6 +53,7 @@ def test_program_accepts_reference(capsys):
     assert all(" ok " in line for line in printed)
 
 
+@pytest.mark.slow
 def test_program_refuses_perturbed_vector(tmp_path, capsys):
     for name in ("ddpmpp_vp.npz", "ncsnpp_ve.npz"):
         shutil.copy(TESTS / "vectors" / name, tmp_path)
@@ -67,6 +69,7 @@ def test_program_refuses_perturbed_vector(tmp_path, capsys):
     assert "ncsnpp_ve.npz" in bad
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["empty", "missing", "no networks"])
 def test_program_refuses_folder_without_vectors(tmp_path, capsys, kind):
     folder = tmp_path / "vectors"
@@ -258,6 +261,7 @@ def test_all_skips_kept_is_the_default(architecture):
     assert torch.equal(kept(*inputs()), default(*inputs()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cut", range(4))
 def test_each_flag_cuts_its_own_skip(cut):
     """Flags follow the encoder: the decoder's blocks that concatenate use them from the last to the first.

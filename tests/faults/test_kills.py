@@ -14,7 +14,7 @@ from outcome import assert_equal, assert_whole, remove
 from forked import start
 from one_run import Pipeline
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.exhaustive
 
 # Kills at random moments of each stage, more than a hundred in total.
 KILLS = {

@@ -18,7 +18,7 @@ from emmeter.settings import configuration, keys
 from one_run import CONTENT
 from project import fresh
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.exhaustive
 
 KILLS = 3
 STUDY = "denoiser"  # of tests/project.py: one trained arm and the theoretical optimum

@@ -13,6 +13,8 @@ import pytest
 
 from emmeter.machine import slots
 
+pytestmark = pytest.mark.slow
+
 # A command that prints its visible devices and ends with its input.
 HOLD = "import os, sys; print(os.environ['CUDA_VISIBLE_DEVICES'], flush=True); sys.stdin.read()"
 PATIENCE = 120  # seconds, reached only if something is wrong

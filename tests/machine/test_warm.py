@@ -15,7 +15,7 @@ from emmeter.machine import warm
 from one_run import Pipeline
 from processes import lives, parent, wait_until
 
-pytestmark = pytest.mark.skipif(warm.fresh_name() == warm.OFF, reason="needs Linux")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(warm.fresh_name() == warm.OFF, reason="needs Linux")]
 
 # A stage that prints its process, folder, environment and options.
 PROBE = """

@@ -372,6 +372,7 @@ def test_odds_of_saturated_runs_stay_finite():
     assert 0 < found.low < 1 < found.high < math.inf
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("runs", "shared"), [(1, 0.0), (2, 0.0), (2, 0.4), (3, 0.0), (3, 0.4), (4, 0.0), (4, 0.4)])
 def test_calibration_of_odds_at_a_size(runs, shared):
     """Eight arms, all with `runs` runs at one size, true ratios of 0.2 to 0.98: standard error 0.01.
@@ -468,6 +469,7 @@ def calibrate(make, falls, shared, own, repeats, seed) -> dict[str, float]:
 ALIKE, APART, FAR, ONE = (2.9,) * 4, (2, 3, 3, 4), (1.5, 3, 3, 5), (1.2, 4, 4, 4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("falls", [ALIKE, APART, FAR, ONE], ids=str)
 @pytest.mark.parametrize("make", [confirming, searched])
 def test_calibration_of_paired_contrasts(make, falls):
@@ -479,6 +481,7 @@ def test_calibration_of_paired_contrasts(make, falls):
     assert result["paired"] > 0.9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("falls", "shared", "own"),
     [(ALIKE, 0.0, (0.4,) * 4), (FAR, 0.5, (0.1,) * 4), (ALIKE, 0.8, (0.3,) * 4), (ALIKE, 0.3, (0.2, 0.2, 0.2, 0.6))],
@@ -491,6 +494,7 @@ def test_calibration_of_other_scatter(falls, shared, own):
     assert 0.91 <= result["coverage"] <= 0.99
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("falls", "shared", "own", "least"),
     [

@@ -150,6 +150,7 @@ def test_near_copies_far_from_the_origin_are_told_apart(value):
     assert len(np.unique(exact)) > 5
 
 
+@pytest.mark.slow
 def test_two_clusters_of_near_copies():
     """Half of the images near 255, half near 0: centring leaves each cluster far from the mean."""
     random = np.random.default_rng(0)

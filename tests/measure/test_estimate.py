@@ -336,6 +336,7 @@ def _calibrate(search, sizes, slope, sd, emms, offset, repeats, seed, arms=4, sh
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("slope", [2.5, 3, 4])
 @pytest.mark.parametrize(("sd", "undetermined", "half"), [(0.2, 0.01, 0.16), (0.4, 0.12, 0.28), (0.6, 0.4, 0.42)])
 def test_calibration(slope, sd, undetermined, half):
@@ -354,6 +355,7 @@ def test_calibration(slope, sd, undetermined, half):
     assert result["censored"] <= 0.01
 
 
+@pytest.mark.slow
 def test_calibration_on_a_coarse_ladder():
     """The 8x8 digits: multiples of 10 from 10 to 640, EMM of 25 to 100, where a step is up to an octave."""
     search = SEARCH.model_copy(update={"n_min": 10, "n_max": 640, "start": 40})
@@ -365,6 +367,7 @@ def test_calibration_on_a_coarse_ladder():
     assert result["undetermined"] <= 0.12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("shared", "sd", "least"), [(0.3, 0.3, 0.93), (0.5, 0.3, 0.88), (0.5, 0.1, 0.88)])
 def test_calibration_where_arms_share_their_scatter(shared, sd, least):
     """Pooling counts what is shared once an arm: the coverage is known to fall short (docs/methods.md says so)."""
@@ -373,6 +376,7 @@ def test_calibration_where_arms_share_their_scatter(shared, sd, least):
     assert least <= result["coverage"] <= 0.985
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("emms", [(50, 200), (25_000, 100_000)])
 def test_calibration_at_the_bounds(emms):
     """EMM within an octave of n_min or n_max: censored answers hold in at least 97 %, intervals in 90 %."""

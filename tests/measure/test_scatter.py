@@ -199,6 +199,7 @@ def calibrated(unlike: float, seed: int, confirm: int = 4) -> dict[str, list[flo
     } | {"all": [float(held.mean())]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unlike", [0.0, 0.5, 0.9])
 def test_intervals_hold_whether_arms_scatter_alike_or_not(unlike):
     """1,200 arms, about 280 intervals a quarter: standard error 0.013 at 0.95.

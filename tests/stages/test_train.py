@@ -148,6 +148,7 @@ def wait_for_progress(place: Place, running: subprocess.Popen[str]) -> None:
     pytest.fail("no state was saved within 30 s")
 
 
+@pytest.mark.slow
 def test_sigkill_and_resume(undisturbed, tmp_path):
     place = Place(tmp_path, subset_of(), 0.05, **LONG)
     running = place.process()
@@ -218,6 +219,7 @@ def test_outputs_that_vanish_again_and_again(program, vanishing, capsys):
     assert "No such file" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_sigterm_and_resume(undisturbed, tmp_path, program):
     place = Place(tmp_path, subset_of(), 0.05, **LONG)
     running = place.process()

@@ -11,6 +11,8 @@ from emmeter.training import compiling, log
 from emmeter.training.trainer import start
 from small_run import CPU, VARIANTS, N, setup_with, subset_of
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def restored_compiler() -> Iterator[None]:

@@ -19,6 +19,8 @@ from emmeter.settings.validation import read_setup
 from emmeter.training import state
 from emmeter.training.parallel import ALONE, Processes, joined
 
+pytestmark = pytest.mark.slow
+
 N = 24
 
 
@@ -107,7 +109,7 @@ def test_two_processes_give_the_weights_of_one(alone, tmp_path):
     assert_logs_near(alone, two, 1e-3)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     "fault",
     [

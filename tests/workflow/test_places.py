@@ -52,7 +52,7 @@ def test_a_folder_of_any_name(tmp_path):
     assert project.plan().jobs == {}
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_options_too_long_for_a_command_line_go_by_file(tmp_path):
     """Half a megabyte of configuration is four times the limit of one argument."""
     project = of_own(fresh(tmp_path / "project"))

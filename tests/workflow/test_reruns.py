@@ -250,7 +250,9 @@ def photographs(finished, tmp_path_factory):
     return project
 
 
-@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "seed", [0, pytest.param(1, marks=pytest.mark.exhaustive), pytest.param(2, marks=pytest.mark.exhaustive)]
+)
 @pytest.mark.parametrize("profile", ["default", "slurm", "none"])
 def test_a_copy_with_new_times_in_any_order_runs_nothing(photographs, tmp_path, seed, profile):
     shutil.copytree(photographs.folder, tmp_path / "project", copy_function=shutil.copyfile)  # as `cp -r`
