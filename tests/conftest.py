@@ -14,7 +14,7 @@ from project import Finished, Project, fresh
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    """One complete run of the tiny configuration.  Do not change it: take `copied`."""
+    """One complete run of the tiny configuration.  Tests must not change it; `project` is a copy."""
     project = fresh(tmp_path_factory.mktemp("finished") / "project")
     first_plan = project.plan()
     assert not (project.folder / "results").exists()
@@ -35,14 +35,14 @@ def empty(tmp_path: Path) -> Project:
 
 @dataclass(frozen=True)
 class Faults:
-    """How many faults were tried and survived, by kind."""
+    """Numbers of faults that were tried and survived, by kind."""
 
     tried: Counter[str] = field(default_factory=Counter)
     survived: Counter[str] = field(default_factory=Counter)
 
     @contextmanager
     def one(self, kind: str) -> Iterator[None]:
-        """A fault inside the block; survived if the block, with all that it asserts, ends well."""
+        """Count a fault inside the block, which is survived if the block with its assertions ends well."""
         self.tried[kind] += 1
         yield
         self.survived[kind] += 1
@@ -68,30 +68,30 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session")
 def faults(pytestconfig: pytest.Config) -> Faults:
-    """The count of this process; those of all are printed at the end."""
+    """Counts of this process; the sums over all processes are printed at the end."""
     return pytestconfig.stash[FAULTS]
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """One of several processes: hand the count over."""
+    """Hand the counts over to the main process, if this is one of several."""
     if hasattr(session.config, "workeroutput"):
-        found = session.config.stash[FAULTS]
-        session.config.workeroutput["faults"] = dict(found.tried), dict(found.survived)
+        counts = session.config.stash[FAULTS]
+        session.config.workeroutput["faults"] = dict(counts.tried), dict(counts.survived)
 
 
 def pytest_testnodedown(node: Any) -> None:
-    """Add the count of a process that has ended."""
+    """Add the counts of a process that has ended."""
     tried, survived = getattr(node, "workeroutput", {}).get("faults", ({}, {}))
     node.config.stash[FAULTS].tried.update(tried)
     node.config.stash[FAULTS].survived.update(survived)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    found = config.stash[FAULTS]
-    if found.tried:
+    counts = config.stash[FAULTS]
+    if counts.tried:
         terminalreporter.section("faults")
-        width = max(map(len, found.tried))
-        for kind, count in sorted(found.tried.items()):
-            terminalreporter.write_line(f"{kind:{width}}  {count:4} tried  {found.survived[kind]:4} survived")
-        total, survived = found.tried.total(), found.survived.total()
+        width = max(map(len, counts.tried))
+        for kind, tried in sorted(counts.tried.items()):
+            terminalreporter.write_line(f"{kind:{width}}  {tried:4} tried  {counts.survived[kind]:4} survived")
+        total, survived = counts.tried.total(), counts.survived.total()
         terminalreporter.write_line(f"{'all':{width}}  {total:4} tried  {survived:4} survived")

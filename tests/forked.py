@@ -1,6 +1,6 @@
-"""Stages in processes of their own that start at once: forked from a server that has imported everything already.
+"""Stages in processes that start at once, forked from a server that has imported all modules.
 
-A kill then meets a stage at its work, hardly ever at its imports.
+A kill then meets a stage at its work and hardly ever at its imports.
 """
 
 import contextlib
@@ -33,12 +33,12 @@ PRELOADED += [
     "emmeter.stages.findings_table",
 ]
 
-Sabotage = Callable[[], None]  # done to the process before its stage starts; a function of a module
+Sabotage = Callable[[], None]  # called in the process before its stage starts; must be a function of a module
 
 
 @dataclass(frozen=True)
 class Ended:
-    """How a stage ended: its exit status (minus the signal that killed it), output and seconds."""
+    """End of a stage: exit status (minus the number of the signal that killed it), output and seconds."""
 
     status: int
     output: str
@@ -47,14 +47,14 @@ class Ended:
 
 @dataclass(frozen=True)
 class Forked:
-    """A stage that runs, its output going to a file."""
+    """A running stage, which writes its output to a file."""
 
     process: ForkServerProcess
     log: Path
     started: float
 
     def wait(self, seconds: float = 120.0) -> Ended | None:
-        """How it ended, or None if it still runs after so many seconds."""
+        """Wait for the end of the stage; None if the stage still runs after so many seconds."""
         self.process.join(seconds)
         if self.process.exitcode is None:
             return None
@@ -66,15 +66,15 @@ class Forked:
         return ended
 
     def kill(self) -> Ended:
-        """SIGKILL.  A stage that had ended by itself keeps its status."""
+        """Send SIGKILL.  A stage that has ended by itself keeps its status."""
         if self.process.pid is not None and self.process.exitcode is None:
-            with contextlib.suppress(ProcessLookupError):  # it has ended since; the server has asked how
+            with contextlib.suppress(ProcessLookupError):  # the stage has ended meanwhile
                 os.kill(self.process.pid, signal.SIGKILL)
         return self.end()
 
 
 def server() -> multiprocessing.context.ForkServerContext:
-    """The server of this test session; the first process starts it."""
+    """Context of the server of this test session, which the first process starts."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
     return context
@@ -85,7 +85,7 @@ def start(log: Path, arguments: list[str], sabotage: Sabotage | None = None) -> 
     log.unlink(missing_ok=True)
     process = server().Process(target=_child, args=(log, arguments, sabotage), daemon=True)
     process.start()
-    while not log.exists() and process.exitcode is None:  # forked, and about to begin
+    while not log.exists() and process.exitcode is None:  # until the process has been forked
         time.sleep(0.001)
     return Forked(process, log, time.monotonic())
 

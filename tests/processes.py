@@ -1,4 +1,4 @@
-"""Processes as Linux tells of them in /proc, and waiting for what they do."""
+"""States of processes, from Linux's /proc, and waiting for them."""
 
 import time
 from collections.abc import Callable
@@ -9,7 +9,7 @@ T = TypeVar("T")
 
 
 def wait_until(condition: Callable[[], T], seconds: float, what: str) -> T:
-    """The first true value of `condition`, asked again and again.  Raises TimeoutError after `seconds`."""
+    """Call `condition` until its value is true, and return that value.  Raises TimeoutError after `seconds`."""
     end = time.monotonic() + seconds
     while not (value := condition()):
         if time.monotonic() > end:
@@ -19,7 +19,10 @@ def wait_until(condition: Callable[[], T], seconds: float, what: str) -> T:
 
 
 def status(process: int) -> str:
-    """R (runs), S (sleeps), T (stopped by SIGSTOP), Z (has ended, nobody has asked how), ...; "" if there is none."""
+    """State of a process: R (runs), S (sleeps), T (stopped by SIGSTOP), Z (ended, not yet waited for), ...
+
+    Empty if there is no such process.
+    """
     fields = _fields(process)
     return fields[0] if fields else ""
 
@@ -33,7 +36,7 @@ def lives(process: int) -> bool:
 
 
 def _fields(process: int) -> list[str]:
-    """What follows the name of the program."""
+    """Fields of /proc/<process>/stat after the name of the program; empty if there is no such process."""
     try:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):

@@ -1,6 +1,6 @@
 """Bad input of every kind at the command line: one line that names it, a status that is not 0, nothing written.
 
-What is refused, and why, is tested in more detail beside each module; here is what a user sees.
+The tests of each module check in more detail what is refused, and why.  These tests check what a user sees.
 """
 
 import copy
@@ -52,7 +52,7 @@ CONFIG = CONTENT | {
 
 
 @pytest.fixture
-def place(tmp_path, monkeypatch):
+def root(tmp_path, monkeypatch):
     """A project with a small configuration, as the working folder."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "config").mkdir()
@@ -66,12 +66,12 @@ def content(folder: Path) -> dict[str, object]:
     return {
         str(path.relative_to(folder)): path.read_bytes() if path.is_file() and not path.is_symlink() else path.lstat()
         for path in folder.rglob("*")
-        if ".snakemake" not in path.parts  # where digests of images are kept, to be looked at once
+        if ".snakemake" not in path.parts  # a cache of image digests
     }
 
 
 def refused(folder: Path, capfd, arguments: list[str], words: str, status: int = 1) -> None:
-    """The command ends with `status` and one line that holds `words`, and writes nothing."""
+    """Check that a command ends with `status` and one line that contains `words`, and writes nothing."""
     before = content(folder)
     capfd.readouterr()
     assert call(*arguments) == status
@@ -89,7 +89,7 @@ def refused(folder: Path, capfd, arguments: list[str], words: str, status: int =
         assert value == before[name] or not isinstance(value, bytes), name
 
 
-# ---- configurations: an overlay as it is written, and what the line holds
+# ---- configurations: an overlay as it is written, and a part of the line
 
 CONFIGURATIONS = [
     ("seed: one", "seed = 'one': must be a valid integer"),
@@ -179,13 +179,13 @@ CONFIGURATIONS = [
 
 
 @pytest.mark.parametrize(("text", "words"), CONFIGURATIONS, ids=[text for text, _ in CONFIGURATIONS])
-def test_bad_configurations(place, capfd, text, words):
-    (place / "overlay.yaml").write_text(text)
-    refused(place, capfd, ["emmeter.cli", "check", "overlay.yaml"], words)
+def test_bad_configurations(root, capfd, text, words):
+    (root / "overlay.yaml").write_text(text)
+    refused(root, capfd, ["emmeter.cli", "check", "overlay.yaml"], words)
 
 
-def test_several_faults_are_a_line_each(place, capfd):
-    (place / "overlay.yaml").write_text("data: {mixture: cifar10, mixture_share: 0.5}")
+def test_several_faults_are_one_line_each(root, capfd):
+    (root / "overlay.yaml").write_text("data: {mixture: cifar10, mixture_share: 0.5}")
     capfd.readouterr()
     assert call("emmeter.cli", "check", "overlay.yaml") == 1
     shape, missing = capfd.readouterr().err.splitlines()
@@ -194,12 +194,12 @@ def test_several_faults_are_a_line_each(place, capfd):
     assert missing.startswith(f"{arms}data.source = 'digits': data/cifar-10-batches-py: not found")
 
 
-def test_the_configuration_of_this_test_is_right(place, capfd):
+def test_the_configuration_of_this_test_is_right(root, capfd):
     assert call("emmeter.cli", "check") == 0
     assert capfd.readouterr().out == "one: none, random\n"
 
 
-# ---- data sets, images and archives: what makes `x`, and what the line holds beside its name
+# ---- data sets, images and archives: a function that makes `x`, and a part of the line beside its name
 
 GREY = np.random.default_rng(0).integers(0, 256, (12, 6, 6), np.uint8)
 
@@ -209,7 +209,7 @@ def savez(**arrays: np.ndarray) -> Callable[[Path], object]:
 
 
 def data(change: Callable[[bytes], bytes], **arrays: np.ndarray) -> Callable[[Path], object]:
-    """An .npz whose bytes are changed."""
+    """Write an .npz whose bytes are changed."""
 
     def write(path: Path) -> None:
         np.savez(path, **arrays or {"images": GREY})
@@ -219,7 +219,7 @@ def data(change: Callable[[bytes], bytes], **arrays: np.ndarray) -> Callable[[Pa
 
 
 def members(*names: str, size: int | None = None) -> Callable[[Path], object]:
-    """A zip archive with members of these names, each the same array; or with a directory that claims another size."""
+    """Write a zip archive of equal arrays under these names, or one whose directory claims another size."""
 
     def write(path: Path) -> None:
         buffer = io.BytesIO()
@@ -243,7 +243,7 @@ def image(mode: str = "RGB", size: tuple[int, int] = (6, 6)) -> Image.Image:
 
 
 def folder(*files: tuple[str, Any]) -> Callable[[Path], object]:
-    """A folder with a good image `good.png` and others: an image, bytes, or a function of the path."""
+    """Write a folder with a good image `good.png` and others, each an image, bytes or a function of the path."""
 
     def write(path: Path) -> None:
         path.mkdir()
@@ -259,9 +259,9 @@ def folder(*files: tuple[str, Any]) -> Callable[[Path], object]:
     return write
 
 
-def encoded(one: Image.Image, kind: str, **options: Any) -> bytes:
+def encoded(picture: Image.Image, kind: str, **options: Any) -> bytes:
     buffer = io.BytesIO()
-    one.save(buffer, kind, **options)
+    picture.save(buffer, kind, **options)
     return buffer.getvalue()
 
 
@@ -277,7 +277,7 @@ def deep_png() -> bytes:
 
 
 def bomb() -> bytes:
-    """The head of a PNG of 30,000 x 30,000 pixels, in fewer than a hundred bytes."""
+    """Head of a PNG of 30,000 x 30,000 pixels, in fewer than a hundred bytes."""
     plain = encoded(image("L"), "PNG")
     header = b"IHDR" + struct.pack(">II", 30_000, 30_000) + plain[24:29]
     return plain[:12] + header + struct.pack(">I", zlib.crc32(header)) + plain[33:]
@@ -290,7 +290,7 @@ def links(path: Path) -> None:
 
 FRAMES = {"save_all": True, "append_images": [image("L")]}
 LABELS = np.arange(12) % 2
-SMALL = {  # what two images suffice for
+SMALL = {  # settings for which two images suffice
     "network": {"attention": [6], "multipliers": [1]},
     "search": {"rule": "grid", "grid": [2], "start": 10},
 }
@@ -374,19 +374,19 @@ def subset(source: str, **options: object) -> list[str]:
 
 
 @pytest.mark.parametrize(("kind", "what", "make", "words"), DATA)
-def test_bad_data(place, capfd, kind, what, make, words):
-    path = place / ("x.npz" if kind == "npz" else "x")
+def test_bad_data(root, capfd, kind, what, make, words):
+    path = root / ("x.npz" if kind == "npz" else "x")
     make(path)
-    refused(place, capfd, subset(f"{kind}:{path.name}"), words)
+    refused(root, capfd, subset(f"{kind}:{path.name}"), words)
     if kind == "folder" or what in ("missing", "empty", "of pickled objects", "a pipe", "larger than memory"):
         content = {"data": {"source": f"{kind}:{path.name}", "balanced": False, "held_out": 0}} | SMALL
-        (place / "overlay.yaml").write_text(json.dumps(content))
-        refused(place, capfd, ["emmeter.cli", "check", "overlay.yaml"], words)
+        (root / "overlay.yaml").write_text(json.dumps(content))
+        refused(root, capfd, ["emmeter.cli", "check", "overlay.yaml"], words)
 
 
 @pytest.mark.parametrize("source", ["cifar10", "cifar100", "svhn", "mnist", "fashion_mnist"])
-def test_data_sets_that_are_not_there(place, capfd, source):
-    refused(place, capfd, subset(source), "not found; set data.download: true, or put there ")
+def test_data_sets_that_are_not_there(root, capfd, source):
+    refused(root, capfd, subset(source), "not found; set data.download: true, or put there ")
 
 
 # ---- command lines
@@ -444,78 +444,78 @@ COMMANDS: list[tuple[list[str], int, str]] = [
 
 
 @pytest.mark.parametrize(("arguments", "status", "words"), COMMANDS)
-def test_bad_command_lines(place, capfd, arguments, status, words):
-    refused(place, capfd, arguments, words, status)
+def test_bad_command_lines(root, capfd, arguments, status, words):
+    refused(root, capfd, arguments, words, status)
 
 
-def photos(place: Path, *wrong: tuple[str, bytes]) -> str:
-    """An overlay for a study of images in twelve class folders, some of them wrong."""
+def photos(root: Path, *wrong: tuple[str, bytes]) -> str:
+    """Write images in twelve class folders, some of them wrong, and an overlay for their study; return its name."""
     for index in range(24):
-        (place / "photos" / str(index % 12)).mkdir(parents=True, exist_ok=True)
-        image(size=(6, 6)).save(place / "photos" / str(index % 12) / f"{index}.png")
+        (root / "photos" / str(index % 12)).mkdir(parents=True, exist_ok=True)
+        image(size=(6, 6)).save(root / "photos" / str(index % 12) / f"{index}.png")
     for name, content in wrong:
-        (place / "photos" / name).write_bytes(content)
+        (root / "photos" / name).write_bytes(content)
     content = {"data": {"source": "folder:photos", "balanced": False, "held_out": 0}} | SMALL
-    (place / "overlay.yaml").write_text(json.dumps(content))
+    (root / "overlay.yaml").write_text(json.dumps(content))
     return "overlay.yaml"
 
 
-def test_check_says_what_a_folder_holds(place, capfd):
+def test_check_shows_what_a_folder_holds(root, capfd):
     assert (
-        call("emmeter.cli", "check", photos(place, ("0/a.bak", b"x"), ("README.txt", b"text"), ("3/Thumbs.db", b"y")))
+        call("emmeter.cli", "check", photos(root, ("0/a.bak", b"x"), ("README.txt", b"text"), ("3/Thumbs.db", b"y")))
         == 0
     )
     classes = ", ".join(f"{number} {number} (2)" for number in range(12))
-    *told, sigma = capfd.readouterr().out.splitlines()
+    *lines, sigma = capfd.readouterr().out.splitlines()
     assert sigma.startswith("note: folder:photos: diffusion.sigma_data = 0.5 is not theirs, which is 0.")
-    assert told == [
+    assert lines == [
         f"folder:photos: 24 images 6x6x3 in 12 classes: {classes}",
         "folder:photos: ignored 3 files that are no images (README.txt, 0/a.bak, 3/Thumbs.db)",
         "one: none, random",
     ]
 
 
-def test_check_names_every_faulty_file_and_every_other_fault(place, capfd):
+def test_check_names_every_faulty_file_and_every_other_fault(root, capfd):
     wrong = [
         ("0/0.png", b""),
         ("10/c.png", encoded(image("L"), "PNG")),
         ("2/b.png", encoded(image(size=(6, 7)), "PNG")),
     ]
-    overlay = photos(place, *wrong)
+    overlay = photos(root, *wrong)
     assert call("emmeter.cli", "check", overlay) == 1
     lines = capfd.readouterr().err.splitlines()
-    told = "studies.one.arms.none and 1 more: "  # of the first image, what is known of all is asked
-    assert [line.removeprefix("error: ").replace(told, "") for line in lines] == [
+    arms = "studies.one.arms.none and 1 more: "  # before the fault of the first file, which is found for the arms
+    assert [line.removeprefix("error: ").replace(arms, "") for line in lines] == [
         "data.source = 'folder:photos': photos/0/0.png: is empty",
         "data.source = 'folder:photos': photos/2/b.png: must be square, found 6 x 7 pixels; crop it, or set "
         "data.fit: crop (or pad)",
         "data.source = 'folder:photos': photos/10/c.png: has shape (C, H, W) = (1, 6, 6), but others have (3, 6, 6); "
         "convert it",
     ]
-    image().save(place / "photos/0/0.png")
-    (place / "overlay.yaml").write_text((place / overlay).read_text().replace("[2]", "[2, 99]"))
+    image().save(root / "photos/0/0.png")
+    (root / "overlay.yaml").write_text((root / overlay).read_text().replace("[2]", "[2, 99]"))
     assert call("emmeter.cli", "check", overlay) == 1
     lines = capfd.readouterr().err.splitlines()
     assert len(lines) == 3 and "search.grid = [2, 99]: must be at most 26" in lines[0]
 
 
-def test_a_folder_is_looked_at_once_for_all_arms(place, monkeypatch):
+def test_a_folder_is_looked_at_once_for_all_arms(root, monkeypatch):
     looked = []
     heads = pictures.heads
     monkeypatch.setattr(pictures, "heads", lambda paths: looked.append(len(paths)) or heads(paths))
-    assert call("emmeter.cli", "check", photos(place)) == 0
+    assert call("emmeter.cli", "check", photos(root)) == 0
     assert looked == [24]
 
 
-def test_a_stage_names_every_faulty_file(place, capfd):
-    photos(place, ("0/0.png", b""), ("10/c.png", b"x"))
+def test_a_stage_names_every_faulty_file(root, capfd):
+    photos(root, ("0/0.png", b""), ("10/c.png", b"x"))
     assert call(*subset("folder:photos")) == 1
     assert [line.partition(": is ")[0] for line in capfd.readouterr().err.splitlines()] == [
         "error: photos/0/0.png", "error: photos/10/c.png"
     ]  # fmt: skip
 
 
-def test_nobody_is_told_to_delete_a_file_of_their_own(place, capfd):
+def test_no_line_advises_to_delete_a_file_of_the_user(root, capfd):
     assert call("emmeter.cli", "rescore", "config.yaml") == 1
     assert "delete" not in capfd.readouterr().err
 
@@ -527,7 +527,7 @@ REAL = [
 ]
 
 
-def test_who_has_read_enough_ends_a_command_without_a_word(place):
+def test_a_reader_that_closes_the_output_ends_a_command_silently(root):
     read, write = os.pipe()
     os.close(read)  # as `emm check | head -0`
     done = subprocess.run(
@@ -537,18 +537,14 @@ def test_who_has_read_enough_ends_a_command_without_a_word(place):
     assert (done.returncode, done.stderr) == (141, "")
 
 
-@pytest.mark.parametrize("arguments", REAL, ids=[one[0] for one in REAL])
-def test_real_command_lines(place, arguments):
-    (place / "overlay.yaml").write_text("search: {epsilon: 1.5}")
-    before = content(place)
+@pytest.mark.parametrize("arguments", REAL, ids=[words[0] for words in REAL])
+def test_real_command_lines(root, arguments):
+    (root / "overlay.yaml").write_text("search: {epsilon: 1.5}")
+    before = content(root)
     done = subprocess.run([sys.executable, "-m", *arguments], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
-    assert content(place).keys() == before.keys()
-
-
-def test_the_table_is_long_enough():
-    assert len(CONFIGURATIONS) + len(DATA) + len(COMMANDS) >= 80
+    assert content(root).keys() == before.keys()
 
 
 # ---- the configuration, mutated at random
@@ -581,12 +577,12 @@ KEYS = st.one_of(
 
 
 def nodes(node: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """The path of every value of nested mappings."""
-    found = [path]
+    """Paths of all values of nested mappings."""
+    paths = [path]
     if isinstance(node, dict):
         for key, value in node.items():
-            found += nodes(value, (*path, key))
-    return found
+            paths += nodes(value, (*path, key))
+    return paths
 
 
 @st.composite
@@ -611,7 +607,7 @@ def mutated(draw: st.DrawFn) -> Any:
 
 
 def assert_valid_or_refused(config: Any) -> None:
-    """Valid, and then its searches can start; or refused in lines that each name a key, and by no other error."""
+    """Check that a configuration is valid and its searches can start, or that each line of its refusal names a key."""
     try:
         settings = configuration.read(config)
         index = index_of(settings, Path("nowhere"))
@@ -658,9 +654,9 @@ def test_any_text_is_a_configuration_or_refused_in_one_line(tmp_path_factory, da
     folder = tmp_path_factory.mktemp("text")
     text = bytearray(yaml.safe_dump(CONFIG, sort_keys=False).encode())
     for _ in range(data.draw(st.integers(1, 4))):
-        place = data.draw(st.integers(0, len(text) - 1))
+        position = data.draw(st.integers(0, len(text) - 1))
         change = data.draw(st.binary(max_size=3) | st.sampled_from([b"\n", b":", b"- ", b"*", b"&a ", b"!!", b"{"]))
-        text[place : place + data.draw(st.integers(0, 3))] = change
+        text[position : position + data.draw(st.integers(0, 3))] = change
     (folder / "config").mkdir()
     (folder / "config" / "studies.yaml").write_text("")
     (folder / "config.yaml").write_bytes(bytes(text))

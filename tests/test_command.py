@@ -1,4 +1,4 @@
-"""How a stage's process ends."""
+"""The end of a stage's process."""
 
 import os
 import subprocess
@@ -10,7 +10,8 @@ import pytest
 
 from emmeter.machine.process import Stop
 
-# Something that only the teardown of Python prints, then a stage: buffered output shows whether it was flushed.
+# The first line is printed only by the teardown of Python.  The stage's own output is buffered, so that a missing flush
+# would lose it.
 PROGRAM = """
 import atexit
 from emmeter.command import StageError, program
@@ -41,7 +42,7 @@ def test_a_stage_that_succeeds_ends_at_once_with_all_that_it_printed():
     [
         ("raise StageError('n: must be positive')", 1, "error: n: must be positive\n"),
         ("raise SystemExit(143)", 143, ""),
-        ("raise SystemExit('told why')", 1, "told why\n"),
+        ("raise SystemExit('a reason')", 1, "a reason\n"),
     ],
 )
 def test_a_stage_that_fails_keeps_its_status_and_message(body: str, status: int, message: str):
@@ -62,7 +63,7 @@ def test_a_log_that_cannot_be_written_fails_the_stage():
         assert run("pass", full.fileno()).returncode != 0
 
 
-TEXT = "≥ 3 × caf\u00e9 \u540d \udce9"  # the last one is a byte of a file's name
+TEXT = "≥ 3 × caf\u00e9 \u540d \udce9"  # the last character is a byte of a file's name
 
 
 @pytest.mark.parametrize("error", [False, True])

@@ -1,4 +1,4 @@
-"""Whose package runs, and whose files it reads."""
+"""The choice of the package that runs, and of the files that it reads."""
 
 import os
 import subprocess
@@ -57,7 +57,7 @@ def test_a_folder_that_is_no_project_changes_nothing(tmp_path):
 
 
 @pytest.mark.parametrize("module", ["emmeter.cli", "emmeter.stages.subset", "emmeter.pipeline.plan"])
-def test_a_package_that_was_not_asked_for_is_told_in_one_line(checkout, tmp_path, module):
+def test_another_package_than_the_wanted_is_reported_in_one_line(checkout, tmp_path, module):
     options = ["check"] if module == "emmeter.cli" else []
     done = run(tmp_path, module, *options, **{project.VARIABLE: str(checkout)})
     assert (done.returncode, done.stdout) == (1, "")

@@ -1,4 +1,4 @@
-"""The closed-form optimal denoiser and the sampler: reference vectors, and the theory's prediction of exact copies."""
+"""The theoretical optimum and the sampler: reference vectors, and exact copies as the theory predicts."""
 
 from pathlib import Path
 
@@ -55,18 +55,18 @@ def test_extreme_noise_levels_stay_finite(reference):
 
 @pytest.mark.parametrize("copies", [0, 20])
 def test_sampling_the_optimum_replays_the_training_set(reference, copies):
-    """Ratio exactly 1 and bit-exact copies, also where training images occur twice."""
+    """The ratio is exactly 1 and copies are exact to the bit, also if training images occur twice."""
     train = torch.cat([reference["train_uint8"], reference["train_uint8"][:copies]])
     drawn = draws(100, (1, 8, 8), None, replicate=0)
     images = generate(OptimalDenoiser(to_unit(train)), drawn, noise_levels(Sampling()), 64, torch.device("cpu"))
     groups = np.concatenate([np.arange(64), np.arange(copies)])
-    found = neighbours(images.numpy(), train.numpy(), groups, 2)
-    assert memorized(found).all()
-    assert (found.squared[:, 0] == 0).all()
+    nearest = neighbours(images.numpy(), train.numpy(), groups, 2)
+    assert memorized(nearest).all()
+    assert (nearest.squared[:, 0] == 0).all()
     if copies:
-        paper = memorized(found, distinct=False)
+        paper = memorized(nearest, distinct=False)
         assert 0 < paper.mean() < 1  # the paper's rule is blind to copies of duplicated images
-        assert (paper == (found.indices[:, 0] >= copies)).all()
+        assert (paper == (nearest.indices[:, 0] >= copies)).all()
 
 
 def test_conditional_optimum_copies_an_image_of_its_label(reference):
@@ -75,9 +75,9 @@ def test_conditional_optimum_copies_an_image_of_its_label(reference):
     drawn = draws(40, (1, 8, 8), torch.arange(4), replicate=3)
     denoiser = OptimalDenoiser(to_unit(train), classes, block=10)
     images = generate(denoiser, drawn, noise_levels(Sampling()), 16, torch.device("cpu"))
-    found = neighbours(images.numpy(), train.numpy(), np.arange(64), 2)
-    assert (found.squared[:, 0] == 0).all()
-    assert (classes[found.indices[:, 0]] == drawn.labels).all()
+    nearest = neighbours(images.numpy(), train.numpy(), np.arange(64), 2)
+    assert (nearest.squared[:, 0] == 0).all()
+    assert (classes[nearest.indices[:, 0]] == drawn.labels).all()
 
 
 def test_unique_labels_give_the_labelled_image_at_any_noise(reference):

@@ -1,4 +1,4 @@
-"""bfloat16 against float32: what stays float32, how far results move, and resuming."""
+"""bfloat16 against float32: types that stay float32, differences of results, and resuming."""
 
 from typing import Any
 
@@ -74,8 +74,8 @@ def test_buffers_keep_their_digits():
 
 @pytest.mark.parametrize("network", [{}, {"architecture": "ncsnpp", "dropout": 0.0}, {"skips": [1, 0, 0, 1]}])
 def test_a_gradient_in_bfloat16_points_where_that_in_float32_does(subset, network):
-    """Cosine above 0.99 at random weights: bfloat16 has 8 bits, its errors are random."""
-    found = []
+    """The cosine is above 0.99 at random weights: bfloat16 has 8 bits, and its errors are random."""
+    results = []
     for dtype in (torch.float32, torch.bfloat16):
         torch.manual_seed(0)
         denoiser = build(run_of("float32", network=network), (1, 8, 8), 0).train()
@@ -86,8 +86,8 @@ def test_a_gradient_in_bfloat16_points_where_that_in_float32_does(subset, networ
         images = torch.from_numpy(subset.images[:16]).float() / 127.5 - 1
         loss = denoising_loss(denoiser, denoiser.kind, images, torch.randn(16), torch.randn_like(images)).mean()
         loss.backward()
-        found.append((loss.item(), flat.gradients.float()))
-    (loss, gradient), (low_loss, low_gradient) = found
+        results.append((loss.item(), flat.gradients.float()))
+    (loss, gradient), (low_loss, low_gradient) = results
     assert low_loss == pytest.approx(loss, rel=0.02)
     assert torch.nn.functional.cosine_similarity(gradient, low_gradient, dim=0) > 0.99
 

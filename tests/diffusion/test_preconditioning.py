@@ -24,7 +24,7 @@ def reference() -> dict[str, torch.Tensor]:
 
 
 class StandIn(nn.Module):
-    """A function in the place of a denoiser."""
+    """A function that replaces a denoiser."""
 
     def __init__(self, function):
         super().__init__()
@@ -119,7 +119,7 @@ def test_vp_and_ve_coefficients_equal_the_table():
 
 @pytest.mark.parametrize("sigma_data", [0.5, 1.3])
 def test_edm_inputs_and_targets_have_unit_variance(sigma_data):
-    """Of images y with standard deviation sigma_data: Var(c_in x) = 1, and Var((y - c_skip x) / c_out) = 1."""
+    """Images y with standard deviation sigma_data have Var(c_in x) = 1 and Var((y - c_skip x) / c_out) = 1."""
     c = EDM(sigma_data).coefficients(SIGMAS)
     noisy = SIGMAS**2 + sigma_data**2
     assert (c.into**2 * noisy - 1).abs().max() < 1e-12

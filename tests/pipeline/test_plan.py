@@ -17,7 +17,6 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from emmeter import cli
 from emmeter.data import datasets
 from emmeter.diffusion import operations, sampling
 from emmeter.diffusion.unet import UNet
@@ -37,6 +36,7 @@ from emmeter.settings.sections import Setup
 from emmeter.settings.studies import Settings
 from emmeter.settings.validation import read_setup
 from emmeter.training.trainer import Trainer
+from one_run import call
 
 ROOT = Path(__file__).parents[2]
 FIT = yaml.safe_load((ROOT / "config.yaml").read_text()).get("fit")
@@ -443,16 +443,14 @@ def test_a_claim_stands_before_the_calibrating_command(monkeypatch, tmp_path):
 def test_the_command_plans_files_and_the_stage_json(monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(ROOT)
     # In an empty folder, because this project's own results count as done.
-    monkeypatch.setattr(sys, "argv", ["emm", "--results", str(tmp_path), "plan", "--throughput", "20", "--cores", "1"])
-    cli.main()
+    assert call("emmeter.cli", "--results", str(tmp_path), "plan", "--throughput", "20", "--cores", "1") == 0
     out = capsys.readouterr().out
     head, cells, rest = lines_of(out.rstrip("\n"))
     assert head.endswith(" minutes") and (cells[0][0], cells[0][2]) == ("conditioning", "4")
     assert "1 jobs at once" in rest
     content = BASE | {"studies": {"one": {"arms": {"plain": {}}}}}
     monkeypatch.setattr(module, "calibrate", lambda *_: SPEED)
-    monkeypatch.setattr(sys, "argv", ["plan", "--config", json.dumps(content)])
-    module.main()
+    assert call("emmeter.pipeline.plan", "--config", json.dumps(content)) == 0
     assert [line[0] for line in lines_of(capsys.readouterr().out.rstrip("\n"))[1]] == ["one", "all"]
 
 
@@ -578,11 +576,9 @@ def test_own_images_that_are_not_there_are_one_line(monkeypatch, capsys, tmp_pat
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(load(folder=ROOT) | {"fit": None}))
     (tmp_path / "overlay.yaml").write_text(yaml.safe_dump({"data": {"source": source}}))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["emm", "plan", "overlay.yaml"])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
+    assert call("emmeter.cli", "plan", "overlay.yaml") == 1
     printed = capsys.readouterr()
-    assert ended.value.code == 1 and printed.out == ""
+    assert printed.out == ""
     (line,) = printed.err.splitlines()
     assert line.startswith("error: studies.conditioning.arms.unconditional and 3 more: ")
     assert f"data.source = '{source}': nowhere" in line
@@ -629,10 +625,9 @@ def test_a_failed_calibration_names_the_remedy(monkeypatch, tmp_path):
 
 
 @pytest.mark.usefixtures("short")
-def test_the_calibrating_process_prints_its_rates(monkeypatch, capsys):
-    options = ["plan", "--calibrate", read_setup(BASE).model_dump_json(), "--device", "cpu", "--threads", "1"]
-    monkeypatch.setattr(sys, "argv", options)
-    module.main()
+def test_the_calibrating_process_prints_its_rates(capsys):
+    options = ["--calibrate", read_setup(BASE).model_dump_json(), "--device", "cpu", "--threads", "1"]
+    assert call("emmeter.pipeline.plan", *options) == 0
     assert set(json.loads(capsys.readouterr().out)) == {"start", "train", "sample"}
 
 

@@ -2,20 +2,18 @@
 
 import json
 import shutil
-import sys
 
 import numpy as np
 import pytest
 import yaml
 
-from emmeter import cli
 from emmeter.errors import StageError
 from emmeter.files import checksums
 from emmeter.files.layout import FILES, RECORDS, SETTINGS
 from emmeter.files.npz import write_npz
 from emmeter.measure import engines
 from emmeter.pipeline.verify import outputs, verify
-from one_run import CONTENT, Pipeline
+from one_run import CONTENT, Pipeline, call
 
 DATA = {"data": {"source": "npz:own.npz", "held_out": 8, "balanced": False}}
 
@@ -84,20 +82,16 @@ def test_scores_of_one_engine_pass_with_another(own, monkeypatch, engine):
     assert verified.mismatches == [] and verified.counts["rescored"] == 1
 
 
-def test_the_command_prints_one_summary_line(own, capsys, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["emm", "verify", str(own.results)])
-    cli.main()
+def test_the_command_prints_one_summary_line(own, capsys):
+    assert call("emmeter.cli", "verify", str(own.results)) == 0
     out = capsys.readouterr().out
     assert out.startswith("verified: 4 folders of runs, 1 searches, ") and out.count("\n") == 1
 
 
-def test_the_command_ends_with_status_1_and_a_line_for_each_mismatch(own, capsys, monkeypatch):
+def test_the_command_ends_with_status_1_and_a_line_for_each_mismatch(own, capsys):
     own.file("train", "training.csv").write_text("x")
     own.file("score", "gallery.npz").write_bytes(b"x")
-    monkeypatch.setattr(sys, "argv", ["emm", "--results", str(own.results), "verify"])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    assert ended.value.code == 1
+    assert call("emmeter.cli", "--results", str(own.results), "verify") == 1
     out = capsys.readouterr().out.splitlines()
     assert [line.split(": ", 1)[1] for line in out] == ["is not the file that was written (SHA-256 differs)"] * 2
 

@@ -10,7 +10,7 @@ RESIDUAL_SCALE = math.sqrt(0.5)  # keeps the variance of a sum of two unit-varia
 
 
 def uniform(shape: tuple[int, ...], fan_in: int, fan_out: int, gain: float) -> nn.Parameter:
-    """Xavier uniform: U(-a, a) with a = gain sqrt(6 / (fan_in + fan_out))."""
+    """Draw Xavier-uniform weights: U(-a, a) with a = gain sqrt(6 / (fan_in + fan_out))."""
     bound = gain * math.sqrt(6 / (fan_in + fan_out))
     return nn.Parameter(torch.empty(shape).uniform_(-bound, bound))
 
@@ -19,9 +19,10 @@ SMALL_PRODUCT = 2_000_000  # multiplications from which a CPU's convolutions are
 
 
 class Pointwise(nn.Conv2d):
-    """1 x 1 convolution; as a matrix product over channels-last pixels where that is faster.
+    """1 x 1 convolution, computed as a matrix product over channels-last pixels if that is faster.
 
-    A matrix product has less overhead, but on CPUs that are not Intel's its library leaves half of the width unused.
+    A matrix product has less overhead.  On CPUs of other makers than Intel, however, its library uses only half of the
+    vector width, so that large products are faster as convolutions.
     """
 
     def forward(self, input: Tensor) -> Tensor:  # (B, c_in, H, W) -> (B, c_out, H, W)
@@ -32,7 +33,7 @@ class Pointwise(nn.Conv2d):
 
 
 def convolution(c_in: int, c_out: int, kernel: int = 3, gain: float = 1.0) -> nn.Conv2d:
-    """Convolution that keeps the resolution: Xavier weights times `gain`, zero bias."""
+    """Build a convolution that keeps the resolution, with Xavier weights times `gain` and zero bias."""
     layer = Pointwise(c_in, c_out, 1) if kernel == 1 else nn.Conv2d(c_in, c_out, kernel, padding=kernel // 2)
     layer.weight = uniform(tuple(layer.weight.shape), c_in * kernel**2, c_out * kernel**2, gain)
     nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
@@ -40,7 +41,7 @@ def convolution(c_in: int, c_out: int, kernel: int = 3, gain: float = 1.0) -> nn
 
 
 def linear(c_in: int, c_out: int) -> nn.Linear:
-    """Linear layer with Xavier weights and zero bias."""
+    """Build a linear layer with Xavier weights and zero bias."""
     layer = nn.Linear(c_in, c_out)
     layer.weight = uniform((c_out, c_in), c_in, c_out, 1.0)
     nn.init.zeros_(layer.bias)
@@ -48,18 +49,23 @@ def linear(c_in: int, c_out: int) -> nn.Linear:
 
 
 def normalization(channels: int) -> nn.GroupNorm:
-    """Group normalization with at most 32 groups of at least 4 channels."""
-    most = min(32, max(channels // 4, 1))
-    groups = next(g for g in range(most, 0, -1) if channels % g == 0)
+    """Build a group normalization with at most 32 groups of at least 4 channels each."""
+    limit = min(32, max(channels // 4, 1))
+    groups = next(count for count in range(limit, 0, -1) if channels % count == 0)
     return nn.GroupNorm(groups, channels, eps=1e-6)
 
 
-OUTPUT_GAIN = 1e-5  # layers that end a residual branch start near zero, so that the block starts as identity
+OUTPUT_GAIN = 1e-5  # the last layer of a residual branch starts near zero, so that the block starts as identity
 ATTENTION_GAIN = math.sqrt(0.2)
 
 
 class Resample(nn.Module):
-    """Halves or doubles the resolution with a separable filter that preserves the mean."""
+    """Change of the resolution by a factor of two, with a separable filter that preserves the mean.
+
+    Args:
+        direction: "down" halves the resolution, "up" doubles it.
+        taps: weights of the filter along one axis, before normalization.
+    """
 
     kernel: Tensor
 
@@ -80,7 +86,9 @@ class Resample(nn.Module):
             return F.conv2d(x, kernel, stride=2, padding=self.padding, groups=channels)
         if self.box:
             return F.interpolate(x, scale_factor=2.0, mode="nearest")
-        kernel = (4 * self.kernel).to(x.dtype).expand(channels, -1, -1, -1)  # 4: each output sees a quarter of the taps
+        kernel = (
+            (4 * self.kernel).to(x.dtype).expand(channels, -1, -1, -1)
+        )  # an output pixel sees a quarter of the taps
         return F.conv_transpose2d(x, kernel, stride=2, padding=self.padding, groups=channels)
 
 
@@ -94,7 +102,7 @@ class Attention(nn.Module):
         self.out = convolution(channels, channels, kernel=1, gain=OUTPUT_GAIN)
 
     def forward(self, x: Tensor) -> Tensor:  # (B, C, H, W)
-        # The operator wants (B, heads, tokens, C): it attends over the third axis, so the transpose matters.
+        # The operator expects (B, heads, tokens, C).  It attends over the third axis, so the transpose matters.
         q, k, v = (part.flatten(2).transpose(1, 2).unsqueeze(1) for part in self.qkv(self.norm(x)).chunk(3, dim=1))
         attended = F.scaled_dot_product_attention(q, k, v)  # softmax(q k^T / sqrt(C)) v
         attended = attended.squeeze(1).transpose(1, 2).unflatten(2, x.shape[2:])  # a view, in channels-last order
@@ -102,7 +110,15 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """Residual block conditioned on the noise embedding, optionally resampling and attending."""
+    """Residual block conditioned on the noise embedding, with optional resampling and attention.
+
+    Args:
+        c_in, c_out: numbers of channels of input and output.
+        embedding: width of the noise embedding, E.
+        dropout: probability of dropout, 0 to 1.
+        attention: whether self-attention ends the block.
+        resample: change of the resolution in both branches, or None.
+    """
 
     def __init__(
         self, c_in: int, c_out: int, embedding: int, dropout: float, attention: bool, resample: Resample | None = None
@@ -130,13 +146,16 @@ class Block(nn.Module):
 
 
 class PyramidBranch(nn.Module):
-    """NCSN++'s residual encoder input: convolve and halve the running image pyramid (fused, as published)."""
+    """Residual input of NCSN++'s encoder: convolve the running image pyramid and halve its resolution.
+
+    Both filters are fused, as in the published networks.
+    """
 
     def __init__(self, c_in: int, c_out: int, taps: tuple[int, ...]):
         super().__init__()
         self.conv = convolution(c_in, c_out)
         self.resample = Resample("down", taps)
-        # Fused order: one border wide enough for both filters, then no border of the second one's own.
+        # One border, wide enough for both filters, is added before the first of them.
         self.conv.padding = (1 + self.resample.padding,) * 2
         self.resample.padding = 0
 
@@ -166,7 +185,7 @@ class FourierEmbedding(nn.Module):
 
     def __init__(self, channels: int):
         super().__init__()
-        self.register_buffer("frequencies", torch.randn(channels // 2) * 16)  # part of the model: saved with it
+        self.register_buffer("frequencies", torch.randn(channels // 2) * 16)  # part of the model, so saved with it
 
     def forward(self, noise: Tensor) -> Tensor:  # (B,) -> (B, channels)
         angle = torch.outer(noise, 2 * math.pi * self.frequencies.to(noise.dtype))
@@ -174,9 +193,9 @@ class FourierEmbedding(nn.Module):
 
 
 class LabelEmbedding(nn.Module):
-    """A row per label, equal to a linear layer on one-hot vectors scaled by sqrt(labels).
+    """One row per label, equal to a linear layer on one-hot vectors scaled by sqrt(labels).
 
-    The look-up costs O(B) whatever the number of labels, so that 50,000 unique labels need megabytes.
+    The look-up costs O(B) for any number of labels: 50,000 unique labels need megabytes only.
     """
 
     def __init__(self, labels: int, channels: int):

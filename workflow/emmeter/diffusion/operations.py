@@ -1,7 +1,7 @@
-"""Counting the floating-point operations of a network: multiplications and additions of its matrix products.
+"""Floating-point operations of a network: multiplications and additions of its matrix products.
 
-Torch's own counter loads the compiler, which takes longer (1.6 s) than training a tiny network for hundreds of steps;
-counting where the functions of ``torch.nn.functional`` are called needs nothing but their shapes.
+Torch's own counter loads the compiler.  That takes 1.6 s, longer than training a tiny network for hundreds of steps.
+Here, calls of the functions in ``torch.nn.functional`` are counted, for which their shapes suffice.
 """
 
 from collections.abc import Callable
@@ -16,14 +16,18 @@ from emmeter.settings.sections import Network
 
 
 def forward(network: UNet, shape: tuple[int, ...]) -> int:
-    """Operations (a multiplication and an addition count as two) of one image of `shape` (C, H, W).
+    """Count the operations of one forward pass of one image; a multiplication and an addition count as two.
 
-    The image passes through the network on its device; on the meta device that computes nothing.
+    The image passes through the network on the network's device.  On the meta device, nothing is computed.  The network
+    and the random numbers stay as they are.
+
+    Args:
+        shape: (C, H, W) of the image.
     """
     device = next(network.parameters()).device
     label = None if network.label_embedding is None else torch.zeros(1, dtype=torch.int64, device=device)
     training = network.training
-    network.eval()  # without dropout: no random number is drawn
+    network.eval()  # without dropout, so that no random number is drawn
     with torch.no_grad(), _Counter() as counter:
         network(torch.zeros(1, *shape, device=device), torch.ones(1, device=device), label)
     network.train(training)
@@ -31,14 +35,21 @@ def forward(network: UNet, shape: tuple[int, ...]) -> int:
 
 
 def planned(network: Network, shape: tuple[int, ...]) -> tuple[int, int]:
-    """`forward` of a network that is not built, and the number of its parameters, labels left out."""
+    """Count the operations and the parameters of a network without building it.
+
+    Args:
+        shape: (C, H, W) of an image, H = W.
+    Returns:
+        Operations of one forward pass of one image, as `forward` counts them, and the number of parameters without
+        those of a label embedding.
+    """
     with torch.device("meta"):
         unbuilt = UNet(network, shape[-1], shape[0])
     return forward(unbuilt, shape), sum(parameter.numel() for parameter in unbuilt.parameters())
 
 
 class _Counter(TorchFunctionMode):
-    """Adds up the operations of every product called in its context."""
+    """Sum of the operations of all products that are called in its context."""
 
     total = 0
 
@@ -51,12 +62,12 @@ class _Counter(TorchFunctionMode):
         return result
 
 
-# Multiplications of each function, from its result and its first arguments.  Every element of a convolution's result is
-# a product with one filter; every element of a transposed convolution's input is multiplied with one.
+# Multiplications of each function, from its result and its first arguments.  Each element of a convolution's result
+# takes one filter.  For a transposed convolution, each element of the input does.
 _PRODUCTS: dict[Callable[..., Any], Callable[..., int]] = {
     F.linear: lambda out, x, weight, *_: out.numel() * weight.shape[1],
     F.conv2d: lambda out, x, weight, *_: out.numel() * weight[0].numel(),
     F.conv_transpose2d: lambda out, x, weight, *_: x.numel() * weight[0].numel(),
-    # Queries with keys, then weights with values.
+    # Queries times keys, then weights times values.
     F.scaled_dot_product_attention: lambda out, q, k, v: (q.numel() + out.numel()) * k.shape[-2],
 }

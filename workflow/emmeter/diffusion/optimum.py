@@ -1,8 +1,8 @@
-"""The closed-form minimum of the denoising loss: what a diffusion model would be if training were perfect.
+"""The theoretical optimum: the closed-form minimum of the denoising loss, which perfect training would reach.
 
-For a finite training set {x_n} the optimal denoiser is a weighted mean of training images,
-D*(z; sigma) = sum_n w_n x_n with w = softmax_n(-|z - x_n|^2 / 2 sigma^2); given a label, the sum runs over the images
-with that label (paper, section 2 and appendix B.1).  Sampling from it replays the training set.
+For a finite training set {x_n}, the optimal denoiser is a weighted mean of training images,
+D*(z; sigma) = sum_n w_n x_n with w = softmax_n(-|z - x_n|^2 / 2 sigma^2).  Given a label, the sum runs over the images
+with that label (Gu et al., section 2 and appendix B.1).  Sampling from this denoiser replays the training set.
 """
 
 import torch
@@ -15,8 +15,8 @@ class OptimalDenoiser(nn.Module):
     Args:
         images: (N, C, H, W) in [-1, 1].
         labels: (N,) integers for the class-conditional optimum, or None.
-        block: training images handled at once; memory is O(B x block), whatever N.
-        dtype: arithmetic of distances and weights; float64 resolves sigma = 0.002 without loss.
+        block: number of training images per step; memory is O(B x block) for any N.
+        dtype: type of distances and weights; float64 resolves sigma = 0.002 without loss.
     """
 
     images: Tensor
@@ -33,17 +33,23 @@ class OptimalDenoiser(nn.Module):
 
     @torch.no_grad()
     def forward(self, z: Tensor, sigma: Tensor, labels: Tensor | None = None) -> Tensor:
-        """(B, C, H, W) noisy images, (B,) noise levels, (B,) labels or None -> (B, C, H, W)."""
+        """Denoise (B, C, H, W) images of noise levels (B,), with labels (B,) or None.
+
+        Returns:
+            (B, C, H, W) weighted means of training images, in the optimum's type.
+        Raises:
+            ValueError: labels are missing for a class-conditional optimum, or given to another one.
+        """
         if (labels is None) != (self.labels is None):
             raise ValueError("labels must be given to a class-conditional optimum, and to no other")
         query = z.to(self.images.dtype).flatten(1)
         scale = (-0.5 / sigma.to(query.dtype) ** 2)[:, None]
-        # Softmax over blocks: keep the largest exponent so far, and the sums relative to it.
+        # A softmax over blocks keeps the largest exponent so far, and the sums relative to this exponent.
         top = torch.full_like(scale, torch.finfo(query.dtype).min)
         total, mean = torch.zeros_like(scale), torch.zeros_like(query)
         for start in range(0, len(self.images), self.block):
             images = self.images[start : start + self.block]
-            # Differences, not expanded squares: the exponent divides by sigma^2, which magnifies cancelled digits.
+            # Expanded squares would cancel digits, and dividing by sigma^2 would magnify the error.
             distance = torch.cdist(query, images, compute_mode="donot_use_mm_for_euclid_dist")
             exponent = scale * distance.square()
             if labels is not None and self.labels is not None:

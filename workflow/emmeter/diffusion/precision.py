@@ -7,9 +7,9 @@ from emmeter.settings.types import Precision
 
 
 def choose(precision: Precision) -> torch.dtype:
-    """The type in which a network computes; lets or forbids a GPU to multiply float32 with TF32's 10 bits.
+    """Choose the type in which a network computes, and whether a GPU may multiply float32 with the 10 bits of TF32.
 
-    Torch lets convolutions use TF32 unless told otherwise, so `float32` has to forbid it.  A CPU has no TF32.
+    Torch allows TF32 in convolutions by default, so `float32` must forbid it.  A CPU has no TF32.
     """
     tf32 = precision == "tf32"
     torch.backends.cuda.matmul.allow_tf32 = tf32
@@ -18,6 +18,9 @@ def choose(precision: Precision) -> torch.dtype:
 
 
 def cast(network: nn.Module, dtype: torch.dtype) -> None:
-    """Turn the parameters, and not the buffers (frequencies need all their digits), into `dtype`."""
+    """Convert the parameters of a network to `dtype`, in place.
+
+    Buffers keep their type, because frequencies need all their digits.
+    """
     for parameter in network.parameters():
         parameter.data = parameter.data.to(dtype)

@@ -1,7 +1,7 @@
 """Preconditioned denoisers, training noise and losses: VP, VE and EDM (Karras et al. 2022, table 1).
 
 A denoiser is D(x; sigma) = c_skip x + c_out F(c_in x; c_noise), with images scaled to [-1, 1] and x = y + sigma n.
-Noise levels are (B,) tensors; coefficients come back in that shape.
+Noise levels and coefficients are (B,) tensors.
 """
 
 import math
@@ -18,7 +18,7 @@ from emmeter.settings.sections import Diffusion
 
 @dataclass(frozen=True)
 class Coefficients:
-    """c_skip, c_out, c_in and c_noise, each (B,)."""
+    """The factors c_skip, c_out, c_in and the noise coordinate c_noise, each (B,)."""
 
     skip: Tensor
     out: Tensor
@@ -27,20 +27,34 @@ class Coefficients:
 
 
 class Preconditioning(Protocol):
-    """What a preconditioning fixes: coefficients, noise levels in training, loss weight, usable range."""
+    """Choices of a preconditioning: coefficients, noise levels in training, weight of the loss, usable range."""
 
     @property
-    def sigma_min(self) -> float: ...
+    def sigma_min(self) -> float:
+        """Smallest noise level that the denoiser knows."""
+        ...
+
     @property
-    def sigma_max(self) -> float: ...
+    def sigma_max(self) -> float:
+        """Largest noise level that the denoiser knows."""
+        ...
+
     @property
     def draw(self) -> str:
         """Distribution that `training_sigma` expects: "uniform" on [0, 1) or "normal"."""
         ...
 
-    def coefficients(self, sigma: Tensor) -> Coefficients: ...
-    def training_sigma(self, draw: Tensor) -> Tensor: ...
-    def weight(self, sigma: Tensor) -> Tensor: ...
+    def coefficients(self, sigma: Tensor) -> Coefficients:
+        """Coefficients at noise levels (B,)."""
+        ...
+
+    def training_sigma(self, draw: Tensor) -> Tensor:
+        """Noise levels (B,) in training, from random numbers (B,) of the distribution `draw`."""
+        ...
+
+    def weight(self, sigma: Tensor) -> Tensor:
+        """Weights (B,) of the loss at noise levels (B,)."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -68,8 +82,8 @@ class VP:
     def time(self, sigma: Tensor) -> Tensor:
         """Inverse of `sigma`.
 
-        log(1 + x) rather than log1p: in float32 the two differ by up to 0.1 % of t at small sigma, and the
-        published networks were trained, and are compared, with the former.
+        In float32, log(1 + x) and log1p differ by up to 0.1 % of t at small sigma.  The published networks were
+        trained with log(1 + x), and the tests compare with these networks.
         """
         return ((self.beta_min**2 + 2 * self.beta_d * (1 + sigma**2).log()).sqrt() - self.beta_min) / self.beta_d
 
@@ -127,24 +141,24 @@ class EDM:
 
 
 def preconditioning(settings: Diffusion) -> Preconditioning:
-    """The preconditioning that the settings name."""
+    """Build the preconditioning that the settings name."""
     if settings.preconditioning == "edm":
-        assert settings.sigma_data is not None  # measured when the configuration met its data
+        assert settings.sigma_data is not None  # resolved when the data were read
         return EDM(settings.sigma_data, settings.p_mean, settings.p_std)
     return VP() if settings.preconditioning == "vp" else VE()
 
 
 class Denoiser(nn.Module):
-    """D(x; sigma, label): an estimate of the clean image, from a network and a preconditioning."""
+    """D(x; sigma, label): an estimate of the clean image, made of a network and a preconditioning."""
 
     def __init__(self, network: UNet, kind: Preconditioning):
         super().__init__()
         self.network = network
         self.kind = kind
-        self.compiled: Callable[..., Tensor] | None = None  # of the network, for training
+        self.compiled: Callable[..., Tensor] | None = None  # the network's forward pass, used in training
 
     def forward(self, x: Tensor, sigma: Tensor, labels: Tensor | None = None) -> Tensor:
-        """(B, C, H, W) noisy images, (B,) noise levels, (B,) labels or None -> (B, C, H, W), float32."""
+        """Denoise (B, C, H, W) images of noise levels (B,), with labels (B,) or None: (B, C, H, W) float32."""
         x = x.to(torch.float32)
         c = self.kind.coefficients(sigma.to(torch.float32))
         skip, out, into = (value[:, None, None, None] for value in (c.skip, c.out, c.into))
@@ -160,13 +174,15 @@ def denoising_loss(
     noise: Tensor,
     labels: Tensor | None = None,
 ) -> Tensor:
-    """Weighted denoising error of each image, summed over its pixels.
+    """Weighted denoising error of each image, summed over its pixels (Karras et al. 2022, section 5).
 
     Args:
         denoiser: D(x; sigma, labels).
+        kind: preconditioning of the denoiser.
         images: (B, C, H, W) in [-1, 1].
-        draw: (B,) numbers of the distribution `kind.draw`, one noise level each.
+        draw: (B,) random numbers of the distribution `kind.draw`, which give the noise levels.
         noise: (B, C, H, W) standard normal.
+        labels: (B,) integers, or None.
     Returns:
         (B,) values of weight(sigma) |D(y + sigma n; sigma) - y|^2.
     """
@@ -176,10 +192,10 @@ def denoising_loss(
 
 
 def to_unit(images: Tensor) -> Tensor:
-    """uint8 pixels -> [-1, 1] float32."""
+    """Scale uint8 pixels to [-1, 1], float32."""
     return images.to(torch.float32) / 127.5 - 1
 
 
 def to_pixels(images: Tensor) -> Tensor:
-    """[-1, 1] -> uint8, clipped and rounded half up, as in the paper."""
+    """Convert values in [-1, 1] to uint8 pixels, clipped and rounded half up, as in the paper."""
     return (images * 127.5 + 128).clip(0, 255).to(torch.uint8)

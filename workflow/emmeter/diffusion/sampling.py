@@ -1,6 +1,6 @@
-"""Generation by the deterministic 2nd-order sampler of Karras et al. 2022 (algorithm 1).
+"""Generation of images by the deterministic second-order sampler of Karras et al. 2022 (algorithm 1).
 
-Image i of a run depends on its own seed alone: neither the batch it is in nor the number of images matters.
+Each image depends on its own seed alone.  Neither its batch nor the number of images matters.
 """
 
 import itertools
@@ -13,14 +13,17 @@ from torch import Tensor
 from emmeter.diffusion.preconditioning import to_pixels
 from emmeter.settings.sections import Sampling
 
-SEEDS_PER_REPLICATE = 1_000_000  # replicate 0 has the paper's seeds 0, 1, 2 ..., replicate 1 those from 10^6 on
+SEEDS_PER_REPLICATE = 1_000_000  # replicate 0 has the paper's seeds 0, 1, 2, ...; replicate 1 starts at 10^6
 Denoise = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
 def noise_levels(settings: Sampling, lowest: float = 0.0, highest: float = float("inf")) -> Tensor:
-    """(steps + 1,) float64: sigma from high to low, evenly spaced in sigma^(1/rho), then 0.
+    """Noise levels of the sampler (Karras et al. 2022, equation 5).
 
-    `lowest` and `highest` bound the levels that the denoiser knows (VP and VE know a range only).
+    Args:
+        lowest, highest: range of the levels that the denoiser knows; VP and VE are limited.
+    Returns:
+        (steps + 1,) float64: sigma from high to low, evenly spaced in sigma^(1/rho), then 0.
     """
     root = 1 / settings.rho
     start, end = min(settings.sigma_max, highest) ** root, max(settings.sigma_min, lowest) ** root
@@ -34,8 +37,9 @@ def heun(denoise: Denoise, latents: Tensor, levels: Tensor, labels: Tensor | Non
 
     Args:
         denoise: D(x, sigma, labels), called 2 steps - 1 times.
-        latents: (B, C, H, W) standard normal, float64 (the state stays in float64 whatever the denoiser's precision).
+        latents: (B, C, H, W) standard normal, float64.  The state stays in float64 for any precision of the denoiser.
         levels: (steps + 1,) decreasing, ending in 0.
+        labels: (B,) integers, or None.
     Returns:
         (B, C, H, W) images in about [-1, 1].
     """
@@ -48,7 +52,7 @@ def heun(denoise: Denoise, latents: Tensor, levels: Tensor, labels: Tensor | Non
     for step, (sigma, following) in enumerate(itertools.pairwise(levels)):
         first = slope(x, sigma)
         euler = x + (following - sigma) * first
-        if step < last:  # the last one, to sigma = 0, is Euler's: the slope there is 0/0
+        if step < last:  # the last step, to sigma = 0, is Euler's, because the slope there is 0/0
             euler = x + (following - sigma) * (first + slope(euler, following)) / 2
         x = euler
     return x
@@ -56,15 +60,24 @@ def heun(denoise: Denoise, latents: Tensor, levels: Tensor, labels: Tensor | Non
 
 @dataclass(frozen=True)
 class Draws:
-    """What the seeds decide: latents (m, C, H, W) float64, labels (m,) int64 or None, seeds (m,) int64."""
+    """Random choices for m images, each decided by the image's seed."""
 
-    latents: Tensor
-    labels: Tensor | None
-    seeds: Tensor
+    latents: Tensor  # (m, C, H, W) float64, standard normal
+    labels: Tensor | None  # (m,) int64
+    seeds: Tensor  # (m,) int64
 
 
 def draws(count: int, shape: tuple[int, ...], labels_in_use: Tensor | None, replicate: int) -> Draws:
-    """Latents, then labels uniform over the labels in use, of `count` images; each from its own generator."""
+    """Draw the latents of `count` images, and then their labels, uniformly over the labels in use.
+
+    Every image has a generator of its own.
+
+    Args:
+        count: number of images, m.
+        shape: (C, H, W) of an image.
+        labels_in_use: (k,) int64, or None for an unconditional model.
+        replicate: number of the run, from 0, which decides the first seed.
+    """
     seeds = torch.arange(count) + replicate * SEEDS_PER_REPLICATE
     latents = torch.empty(count, *shape, dtype=torch.float64)
     labels = None if labels_in_use is None else torch.empty(count, dtype=torch.int64)
@@ -78,7 +91,13 @@ def draws(count: int, shape: tuple[int, ...], labels_in_use: Tensor | None, repl
 
 
 def generate(denoise: Denoise, drawn: Draws, levels: Tensor, batch: int, device: torch.device) -> Tensor:
-    """(m, C, H, W) uint8 images of all draws, `batch` at a time."""
+    """Generate the images of all draws, `batch` at a time.
+
+    Args:
+        levels: (steps + 1,) noise levels, as `noise_levels` gives them.
+    Returns:
+        (m, C, H, W) uint8 on the CPU.
+    """
     images = []
     for start in range(0, len(drawn.latents), batch):
         rows = slice(start, start + batch)

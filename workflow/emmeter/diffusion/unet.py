@@ -1,8 +1,8 @@
 """The score networks of the paper: DDPM++ and NCSN++ U-Nets.
 
-Architecture after Song et al., "Score-Based Generative Modeling through SDEs" (ICLR 2021), with the
-layer arrangement and initialization of Karras et al., "Elucidating the Design Space of Diffusion-Based
-Generative Models" (NeurIPS 2022, appendix F.3).  Shapes: B images, C channels, H x W pixels, E embedding width.
+The architecture is that of Song et al., "Score-Based Generative Modeling through SDEs" (ICLR 2021).  Arrangement and
+initialization of the layers are those of Karras et al., "Elucidating the Design Space of Diffusion-Based Generative
+Models" (NeurIPS 2022, appendix F.3).  Shapes: B images, C channels, H x W pixels, width E of the embedding.
 """
 
 import torch
@@ -44,7 +44,7 @@ class UNet(nn.Module):
         taps = (1, 3, 3, 1) if ncsnpp else (1, 1)
         levels = len(settings.multipliers)
         widths = [settings.channels * multiplier for multiplier in settings.multipliers]
-        assert settings.attention is not None  # decided when the configuration met its data
+        assert settings.attention is not None  # resolved when the data were read
         attends = [resolution >> level in settings.attention for level in range(levels)]
         self.skip_flags = tuple(settings.skips or [1] * (levels * (settings.blocks + 1)))
 
@@ -62,8 +62,8 @@ class UNet(nn.Module):
             )
 
         self.stem = convolution(image_channels, settings.channels)
-        self.encoder = nn.ModuleList()  # one list of blocks a level
-        self.pyramid = nn.ModuleList()  # NCSN++ only: one branch for each level below the first
+        self.encoder = nn.ModuleList()  # one list of blocks per level
+        self.pyramid = nn.ModuleList()  # NCSN++ only: one branch per level below the first
         width, pyramid_width, skips = settings.channels, image_channels, [settings.channels]
         for level in range(levels):
             blocks = nn.ModuleList()
@@ -122,7 +122,7 @@ class UNet(nn.Module):
             for index, layer in enumerate(blocks):  # type: ignore[arg-type]
                 h = layer(skips[-1], embedding)
                 if self.pyramid and level > 0 and index == 0:
-                    # The pyramid takes the sum with it to the next level (residual input, NCSN++).
+                    # The sum goes on to the next level of the pyramid (residual input, NCSN++).
                     h = pyramid = (h + self.pyramid[level - 1](pyramid)) * RESIDUAL_SCALE
                 skips.append(h)
         return skips

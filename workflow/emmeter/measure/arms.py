@@ -8,6 +8,7 @@ from typing import Any
 from emmeter.measure import scatter
 from emmeter.measure.estimate import Estimate, estimate
 from emmeter.measure.outcome import Count, RunId, count
+from emmeter.measure.results import FinishedSearch
 from emmeter.measure.scatter import Prior, RunVariance
 from emmeter.measure.search import Trail
 from emmeter.settings.sections import Search
@@ -22,7 +23,7 @@ class ArmResult:
     """
 
     about: Mapping[str, Any]
-    record: Mapping[str, Any]
+    record: FinishedSearch
 
     @property
     def name(self) -> str:

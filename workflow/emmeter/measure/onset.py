@@ -1,11 +1,12 @@
 """The onset of memorization: how many images a run has seen when copies appear, and how that grows with N."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+
+from emmeter.measure.results import Snapshot
 
 LEVEL = 0.5  # ratio of the onset: at one half the ratio rises fastest, so the onset is determined best
 
@@ -28,11 +29,11 @@ class Growth:
     left_out: int = 0
 
 
-def onset(snapshots: Sequence[Mapping[str, Any]], level: float = LEVEL) -> tuple[float | None, str]:
+def onset(snapshots: Sequence[Snapshot], level: float = LEVEL) -> tuple[float | None, str]:
     """Training images seen when the ratio first crosses `level`, interpolated between snapshots in log2 images.
 
     Args:
-        snapshots: those of one run in the order of training, with ``images_seen`` and ``ratio``.
+        snapshots: those of one run in the order of training.
         level: ratio of the onset, 0..1.
     Returns:
         The number of images and an empty text, or None and the reason.

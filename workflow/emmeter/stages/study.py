@@ -8,7 +8,7 @@ from typing import Any
 
 from emmeter.command import command
 from emmeter.errors import StageError
-from emmeter.files import checksums
+from emmeter.files.records import EmmRecord, read
 from emmeter.files.tables import (
     CONTRAST_COLUMNS,
     CURVE_COLUMNS,
@@ -69,7 +69,7 @@ def read_arms(description: Mapping[str, Any], records: Sequence[Path]) -> list[A
     arms = description["arms"]
     if len(records) != len(arms):
         raise StageError(f"--records: {len(records)} files for the {len(arms)} arms of study {description['name']}")
-    return [ArmResult(about, checksums.read_json(path)) for about, path in zip(arms, records, strict=True)]
+    return [ArmResult(about, read(path, EmmRecord)) for about, path in zip(arms, records, strict=True)]
 
 
 def read_prior(text: str) -> Prior | None:
