@@ -63,7 +63,7 @@ try:
     # A job that a cluster has started has GPUs of its own already.
     GPUS = () if workflow.remote_exec else emm_gpus.devices(SETTINGS.execution)
 except (SettingsError, DataError) as error:
-    stop(str(error).splitlines())
+    stop(error.lines)
 except UnicodeEncodeError as error:
     stop([unnameable(error)])
 
@@ -148,7 +148,7 @@ def look(study):
         try:
             lines = LOOKS.at(study)
         except SettingsError as error:
-            stop(str(error).splitlines())
+            stop(error.lines)
         if workflow.is_main_process and lines:
             print("\n".join(lines), file=sys.stderr)
 
