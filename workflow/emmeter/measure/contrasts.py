@@ -1,8 +1,9 @@
 """Contrasts: the ratio of two arms' EMMs, or of their odds of a copy at one size, with an interval.
 
-Replicate r of every arm of a study is trained on nested subsets of the same draw, and part of a run's scatter comes
-from the subset.  Replicates that arms share are therefore blocks.  The effect of a block cancels in a contrast if both
-arms have the same slope; otherwise the part proportional to the difference of slopes remains.
+Replicate r of every arm of a study is trained on (nested) subsets of the same draw, and part of a run's scatter comes
+from the subset.  Arms with the same confirming replicates therefore form randomized blocks.  The shared effect of a
+replicate cancels in their contrasts if both arms have the same slope; otherwise the part proportional to the difference
+of slopes remains.
 """
 
 import math
@@ -17,19 +18,24 @@ from emmeter.measure.outcome import Count, RunId
 from emmeter.measure.scatter import RunVariance
 from emmeter.measure.search import Trail
 
-LOG_LIMIT = 700.0  # logarithm of odds that a float still holds
-PAIRS = 3  # fewest replicates at one size that are compared in pairs
-FEWEST = 4  # degrees of freedom of the blocks below which their t is too wide to be of use
+LOG_LIMIT = 700.0  # largest logarithm of odds whose exponential fits a float
+PAIRS = 3  # smallest number of common replicates at one size that are treated as pairs
+FEWEST = 4  # smallest number of degrees of freedom of blocks; with fewer, their t is too large to be useful
 
 
 @dataclass(frozen=True)
 class Confirmed:
     """The confirming runs of one arm.
 
-    ``replicates`` are their numbers, ``x`` (runs,) their log2 N and ``residuals`` (runs,) their logits about the line.
-    ``crossing`` is log2 of the estimated EMM.  It is None without an estimate; such an arm has no contrast, but its
-    residuals still count in `blocks`.  ``variance`` is the scatter of a run's logit.  ``shift`` is the number of
-    octaves by which the isotonic fit disagrees with the line (`emmeter.measure.estimate.shift`).
+    Attributes:
+        replicates: numbers of their replicates.
+        x: (runs,) log2 N.
+        residuals: (runs,) logits about the line.
+        line: the line through them.
+        crossing: log2 of the estimated EMM; None without an estimate.  Such an arm has no ratio to another, but it
+            contributes to the scatter of the blocks.
+        variance: variance of a run's logit.
+        shift: octaves from the line's crossing to that of the isotonic fit (`estimate.shift`).
     """
 
     replicates: tuple[int, ...]
@@ -42,12 +48,12 @@ class Confirmed:
 
     @property
     def runs(self) -> tuple[object, ...]:
-        """Identity of the runs, equal for arms that share them, as arms do that differ in name or epsilon only."""
+        """Identity of the runs: equal for arms that share them, because they differ only in name or in epsilon."""
         return self.replicates, self.x.tobytes(), self.residuals.tobytes(), self.line.slope, self.line.intercept
 
     @property
     def weights(self) -> NDArray[np.float64]:
-        """(runs,) shift of the crossing, in octaves, per standard deviation of each run's logit, to first order."""
+        """(runs,) octaves by which the crossing moves per standard deviation of each run's logit, to first order."""
         assert self.crossing is not None
         beyond = (self.crossing - self.line.x_mean) * (self.x - self.line.x_mean) / self.line.sxx
         return (1 / self.line.runs + beyond) / -self.line.slope * math.sqrt(self.variance.variance)
@@ -55,12 +61,17 @@ class Confirmed:
 
 @dataclass(frozen=True)
 class Blocks:
-    """Analysis of variance of the residuals of arms with the same replicates.
+    """Shared and own scatter of arms with the same replicates.
 
-    Residuals are in units of each arm's own scatter, so arms may scatter differently.  Each residual is the sum of an
-    effect of its replicate, which all arms share, and of an effect of its own.  ``own`` is the variance of the second
-    on ``df`` degrees of freedom.  ``between`` is the mean square between replicates on ``df_between`` degrees of
-    freedom; its expectation is own + arms * shared.
+    Residuals are in units of each arm's own standard deviation, so that arms need not scatter alike.  A residual is the
+    sum of an effect of its replicate, which all arms share, and an effect of its own.
+
+    Attributes:
+        arms: number of arms.
+        own: variance of the own effects.
+        df: degrees of freedom of `own`.
+        between: mean square between replicates, with the expectation own + arms * shared.
+        df_between: degrees of freedom of `between`.
     """
 
     arms: int
@@ -72,29 +83,31 @@ class Blocks:
     def error(self, first: Confirmed, second: Confirmed) -> tuple[float, float]:
         """Variance of the difference of two crossings (octaves squared), and its degrees of freedom.
 
-        The variance is own (|u|^2 + |w|^2) + shared |u - w|^2 with the weights u, w of the arms.  With equal weights
-        the shared effect cancels; with unequal weights, as of arms with different slopes, part of it remains.  The
-        degrees of freedom are Satterthwaite's, for the two mean squares and the scatter of the two arms.
+        The variance is own (|u|^2 + |w|^2) + shared |u - w|^2 with the weights u and w of the arms.  With equal weights
+        the shared effects cancel; with unequal weights, as of arms with different slopes, a part remains.  Degrees of
+        freedom are Satterthwaite's, for the sum of the two mean squares and for the scatter of the two arms.
         """
         u, w = first.weights, second.weights
-        of_first, of_second = float((u**2).sum()), float((w**2).sum())
+        u_squared, w_squared = float((u**2).sum()), float((w**2).sum())
         common = float(((u - w) ** 2).sum()) / self.arms
-        own = self.own * (of_first + of_second - common)
+        own = self.own * (u_squared + w_squared - common)
         between = self.between * common
         variance = own + between
         uncertainty = (own**2 / self.df + between**2 / self.df_between) / variance**2
-        share = of_first / (of_first + of_second)
+        share = u_squared / (u_squared + w_squared)
         uncertainty += share**2 / first.variance.df + (1 - share) ** 2 / second.variance.df
         return variance, 1 / uncertainty
 
 
 @dataclass(frozen=True)
 class Contrast:
-    """Ratio of one arm's EMM to another's with its interval; at one size, the ratio of their odds of a copy.
+    """Ratio of one arm's EMM to another's, or of their odds of a copy at one size.
 
-    ``ratio`` is None if one of the two is only bounded, or has no interval, as under rule grid.  Then ``low`` and
-    ``high`` follow from the bounds: 0 and infinity without any.  ``paired``: whether replicates served as blocks.
-    ``note`` names what is missing.
+    Attributes:
+        ratio: None if one of the two is only bounded or has no interval, as under the paper's rule (a grid).
+        low, high: the interval, or the limits that bounds leave; 0 and infinity without a limit.
+        paired: whether replicates served as blocks or pairs.
+        note: what is missing.
     """
 
     ratio: float | None
@@ -107,7 +120,7 @@ class Contrast:
 def confirmed(
     trail: Trail, counts: Mapping[RunId, Count], estimate: Estimate, variance: RunVariance | None
 ) -> Confirmed | None:
-    """The confirming runs of an arm; None if no line can be fitted to them, or their scatter is unknown."""
+    """The confirming runs of an arm; None if no line can be fitted to them, or if `variance` is None."""
     line = fit_line([run.n for run in trail.confirm], [counts[run] for run in trail.confirm])
     if line is None or variance is None:
         return None
@@ -122,8 +135,13 @@ def confirmed(
 def blocks(arms: Iterable[Confirmed]) -> Blocks | None:
     """Randomized blocks: arms x replicates, without the means and slopes of the arms.
 
-    All arms must have the same replicates; arms on the same runs count once.  The own variance is at least that of
-    counting images, and the shared variance is at least 0.  None without degrees of freedom.
+    Arms with the very same runs count once.  The own variance is at least that of counting images, and the shared
+    variance is at least 0.
+
+    Args:
+        arms: arms that all have the same replicates.
+    Returns:
+        None if there is no degree of freedom.
     """
     arms = list({arm.runs: arm for arm in arms}.values())
     residuals = np.array([arm.residuals / math.sqrt(arm.variance.variance) for arm in arms])  # (arms, replicates)
@@ -143,10 +161,12 @@ def compare(
     study: Sequence[Confirmed | None],
     confidence: float = 0.95,
 ) -> Contrast:
-    """EMM of `first` over EMM of `second`, each an arm's estimate (of this confidence) with its confirming runs.
+    """The ratio of two arms' EMMs, first over second.
 
     Args:
-        study: the confirming runs of all arms of the study; those with the same replicates form the blocks.
+        first, second: each arm's estimate at this confidence, and its confirming runs.
+        study: the confirming runs of all arms of the study, from which the effects of replicates are estimated.
+        confidence: coverage of the interval, 0..1.
     """
     (a, runs_a), (b, runs_b) = first, second
     if runs_a is None or runs_b is None or runs_a.crossing is None or runs_b.crossing is None:
@@ -160,7 +180,7 @@ def compare(
             variance, df = shared.error(runs_a, runs_b)
             half = _half_width(variance, df, confidence)
             middle = runs_a.crossing - runs_b.crossing
-            # A curve that is not straight shifts its crossing; the interval covers every combination of the two shifts.
+            # Curves that are not straight move the two crossings, in the worst case by different amounts.
             moved = [runs_a.shift, -runs_b.shift, runs_a.shift - runs_b.shift, 0.0]
             low, high = middle - half + min(moved), middle + half + max(moved)
             return Contrast(2.0**middle, 2.0**low, 2.0**high, True)
@@ -175,10 +195,13 @@ def _half_width(variance: float, df: float, confidence: float) -> float:
 
 @dataclass(frozen=True)
 class AtSize:
-    """The runs of one arm at one size: their logits by replicate, and the scatter of such runs.
+    """The runs of one arm at one size.
 
-    ``limit`` is 1 or -1 if the runs are of a larger or a smaller size than requested.  As the ratio falls with N,
-    theirs is then a lower or an upper bound at the requested size.
+    Attributes:
+        logits: of each run, by replicate.
+        variance: variance of a run's logit.
+        limit: 1 or -1 if the arm has runs only at a larger or at a smaller size than the one asked for.  The ratio at
+            that size is then at least or at most theirs, because it falls with N.
     """
 
     logits: Mapping[int, float]
@@ -187,18 +210,18 @@ class AtSize:
 
 
 def at_size(n: int, runs: Collection[RunId], counts: Mapping[RunId, Count], variance: RunVariance) -> AtSize:
-    """An arm's runs at size `n`, or at the nearest other size, in any role."""
+    """An arm's runs at size `n`, or at the nearest other size; runs of all roles count."""
     nearest = min({run.n for run in runs}, key=lambda size: abs(math.log2(size / n)))
     logits = {run.replicate: counts[run].logit for run in runs if run.n == nearest}
     return AtSize(logits, variance, (nearest > n) - (nearest < n))
 
 
 def compare_at(first: AtSize, second: AtSize, confidence: float = 0.95) -> Contrast:
-    """Odds of a copy under `first` over those under `second`, at the size of both.
+    """The ratio of two arms' odds of a copy at one size, first over second.
 
-    If both have the same replicates, at least `PAIRS`, the runs are compared in pairs, and the differences estimate
-    their own scatter.  The variance is at least half of that of unpaired runs.  An arm without a run at the size gives
-    a one-sided limit, or none.
+    If both have the same replicates, at least `PAIRS`, these are pairs, and the scatter of their differences is used as
+    well.  The variance is at least half of that of runs that share nothing.  An arm without a run at the size leaves a
+    limit, or nothing.
     """
     if first == second:
         return Contrast(1.0, 1.0, 1.0, True) if not first.limit else Contrast(None, 0.0, math.inf)
@@ -209,27 +232,27 @@ def compare_at(first: AtSize, second: AtSize, confidence: float = 0.95) -> Contr
     common = sorted(set(first.logits) & set(second.logits))
     if len(common) == len(first.logits) == len(second.logits) and len(common) >= PAIRS:
         differences = np.array([first.logits[r] - second.logits[r] for r in common])
-        prior = variance * len(common)  # of one difference, without anything in common
+        prior = variance * len(common)  # of one difference between runs that share nothing
         own_df = len(common) - 1
         # The scatter of the pairs, moderated by that of single runs.
         pooled = (df * prior + own_df * float(differences.var(ddof=1))) / (df + own_df)
         variance, df, paired = max(pooled, prior / 2) / len(common), df + own_df, True
     middle, half = means[0] - means[1], _half_width(variance, df, confidence)
     low, high = math.exp(max(middle - half, -LOG_LIMIT)), math.exp(min(middle + half, LOG_LIMIT))
-    directions = {first.limit, -second.limit} - {0}  # in which the ratio of odds is open
+    directions = {first.limit, -second.limit} - {0}  # in which the ratio of odds has no limit
     if not directions:
         return Contrast(math.exp(middle), low, high, paired)
     return Contrast(None, 0.0 if -1 in directions else low, math.inf if 1 in directions else high)
 
 
 def mover(a: Estimate, b: Estimate) -> Contrast:
-    """Ratio of two EMMs with independent intervals.
+    """Ratio of two EMMs with intervals, first over second, as if they were independent.
 
-    The intervals are combined on the log2 scale by their distances from the estimates, which keeps their asymmetry
-    (MOVER; Zou and Donner 2008).
+    The intervals are combined on the log2 scale by their distances from the estimates (MOVER; Zou and Donner 2008),
+    which preserves their asymmetry.
     """
     (x, x_low, x_high), (y, y_low, y_high) = (
-        tuple(math.log2(value) for value in (arm.emm, arm.low, arm.high) if value is not None) for arm in (a, b)
+        tuple(math.log2(value) for value in (side.emm, side.low, side.high) if value is not None) for side in (a, b)
     )
     middle = x - y
     low, high = middle - math.hypot(x - x_low, y_high - y), middle + math.hypot(x_high - x, y - y_low)
@@ -237,9 +260,9 @@ def mover(a: Estimate, b: Estimate) -> Contrast:
 
 
 def _bounds(estimate: Estimate) -> tuple[float, float]:
-    """Bounds of an EMM: its interval, or a limit on one side; 0 and infinity without either.
+    """Limits of an EMM: its interval, or a limit on one side, or 0 and infinity.
 
-    A bracket of the grid does not count: for an EMM near a size of the grid, chance decides between two brackets.
+    A bracket of the grid is no limit: if an EMM is near a size of the grid, chance decides between two brackets.
     """
     if estimate.status == "estimated" and estimate.run_sd is None:
         return 0.0, math.inf

@@ -51,7 +51,7 @@ def neighbours(generated: np.ndarray, train: np.ndarray, groups: np.ndarray, k: 
 
 
 def mirrored_neighbours(generated: np.ndarray, train: np.ndarray, groups: np.ndarray, k: int) -> Neighbours:
-    """Find neighbours as `neighbours` does, with each training image or its mirror image, whichever is nearer.
+    """Find neighbours as `neighbours` does, where the nearer of a training image and its mirror image counts.
 
     Mirroring the generated images instead gives the same distances.  Training images that are mirror images of each
     other count as duplicates here.  Otherwise the second would be the second neighbour of every copy of the first.

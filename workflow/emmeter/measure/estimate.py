@@ -1,10 +1,11 @@
 """Estimates of EMM and their uncertainty.
 
-The primary estimate is the crossing of a straight line, fitted to the empirical logits of the confirming runs on log2
-N, with the level 1 - epsilon.  Its interval is Fieller's, with the scatter between runs that `emmeter.measure.scatter`
-estimates: runs differ by subset and seed far more than by the count of images.  The second estimate is centred isotonic
-regression, which assumes only that the ratio falls with N.  If the two disagree, the interval is widened by their
-distance.  A bound (a ratio above or below the level at the end of the ladder) is tested against the same scatter.
+The primary estimate is the crossing of a straight line with the level 1 - epsilon.  The line is fitted to the
+empirical logits of the confirming runs on log2 N.  Its interval is Fieller's, with the scatter between runs from
+`emmeter.measure.scatter`, because runs differ by subset and seed far more than by the count of images.  The second
+estimate is centred isotonic regression, which assumes only that the ratio falls with N.  If the two disagree, the
+interval is widened by their distance.  A bound (the ratio is above or below the level up to the end of the ladder) is
+tested against the same scatter.
 """
 
 import math
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
 
 
 DISAGREEMENT = 0.1  # octaves between line and isotonic fit beyond which the interval is widened
-MOST_RUNS = 40  # confirming runs up to which more of them are advised
-WIDEST = 4.0  # octaves of the widest useful interval: a factor of 16 between its ends
+MOST_RUNS = 40  # largest number of confirming runs that a note advises
+WIDEST = 4.0  # octaves of the widest interval that is reported: a factor of 16 between its ends
 BEYOND = 0.5  # octaves outside the confirming sizes from which an estimate is called extrapolated
 
 
@@ -33,9 +34,15 @@ BEYOND = 0.5  # octaves outside the confirming sizes from which an estimate is c
 class Line:
     """Least squares of the empirical logit on x = log2 N over the runs of one arm.
 
-    ``slope`` is in logits per octave and ``intercept`` the logit at N = 1; ``sxx`` is the sum of squares of
-    x about ``x_mean``, ``rss`` that of the residuals, ``df`` = runs - 2, and ``counting_variance`` the mean
-    over the runs of the variance of a logit that comes from counting images.
+    Attributes:
+        slope: in logits per octave.
+        intercept: the logit at N = 1.
+        runs: number of runs.
+        x_mean: mean of x.
+        sxx: sum of squares of x about its mean.
+        rss: sum of squares of the residuals, in logits squared.
+        df: runs - 2.
+        counting_variance: mean variance of the runs' logits from counting images alone.
     """
 
     slope: float
@@ -50,10 +57,13 @@ class Line:
 
 @dataclass(frozen=True)
 class Crossing:
-    """Crossing of a line with a level, in log2 N, with Fieller's interval.
+    """The crossing of a line with a level, in log2 N, with Fieller's interval.
 
-    ``bounded`` is False if the slope does not differ significantly from zero.  One end is then infinite if
-    the data still exclude the sizes on the other side, else both.
+    Attributes:
+        log2_n: the crossing; NaN for a slope of zero.
+        low, high: the interval.
+        bounded: False if the slope does not differ significantly from zero.  One end is then infinite if the data
+            still exclude the sizes on the other side, otherwise both.
     """
 
     log2_n: float
@@ -64,13 +74,19 @@ class Crossing:
 
 @dataclass(frozen=True)
 class Estimate:
-    """EMM of one arm, in images, or why there is none.
+    """EMM of one arm, or the reason why there is none.
 
-    ``estimated``: ``emm`` in [``low``, ``high``].  ``at_least``: EMM >= ``low``.  ``below``: EMM < ``high``.
-    ``undetermined``: neither.  ``slope`` is in logits per doubling of N, ``run_sd`` the scatter of a run's
-    logit (counting included) on ``df`` degrees of freedom.  An ``emm`` without ``run_sd`` has no confidence
-    interval: its ``low`` and ``high``, if any, are a bracket of the grid.  ``isotonic`` and ``interpolated`` are
-    second estimates in images.  ``note`` holds plain sentences for the reader, or is empty.
+    Attributes:
+        emm: training images, if `status` is "estimated".
+        low, high: the interval of "estimated", or the limit: EMM >= low of "at_least", EMM < high of "below".
+        status: "undetermined" if there is neither an estimate nor a limit.
+        slope: logits per doubling of N.
+        run_sd: standard deviation of a run's logit, counting included.  An `emm` without it has no confidence
+            interval; `low` and `high`, if any, are then a bracket of the grid.
+        df: degrees of freedom of `run_sd`.
+        isotonic: second estimate from the isotonic fit to all runs, in images.
+        interpolated: estimate without confirming runs, in images.
+        note: plain sentences, or empty.
     """
 
     emm: float | None
@@ -86,27 +102,32 @@ class Estimate:
 
 
 def wilson(memorized: int, images: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Score interval of a proportion (Wilson 1927), 0..1: from counting images alone, not between runs."""
+    """Score interval of a proportion (Wilson 1927), 0..1, from counting images alone, without scatter between runs."""
     from scipy.special import ndtri
 
     z2 = float(ndtri((1 + confidence) / 2)) ** 2
     centre = (memorized + z2 / 2) / (images + z2)
     half = math.sqrt(z2) / (images + z2) * math.sqrt(memorized * (images - memorized) / images + z2 / 4)
-    ratio = memorized / images  # bounds: at 0 and 1 rounding would put the ratio outside its own interval
+    ratio = memorized / images  # at 0 and 1, rounding could put the ratio outside of its interval
     return max(min(centre - half, ratio), 0.0), min(max(centre + half, ratio), 1.0)
 
 
 def empirical_logit(memorized: ArrayLike, images: ArrayLike) -> NDArray[np.float64]:
-    """ln((k + 1/2) / (m - k + 1/2)), element by element; `Count.logit` for arrays."""
+    """ln((k + 1/2) / (m - k + 1/2)) element by element, for k memorized of m images; `Count.logit` for arrays."""
     k, m = np.asarray(memorized, dtype=float), np.asarray(images, dtype=float)
     return np.log((k + 0.5) / (m - k + 0.5))
 
 
 def fit_line(sizes: Sequence[int], counts: Sequence[Count]) -> Line | None:
-    """Fit one arm's runs (N and outcome of each, in the same order).
+    """Fit a line to one arm's runs.
 
-    Every run weighs the same, because the scatter between runs outweighs that of counting.  None if there
-    are fewer than three runs, or runs at one size only.
+    Every run has the same weight, because scatter between runs outweighs that of counting.
+
+    Args:
+        sizes: N of each run.
+        counts: outcome of each run.
+    Returns:
+        None if there are fewer than three runs, or runs at one size only.
     """
     x = np.log2(np.asarray(sizes, dtype=float))
     if len(x) < 3 or len(set(sizes)) < 2:
@@ -120,10 +141,11 @@ def fit_line(sizes: Sequence[int], counts: Sequence[Count]) -> Line | None:
 
 
 def crossing(line: Line, level: float, variance: RunVariance, confidence: float = 0.95) -> Crossing:
-    """Find where `line` falls through the ratio `level` (0..1), with Fieller's interval (Fieller 1954).
+    """The crossing of `line` with the ratio `level` (0..1), with Fieller's interval (Fieller 1954).
 
     The interval holds every x at which the line's logit does not differ significantly from that of `level`:
-    (a + b d)^2 <= t^2 v (1/runs + d^2/sxx) with d = x - x_mean and a the height of the line's mean above it.
+    (a + b d)^2 <= t^2 v (1/runs + d^2/sxx).  Here d = x - x_mean, b is the slope, a is the line's logit at x_mean minus
+    that of `level`, v is the variance of a run, and t the quantile of Student's distribution.
     """
     from scipy.special import stdtrit
 
@@ -138,24 +160,27 @@ def crossing(line: Line, level: float, variance: RunVariance, confidence: float 
     low, high = sorted(line.x_mean + (-B + sign * math.sqrt(discriminant)) / A for sign in (-1, 1))
     if A > 0:
         return Crossing(centre, low, high, True)
-    # The confidence set is the complement of (low, high); keep the ray on which the line falls.
+    # The confidence set is the complement of (low, high).  Keep the ray that holds the line's own crossing.
     return Crossing(centre, high, math.inf, False) if centre >= high else Crossing(centre, -math.inf, low, False)
 
 
 def centred_isotonic(sizes: Sequence[int], counts: Sequence[Count]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Centred isotonic regression of the ratio on x = log2 N, falling (Oron and Flournoy 2017).
 
-    Runs weigh by their images.  Stretches where the ratio does not fall are collapsed to their weighted
-    centre, except at ratios 0 and 1, which may last.
+    Runs are weighted by their images.  Stretches where the ratio does not fall are collapsed to their weighted centre,
+    except at ratios of 0 and 1, where several sizes may have the same ratio.
 
+    Args:
+        sizes: N of each run.
+        counts: outcome of each run.
     Returns:
-        x (increasing) and logit of the ratio (decreasing), both of one length: one value per stretch.
+        x (increasing) and the logit of the ratio (not increasing), with one value per stretch.
     """
     blocks: list[list[float]] = []  # images, images * x, memorized
     for n in sorted(set(sizes)):
-        of_size = [count for size, count in zip(sizes, counts, strict=True) if size == n]
-        images = float(sum(count.images for count in of_size))
-        blocks.append([images, images * math.log2(n), float(sum(count.memorized for count in of_size))])
+        same_size = [count for size, count in zip(sizes, counts, strict=True) if size == n]
+        images = float(sum(count.images for count in same_size))
+        blocks.append([images, images * math.log2(n), float(sum(count.memorized for count in same_size))])
         while len(blocks) > 1:
             (m0, _, k0), (m1, _, k1) = blocks[-2:]
             if k0 * m1 > k1 * m0 or (k0 * m1 == k1 * m0 and k1 in (0, m1)):
@@ -167,10 +192,10 @@ def centred_isotonic(sizes: Sequence[int], counts: Sequence[Count]) -> tuple[NDA
 
 
 def isotonic_crossing(sizes: Sequence[int], counts: Sequence[Count], level: float) -> float | None:
-    """log2 N at which the centred isotonic fit falls through the ratio `level`; None if it does not.
+    """log2 N at which the centred isotonic fit falls through the ratio `level` (0..1); None if it does not.
 
-    Between stretches the logit is interpolated: the ratio itself bends so much at 0.9 that a straight line
-    through confirming runs at 0.95 and 0.80 would cross 0.08 octave too early.
+    Between stretches the logit is interpolated.  The ratio itself bends so much at 0.9 that a straight line through
+    confirming runs at 0.95 and 0.80 would cross 0.08 octaves too early.
     """
     x, y = centred_isotonic(sizes, counts)
     y = y - logit(level)
@@ -188,11 +213,14 @@ def estimate(
     variance: RunVariance | None,
     confidence: float = 0.95,
 ) -> Estimate:
-    """The answer of a finished search.
+    """EMM from a finished search.
 
     Args:
-        trail: the trail that `search.replay` returned for `counts` and the ladder `sizes`.
-        variance: scatter of the arm's runs from `scatter.moderated`; None: that of its confirming runs alone.
+        trail: the result of `search.replay` for `counts` and the ladder `sizes`.
+        counts: outcome of every run of the trail.
+        sizes: the ladder, increasing.
+        variance: scatter of the arm's runs from `scatter.moderated`; None: use that of its confirming runs alone.
+        confidence: coverage of the interval, 0..1.
     Raises:
         ValueError: the search is not finished.
     """
@@ -202,11 +230,11 @@ def estimate(
     isotonic = isotonic_crossing([run.n for run in trail.runs], [counts[run] for run in trail.runs], level)
     second = None if isotonic is None else 2.0**isotonic
     if search.rule == "grid":
-        return _of_grid(search, counts, second)
+        return _bracketed(search, counts, second)
     if variance is None:
         variance = moderated(own(trail, counts), None)
     if trail.status in ("above", "below"):
-        return replace(_of_bound(search, trail, counts, variance, confidence), isotonic=second)
+        return replace(_bounded(search, trail, counts, variance, confidence), isotonic=second)
     if trail.status == "undetermined":
         note = "The locating runs ended before any came near the line; raise search.locate or move search.start."
         return Estimate(None, None, None, "undetermined", isotonic=second, note=note)
@@ -218,16 +246,16 @@ def estimate(
         note = "Interpolated between single runs, without fresh replicates: there is no interval."
         return Estimate(second, None, None, "estimated", isotonic=second, interpolated=second, note=note)
     assert variance is not None  # a line has at least one degree of freedom
-    return _of_line(line, level, sizes, [run.n for run in trail.confirm], isotonic, variance, confidence)
+    return _crossed(line, level, sizes, [run.n for run in trail.confirm], isotonic, variance, confidence)
 
 
-def _of_bound(
+def _bounded(
     search: "Search", trail: Trail, counts: Mapping[RunId, Count], variance: RunVariance | None, confidence: float
 ) -> Estimate:
-    """The limit set by the runs at the end of the ladder, if their distance from the line exceeds their scatter.
+    """The limit from the runs at the end of the ladder, if they are beyond the level by more than their scatter.
 
-    The fresh runs there decide; without any, the locating run does.  Without a `variance`, and where the
-    settings ask for no fresh runs, the limit stands untested.
+    The fresh runs there decide, or the locating run if there are none.  The limit remains untested without a
+    `variance`, and if the settings ask for no fresh runs.
     """
     sign, name, side = (1, "largest", "above") if trail.status == "above" else (-1, "smallest", "below")
     end = sign * max(sign * run.n for run in trail.runs)
@@ -255,15 +283,15 @@ def _of_bound(
     return replace(blank, **limit, note=note)
 
 
-def shift(result: Estimate) -> float:
-    """Octaves from the estimated EMM to the crossing of the isotonic fit, if more than `DISAGREEMENT`, else 0."""
-    if result.emm is None or result.isotonic is None or result.run_sd is None:
+def shift(estimate: Estimate) -> float:
+    """Octaves from the estimated EMM to the crossing of the isotonic fit; 0 unless they exceed `DISAGREEMENT`."""
+    if estimate.emm is None or estimate.isotonic is None or estimate.run_sd is None:
         return 0.0
-    distance = math.log2(result.isotonic / result.emm)
+    distance = math.log2(estimate.isotonic / estimate.emm)
     return distance if abs(distance) > DISAGREEMENT else 0.0
 
 
-def _of_line(
+def _crossed(
     line: Line,
     level: float,
     sizes: Sequence[int],
@@ -272,7 +300,7 @@ def _of_line(
     variance: RunVariance,
     confidence: float,
 ) -> Estimate:
-    """The estimate from the confirming runs; `isotonic` in log2 N."""
+    """The estimate from the line through the confirming runs; `isotonic` is in log2 N."""
     fit = crossing(line, level, variance, confidence)
     second = None if isotonic is None else 2.0**isotonic
     blank = Estimate(None, None, None, "undetermined", line.slope, math.sqrt(variance.variance), variance.df, second)
@@ -292,7 +320,7 @@ def _of_line(
     notes = []
     if moved := shift(result):
         assert second is not None
-        # The curve is not straight, or noise makes it appear so: the interval grows by the difference.
+        # The curve is not straight, or noise makes it look so: widen the interval by the difference.
         result = replace(result, low=low * 2 ** min(moved, 0.0), high=high * 2 ** max(moved, 0.0))
         notes.append(f"The isotonic fit to all runs crosses at {second:.0f}: the interval is wider by the difference.")
     if not math.log2(min(confirmed)) - BEYOND <= fit.log2_n <= math.log2(max(confirmed)) + BEYOND:
@@ -303,11 +331,11 @@ def _of_line(
 
 
 def _scattered(line: Line, variance: RunVariance, confidence: float) -> str:
-    """Advice for a line whose slope is too uncertain to bound the interval."""
+    """Note on a line whose slope differs too little from zero: what would give the interval two ends."""
     from scipy.special import stdtrit
 
-    # The slope over its standard error grows as the root of the runs, and must exceed t to leave the interval two
-    # ends.  Twice t brings them near enough: Fieller's interval is then a third wider than the usual one.
+    # The slope over its standard error grows with the root of the number of runs.  The interval has two ends if it
+    # exceeds t.  Twice t is asked for, at which Fieller's interval is a third wider than the usual one.
     t = float(stdtrit(variance.df, (1 + confidence) / 2))
     needed = math.ceil(line.runs * variance.variance * (2 * t) ** 2 / (line.slope**2 * line.sxx) / 2) * 2
     fault = "The confirming runs scatter too much for their slope (no end to the interval)"
@@ -316,8 +344,8 @@ def _scattered(line: Line, variance: RunVariance, confidence: float) -> str:
     return f"{fault}: search.confirm: {max(needed, line.runs + 2)} should be enough."
 
 
-def _of_grid(search: "Search", counts: Mapping[RunId, Count], interpolated: float | None) -> Estimate:
-    """The paper's rule: the largest size whose mean ratio reaches 1 - epsilon."""
+def _bracketed(search: "Search", counts: Mapping[RunId, Count], interpolated: float | None) -> Estimate:
+    """The estimate under the paper's rule: the largest size whose mean ratio reaches 1 - epsilon."""
     level = 1 - search.epsilon
     reaching = [i for i, reaches in enumerate(reached(search, counts)) if reaches]
     if not reaching:

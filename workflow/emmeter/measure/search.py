@@ -1,15 +1,16 @@
 """The search over N: a pure function, replayed on the scores that exist.
 
-EMM is the number of training images N at which the memorization ratio crosses 1 - epsilon.  `replay` walks
-the search from its beginning, reads the counts that exist and stops where one is missing, so that the runs
-of a search are decided by settings and scores alone.  Rule ``bisection`` first *locates* the crossing with
-few runs, each of which only places the next.  It then *confirms* it with fresh runs at one size on either
-side and one between.  Only these enter the estimate (`emmeter.measure.estimate`), because runs that were placed by
-the outcome of others would make its interval too narrow.  If the ratio stays above or below the line up to the end
-of the ladder, fresh runs at that end confirm this.
+EMM is the number of training images N at which the memorization ratio crosses the line at 1 - epsilon.  `replay`
+follows the search from its beginning, reads the counts that exist and stops where one is missing.  Settings and scores
+alone therefore determine the runs of a search.
 
-Unless stated otherwise, x is log2 N and y the distance of a run's logit from the line, positive where the
-ratio is above 1 - epsilon.  y falls with x.
+Rule ``bisection`` first *locates* the crossing with few runs, each of which only decides on the size of the next.  Then
+it *confirms* the crossing with fresh runs at two sizes, one on either side, and at one between.  Only these enter the
+estimate (`emmeter.measure.estimate`): runs whose size was chosen by their own outcome would make its interval too
+narrow.  If the ratio stays above or below the line up to the end of the ladder, fresh runs at that end confirm this.
+
+In this module, x is log2 N, and y is the distance of a run's logit from the line, positive where the ratio is above
+1 - epsilon.  y falls with x.
 """
 
 import math
@@ -24,15 +25,15 @@ if TYPE_CHECKING:
     from emmeter.settings.sections import Search
 
 
-SATURATED = 2.5  # |y| from which a run shows its side of the line but not its distance
-NEAR = 0.7  # |y| of one run that locates the crossing alone: less than 0.3 octave away at slope 2.5
-BESIDE = 1.2  # |y| of one end of a bracket that locates the crossing within it
-NARROW = 0.5  # octaves of a bracket whose middle is good enough
+SATURATED = 2.5  # |y| from which a run determines the side of the line but not the distance
+NEAR = 0.7  # |y| up to which a single run locates the crossing: less than 0.3 octaves away at slope 2.5
+BESIDE = 1.2  # |y| of an end of a bracket up to which the crossing in the bracket is located
+NARROW = 0.5  # octaves of a bracket up to which its middle is good enough
 CLEAR = 1.0  # |y| from which a run is clearly on its side of the line
-FEWEST_AT_END = 2  # fresh runs that confirm a bound, if half of search.confirm is fewer
+FEWEST_AT_END = 2  # fresh runs that confirm a bound, unless half of search.confirm is more
 JUMP = 1.5  # octaves to the next size while every run is saturated
-REACH = 2.0  # octaves to the next size at most
-PRIOR = 0.2  # weight of search.slope beside the slope of the runs, as their sum of squares in x
+REACH = 2.0  # largest number of octaves to the next size
+PRIOR = 0.2  # weight of search.slope relative to the slope of the runs, as a sum of squares in x
 Status = Literal["open"] | Answer
 
 
@@ -40,11 +41,12 @@ Status = Literal["open"] | Answer
 class Trail:
     """The state of a search.
 
-    ``locate`` holds the locating runs in the order asked (all runs, for rule grid).  ``confirm`` holds the fresh runs
-    of the estimate, those of the last confirming round; an abandoned round counts as locating.
-    ``missing`` holds the requested runs without a count; it is empty if and only if the search is finished.
-    ``status`` is open, or the answer: the ratio crosses the line on the ladder, stays above or below it
-    throughout, or could not be followed (undetermined).
+    Attributes:
+        locate: the locating runs in the order in which the search asked for them; all runs of rule grid.
+        confirm: the fresh runs of the estimate, from the last confirming round; an abandoned round counts as locating.
+        missing: the runs that the search has asked for and that have no count yet; empty if it is finished.
+        status: "open", or the outcome.  The ratio crosses the line on the ladder ("crossing"), stays "above" or "below"
+            it throughout, or the search ended before it came near the line ("undetermined").
     """
 
     locate: tuple[RunId, ...]
@@ -59,17 +61,17 @@ class Trail:
 
     @property
     def runs(self) -> tuple[RunId, ...]:
-        """All runs in the order asked."""
+        """All runs in the order in which the search asked for them."""
         return self.locate + self.confirm
 
 
 def repeats(search: "Search") -> bool:
-    """Whether a search repeats runs, so that their scatter can be estimated."""
+    """Whether a search makes several runs at one size or along a line, from which their scatter can be estimated."""
     return search.replicates > 1 if search.rule == "grid" else search.confirm > 0
 
 
 def ends(search: "Search", multiple: int, available: int) -> tuple[int, int]:
-    """The smallest and the largest admissible size of rule bisection; there is no ladder unless the first is below."""
+    """The smallest and the largest admissible size of rule bisection; a ladder exists only if the first is smaller."""
     highest = available if search.n_max is None else min(search.n_max, available)
     return math.ceil(search.n_min / multiple) * multiple, highest // multiple * multiple
 
@@ -94,13 +96,13 @@ def ladder(search: "Search", multiple: int, available: int) -> list[int]:
 
 
 def replay(search: "Search", sizes: Sequence[int], counts: Mapping[RunId, Count]) -> Trail:
-    """Follow the search as far as the counts reach.
+    """Follow the search as far as the counts permit.
 
     Args:
         sizes: the ladder, increasing, at least two sizes (not used by rule grid).
-        counts: outcomes so far; those that the search does not ask for are ignored.
+        counts: outcomes so far; those of runs that the search does not ask for are ignored.
     Returns:
-        The trail.  Further counts only extend its ``runs``, and no run is asked for twice.
+        The trail.  Further counts only extend its ``runs``, and the search asks for no run twice.
     """
     if search.rule == "grid":
         return _grid(search, counts)
@@ -114,7 +116,7 @@ def replay(search: "Search", sizes: Sequence[int], counts: Mapping[RunId, Count]
         lower, upper = _bracket(_points(search, located, counts))
         crossed = lower is not None and upper is not None
         return Trail(tuple(located), (), (), bound or ("crossing" if crossed else "undetermined"))
-    # A replicate number serves once, so that no two runs of the estimate share their subset or seed.
+    # Each replicate number is used once, so that no two runs of the estimate share their subset or seed.
     fresh = 1
     confirming: list[RunId] = []
     if bound is not None:
@@ -127,14 +129,14 @@ def replay(search: "Search", sizes: Sequence[int], counts: Mapping[RunId, Count]
             return Trail(tuple(located), tuple(confirming), (), bound)
     for first in (fresh, fresh + search.confirm):
         located += confirming  # empty at first, then the abandoned round
-        around = _confirming_sizes(search, sizes, _points(search, located, counts))
-        confirming = [RunId(around[i % len(around)], first + i) for i in range(search.confirm)]
+        fresh_sizes = _confirming_sizes(search, sizes, _points(search, located, counts))
+        confirming = [RunId(fresh_sizes[i % len(fresh_sizes)], first + i) for i in range(search.confirm)]
         if missing := _missing(confirming, counts):
             return Trail(tuple(located), tuple(confirming), missing, "open")
-        pair = min(around), max(around)
+        pair = min(fresh_sizes), max(fresh_sizes)
         means = [_mean([y for x, y in _points(search, confirming, counts) if x == math.log2(n)]) for n in pair]
         if min(means) < CLEAR and max(means) > -CLEAR:
-            break  # the line lies between or near the two sizes
+            break  # the line is between or near the two sizes
         if means[0] > 0 and pair[1] == sizes[-1]:
             return Trail(tuple(located), tuple(confirming), (), "above")
         if means[0] < 0 and pair[0] == sizes[0]:
@@ -143,9 +145,9 @@ def replay(search: "Search", sizes: Sequence[int], counts: Mapping[RunId, Count]
 
 
 def reached(search: "Search", counts: Mapping[RunId, Count]) -> list[bool]:
-    """Rule grid: whether the mean ratio over the replicates is at least 1 - epsilon, for each size of the grid."""
+    """For each size of rule grid, whether the mean ratio over the replicates is at least 1 - epsilon."""
     ratios = [_mean([counts[RunId(n, r)].ratio for r in range(search.replicates)]) for n in search.grid]
-    return [ratio >= 1 - search.epsilon - 1e-9 for ratio in ratios]  # a sum of 0.9 may round to less
+    return [ratio >= 1 - search.epsilon - 1e-9 for ratio in ratios]  # rounding errors of the mean must not matter
 
 
 def _grid(search: "Search", counts: Mapping[RunId, Count]) -> Trail:
@@ -174,16 +176,16 @@ def _locating(
         section = [lower + (upper - lower) * (i + 1) / (wanted + 1) for i in range(wanted)]
         return _nearest(allowed, [centre] if wanted == 1 else section)
     edge, sign = (lower, 1) if lower is not None else (upper, -1)
-    assert edge is not None  # a round has been run, so one side of the line is known
+    assert edge is not None  # at least one run is on one side of the line
     # Doubling the least step follows a curve that is flat near the line within the budget.
     least = min(REACH, 2.0 ** (len(located) - 3))
-    known = any(abs(y) < SATURATED for _, y in points)
-    step = min(max(sign * (centre - edge), least), REACH) if known else JUMP
+    informative = any(abs(y) < SATURATED for _, y in points)
+    step = min(max(sign * (centre - edge), least), REACH) if informative else JUMP
     return _nearest(allowed, [edge + sign * (step + i) for i in range(wanted)])
 
 
 def _is_located(points: Sequence[tuple[float, float]], lower: float | None, upper: float | None) -> bool:
-    """Whether the crossing is known well enough to place the confirming runs."""
+    """Whether the crossing is determined well enough to choose the sizes of the confirming runs."""
     if min(abs(y) for _, y in points) <= NEAR:
         return True
     if lower is None or upper is None:
@@ -194,7 +196,10 @@ def _is_located(points: Sequence[tuple[float, float]], lower: float | None, uppe
 def _bound(
     search: "Search", sizes: Sequence[int], located: Sequence[RunId], counts: Mapping[RunId, Count]
 ) -> Status | None:
-    """above, below or undetermined if the locating runs end the search; None if it can go on to confirm."""
+    """The side ("above", "below") if the crossing is beyond an end of the ladder as far as locating runs show.
+
+    "undetermined" if they never came near the line; None if fresh runs can confirm a crossing.
+    """
     points = _points(search, located, counts)
     lower, upper = _bracket(points)
     if lower is not None and upper is not None:
@@ -210,11 +215,11 @@ def _bound(
 
 
 def _confirming_sizes(search: "Search", sizes: Sequence[int], points: Sequence[tuple[float, float]]) -> tuple[int, ...]:
-    """The sizes of the confirming runs in turn: one either side of the crossing, and twice the nearest one between.
+    """The sizes of the confirming runs in turn: two around the crossing, then twice the nearest size between them.
 
-    For four runs the outer sizes are `search.spread` logits from the crossing, as far as the ladder allows.  For more
-    runs they are nearer by the root of the number, which determines the slope as well.  The size between determines the
-    crossing even if the curve is not straight; a coarse ladder has none.
+    For four runs the outer sizes are `search.spread` logits from the crossing, as far as the ladder permits.  For more
+    runs they are nearer, by the root of the number of runs, and determine the slope equally well.  The size between
+    determines the crossing even if the curve is not straight; a coarse ladder has none.
     """
     centre, slope = _fit(search, points)
     first, last = math.log2(sizes[0]), math.log2(sizes[-1])
@@ -229,11 +234,12 @@ def _confirming_sizes(search: "Search", sizes: Sequence[int], points: Sequence[t
 
 
 def _fit(search: "Search", points: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    """Crossing of y with zero (x, within the bracket if there is one) and slope (logits per octave, positive).
+    """The crossing (x, within the bracket if there is one) and the slope there (logits per octave, positive).
 
-    A line through the runs that are not saturated, its slope drawn towards search.slope and kept within a
-    factor of two of it: two runs close by say little about it.  A saturated run joins them if the line would
-    have it nearer than that.  Without runs that are not saturated, the middle of the bracket.
+    They are those of a line through the runs that are not saturated.  Its slope is drawn towards search.slope and kept
+    within a factor of two of it, because runs at neighbouring sizes determine it poorly.  A saturated run is included
+    if the fitted line predicts a |y| below `SATURATED` for it.  If all runs are saturated, the crossing is the middle
+    of the bracket.
     """
     lower, upper = _bracket(points)
     low, high = (-math.inf if lower is None else lower), (math.inf if upper is None else upper)
@@ -252,10 +258,10 @@ def _fit(search: "Search", points: Sequence[tuple[float, float]]) -> tuple[float
 
 
 def _bracket(points: Sequence[tuple[float, float]]) -> tuple[float | None, float | None]:
-    """The neighbouring sizes (x) that the line passes between; None on the side that no run has reached.
+    """The neighbouring sizes (x) between which y changes its sign; None on a side that no run has reached.
 
-    Noise may make y cross the line several times.  The passage chosen leaves the least sum of |y| on the
-    wrong side, which always makes y >= 0 just below it and y < 0 just above it.
+    Noise may make y change its sign several times.  The passage with the least sum of |y| on the wrong side is taken,
+    so that y >= 0 at the size just below it and y < 0 just above it.
     """
     xs = sorted({x for x, _ in points})
     wrong = [sum(max(-y, 0) for x, y in points if x in xs[:i]) + sum(max(y, 0) for x, y in points if x in xs[i:])
@@ -278,7 +284,7 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def _nearest(sizes: Sequence[int], targets: Sequence[float]) -> list[int]:
-    """For each target (x) in turn, the nearest of the sizes not yet taken, as long as there are any."""
+    """For each target (x) in turn, the nearest size that is not taken yet, until all are taken."""
     taken: list[int] = []
     for target in targets:
         free = [n for n in sizes if n not in taken]

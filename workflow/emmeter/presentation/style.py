@@ -1,4 +1,4 @@
-"""The style of all figures, whatever the user's own settings of Matplotlib are."""
+"""The style of all figures, independent of the user's settings of Matplotlib."""
 
 import contextlib
 import os
@@ -12,13 +12,13 @@ import numpy as np
 
 @contextlib.contextmanager
 def untouched() -> Iterator[None]:
-    """Surroundings in which Matplotlib, while it is imported, finds no settings but its own.
+    """Hide the user's settings while Matplotlib is imported.
 
-    It would look for a file of settings in the folder worked in, where MATPLOTLIBRC says, and in the user's home.
+    Matplotlib looks for a settings file in the working folder, at the path in MATPLOTLIBRC, and in the user's home.
     """
     names = ("MPLBACKEND", "MATPLOTLIBRC", "FREETYPE_PROPERTIES")
     users = {name: os.environ.pop(name) for name in names if name in os.environ}
-    os.environ["MATPLOTLIBRC"] = os.devnull  # a file without settings, found before the one in the home
+    os.environ["MATPLOTLIBRC"] = os.devnull  # a file without settings, which precedes the one in the home
     try:
         with contextlib.chdir(Path(__file__).parent) if os.path.exists("matplotlibrc") else contextlib.nullcontext():
             yield
@@ -27,9 +27,8 @@ def untouched() -> Iterator[None]:
         os.environ.update(users)
 
 
-with (
-    untouched()
-):  # for `figures`, too;  # pyplot is not among these: it would choose a backend, and read the styles of the user
+# Names that `figures` imports from here, too.  Not pyplot, which would choose a backend and read the user's styles.
+with untouched():
     import matplotlib
     from matplotlib.axes import Axes
     from matplotlib.cm import ScalarMappable  # noqa: F401
@@ -38,10 +37,10 @@ with (
     from matplotlib.ticker import FixedLocator, LogLocator, NullLocator  # noqa: F401
 
 
-# Okabe and Ito's colours: told apart by colour-blind readers and in grey print.
+# Okabe and Ito's colours, which colour-blind readers can distinguish, also in grey print.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31", "#7A7A7A")
-TITLE, NAME = 60, 24  # characters in a line of a title, and of the name of an arm
-TOGETHER = 6  # arms that one panel can hold
+TITLE, NAME = 60, 24  # characters per line of a title, and of an arm's name
+TOGETHER = 6  # largest number of arms in one panel
 STYLE: Any = {
     "font.size": 9,
     "axes.spines.top": False,
@@ -57,7 +56,7 @@ STYLE: Any = {
 
 @contextlib.contextmanager
 def styled() -> Iterator[None]:
-    """Matplotlib's own defaults with our style, whatever has been set in this process."""
+    """Use Matplotlib's own defaults with our style, and no settings of this process."""
     defaults = {name: value for name, value in matplotlib.rcParamsDefault.items() if name != "backend"}
     with matplotlib.rc_context(defaults | STYLE):
         yield
@@ -66,7 +65,8 @@ def styled() -> Iterator[None]:
 def subplots(rows: int = 1, columns: int = 1, *, squeeze: bool = True, **options: Any) -> tuple[Figure, Any]:
     """A figure and its panels: one Axes, or with ``squeeze=False`` an array of them (rows, columns).
 
-    `options` are of the figure, apart from `sharex` and `sharey`.
+    Args:
+        options: `sharex` and `sharey` of the panels; all others are options of the figure.
     """
     shared = {name: options.pop(name) for name in ("sharex", "sharey") if name in options}
     figure = Figure(**options)
@@ -74,11 +74,12 @@ def subplots(rows: int = 1, columns: int = 1, *, squeeze: bool = True, **options
 
 
 def colour(index: int) -> str:
+    """The colour of the arm at a position, 0, 1, ...; colours repeat after nine arms."""
     return COLOURS[index % len(COLOURS)]
 
 
 def size_axis(axes: Axes, sizes: Sequence[float]) -> None:
-    """A logarithmic axis of N with plain numbers at doublings of a round number."""
+    """Make the x axis a logarithmic axis of N, with plain numbers at doublings of a round number."""
     low, high = min(sizes), max(sizes)
     first = next(b for b in (1, 2, 4, 5, 10, 20, 25, 50, 100, 125, 250, 500, 1000) if b * 2 > low or b == 1000)
     ticks = [first * 2**i for i in range(20) if low / 1.5 <= first * 2**i <= high * 1.5]
@@ -91,12 +92,12 @@ def size_axis(axes: Axes, sizes: Sequence[float]) -> None:
 
 
 def wrapped(text: str, width: int) -> str:
-    """Text in lines of at most `width` characters; names without spaces too."""
+    """Text in lines of at most `width` characters; names without spaces are broken as well."""
     return "\n".join(textwrap.wrap(text, width)) or text
 
 
 def entitle(axes: Axes, title: str, below: str) -> None:
-    """A bold title with a plain line below it."""
+    """Set a bold title with plain text below it."""
     axes.set_title(title, pad=8 + 11 * (below.count("\n") + 1 if below else 0))
     axes.annotate(
         below, (0, 1), xycoords="axes fraction", xytext=(0, 6), textcoords="offset points", fontsize=8, color="#555"
@@ -104,7 +105,7 @@ def entitle(axes: Axes, title: str, below: str) -> None:
 
 
 def used(panels: np.ndarray, count: int) -> list[Axes]:
-    """The first `count` panels of a grid; the others vanish, and those above them get their labels of the x axis."""
+    """The first `count` panels of a grid; the others are hidden, and the panels above them get labels of the x axis."""
     for panel in panels.flat[count:]:
         panel.set_visible(False)
     for panel in panels.flat[max(count - panels.shape[1], 0) : count]:
@@ -113,6 +114,6 @@ def used(panels: np.ndarray, count: int) -> list[Axes]:
 
 
 def mark_levels(axes: Axes, levels: Sequence[float]) -> None:
-    """A dashed line at each level (0..1) of an axis in per cent."""
+    """Draw a dashed line at each level (0..1) of an axis in per cent."""
     for level in levels:
         axes.axhline(100 * level, color="#444", lw=1, ls=(0, (4, 3)), zorder=1)
