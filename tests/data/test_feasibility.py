@@ -3,24 +3,13 @@
 import numpy as np
 import pytest
 
+from digits import digits, faults
 from emmeter.data import datasets, feasibility, subset
 from emmeter.data.images import Copies, Facts
 from emmeter.errors import Fault, SettingsError
 from emmeter.settings.sections import Data, Setup
 
 SMALL = {"n_min": 2, "n_max": 10, "start": 2}  # a search of sizes that few images have
-DIGITS = {"data": {"source": "digits"}, "search": {"n_min": 20, "n_max": 1740, "start": 160}}
-
-
-def digits(**overrides) -> Setup:
-    """A run on digits; `overrides` are whole sections, added to those of DIGITS."""
-    merged = {name: DIGITS.get(name, {}) | overrides.get(name, {}) for name in {*DIGITS, *overrides}}
-    return Setup.model_validate({"network": {"attention": [4]}} | merged)
-
-
-def faults(setup: Setup) -> list[str]:
-    return [str(fault) for fault in feasibility.faults(setup, datasets.describe(setup.data))]
-
 
 # -- usable sizes, and faults
 

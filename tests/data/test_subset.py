@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from digits import DIGITS, digits, faults
 from emmeter.data import datasets, feasibility, ordering, subset
 from emmeter.data.images import Facts
 from emmeter.errors import DataError, SettingsError
@@ -19,17 +20,6 @@ from emmeter.settings.sections import Data, Setup
 from one_run import call
 
 SMALL = {"n_min": 2, "n_max": 10, "start": 2}  # a search of sizes that few images have
-DIGITS = {"data": {"source": "digits"}, "search": {"n_min": 20, "n_max": 1740, "start": 160}}
-
-
-def digits(**overrides) -> Setup:
-    """A run on digits; `overrides` are whole sections, added to those of DIGITS."""
-    merged = {name: DIGITS.get(name, {}) | overrides.get(name, {}) for name in {*DIGITS, *overrides}}
-    return Setup.model_validate({"network": {"attention": [4]}} | merged)
-
-
-def faults(setup: Setup) -> list[str]:
-    return [str(fault) for fault in feasibility.faults(setup, datasets.describe(setup.data))]
 
 
 LABELS = st.lists(st.integers(0, 4), min_size=5, max_size=60).map(

@@ -211,20 +211,17 @@ def test_never_too_many_at_once(tmp_path):
 # The environment of the command
 
 
+def claimed(tmp_path: Path, devices: str) -> list[str]:
+    """Words before a command that needs one of the devices."""
+    return [sys.executable, "-m", "emmeter.machine.slots", "--folder", f"{tmp_path}/locks", "--devices", devices, "--"]
+
+
 def environment(tmp_path: Path, **extra: str) -> dict[str, str]:
     code = "import os; print(*(f'{k}={v}' for k, v in os.environ.items() if k.startswith('CUDA_')), sep='\\n')"
     kept = {name: value for name, value in os.environ.items() if not name.startswith("CUDA_")}
-    command = [
-        sys.executable,
-        "-m",
-        "emmeter.machine.slots",
-        "--folder",
-        str(tmp_path / "locks"),
-        "--devices",
-        "2,5",
-        "--",
-    ]
-    ended = subprocess.run([*command, sys.executable, "-c", code], env=kept | extra, capture_output=True, text=True)
+    ended = subprocess.run(
+        [*claimed(tmp_path, "2,5"), sys.executable, "-c", code], env=kept | extra, capture_output=True, text=True
+    )
     return dict(line.split("=") for line in ended.stdout.splitlines())
 
 
@@ -237,18 +234,8 @@ def test_devices_are_numbered_as_by_nvidia_smi_unless_the_user_chose_devices(tmp
 
 def test_options_and_exit_status_are_the_commands_own(tmp_path):
     code = "import sys; print(sys.argv[1:]); sys.exit(7)"
-    command = [
-        sys.executable,
-        "-m",
-        "emmeter.machine.slots",
-        "--folder",
-        str(tmp_path / "locks"),
-        "--devices",
-        "0",
-        "--",
-    ]
     words = ["--devices", "9", "--", "a b", "-x"]
-    done = subprocess.run([*command, sys.executable, "-c", code, *words], capture_output=True, text=True)
+    done = subprocess.run([*claimed(tmp_path, "0"), sys.executable, "-c", code, *words], capture_output=True, text=True)
     assert done.stdout.strip() == repr(words)
     assert done.returncode == 7
 

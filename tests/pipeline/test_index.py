@@ -80,3 +80,17 @@ def test_a_score_that_is_gone_is_asked_for_again(index):
     path.unlink()
     again = index_of(read(CONTENT), index.results)
     assert again.pending(["first"]) == [path]
+
+
+def test_scores_that_are_made_again_are_read_again(index):
+    """As when the user's images have changed: Snakemake makes all scores again within one start."""
+    finish(index, "first")
+    prior, (emm_key, _) = index.prior(), index.repeating(["first"])
+    for path in index.results.glob("scores/*/n*/r*/score.json"):
+        write_json(path, {"snapshots": [{"memorized": 0, "images": 250}]})
+    assert index.pending(["first"])
+    finish(index, "first")
+    assert index.pending(["first"]) == []
+    assert index.prior() != prior
+    assert index.prior() == index_of(read(CONTENT), index.results).prior()
+    assert index.trail(emm_key) == index_of(read(CONTENT), index.results).trail(emm_key)

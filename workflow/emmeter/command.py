@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TextIO
 
 from emmeter import project
-from emmeter.errors import DataError, SettingsError, StageError
+from emmeter.errors import DataError, SettingsError, StageError, lines
 from emmeter.settings.sections import Setup
 from emmeter.settings.validation import lookup, read_setup
 
@@ -130,7 +130,7 @@ def command(main: Callable[[], None]) -> None:
         sys.exit(1)
     except (SettingsError, DataError, StageError, OSError, MemoryError) as error:
         separator = "\nerror: " if isinstance(error, DataError) else "; "
-        text = separator.join(str(error).splitlines()) or "not enough memory"
+        text = separator.join(lines(error)) or "not enough memory"
         print(f"error: {text}", file=sys.stderr, flush=True)
         sys.exit(1)
     except json.JSONDecodeError as error:

@@ -49,7 +49,7 @@ def gpu_claim(count=lambda wildcards: 1):
         try:
             return shlex.join(emm_gpus.claim(shared_gpus(), SETTINGS.execution, count(wildcards)))
         except SettingsError as error:
-            stop(str(error).splitlines())
+            stop(error.lines)
 
     return claim
 

@@ -50,8 +50,7 @@ def record_settings(folder: Path, stage: Stage, setup: Setup) -> Path:
     import yaml
 
     path = folder / SETTINGS
-    plain = json.loads(
-        json.dumps(stage_settings(stage, setup), sort_keys=True)
-    )  # no object twice: YAML would write references
+    # By way of JSON no object occurs twice, for which YAML would write references.
+    plain = json.loads(json.dumps(stage_settings(stage, setup), sort_keys=True))
     write_text(path, yaml.safe_dump(plain, sort_keys=False))
     return path

@@ -77,6 +77,17 @@ def _read(path: Path, names: Sequence[str], kind: str, advice: str = "") -> dict
         raise StageError(f"{path}: is not {kind} ({str(error).removeprefix(f'{path}: ')}){advice}") from None
 
 
+def read_gallery(path: Path) -> dict[str, np.ndarray]:
+    """Read all arrays of a gallery.npz, of a run or of an arm.
+
+    Raises:
+        DataError: the file has changed since it was written.
+    """
+    checksums.check([path])
+    with np.load(path, allow_pickle=False) as archive:
+        return {name: archive[name] for name in archive.files}
+
+
 def neighbour_arrays(snapshots: Sequence[Neighbours]) -> dict[str, np.ndarray]:
     """Arrays of neighbours.npz, for s snapshots of m images with k neighbours each.
 

@@ -24,6 +24,7 @@ from emmeter.settings.sources import is_own
 from emmeter.settings.studies import Settings, Study
 
 Item = TypeVar("Item")
+Versions = tuple[tuple[int, int] | None, ...]  # inode and time of change (ns) of each score of a search; None: missing
 
 
 @dataclass(frozen=True)
@@ -42,10 +43,10 @@ class Index:
     """(C, H, W) of the images of each subset key."""
     arm_keys: dict[str, list[str]] = field(default_factory=dict)
     """`repeating` of each study that was asked for."""
-    searches: dict[str, tuple[Scores, Trail]] = field(default_factory=dict)
+    searches: dict[str, tuple[Scores, Trail, Versions]] = field(default_factory=dict)
     """Scores and state of the search of each emm key, when it was last replayed."""
-    priors: dict[tuple[str, ...], Prior | None] = field(default_factory=dict)
-    """Scatter by the emm keys that it was fitted to."""
+    priors: dict[tuple[tuple[str, Versions], ...], Prior | None] = field(default_factory=dict)
+    """Scatter by the scores that it was fitted to: their keys and versions."""
     impossible: dict[str, list[Fault]] = field(default_factory=dict)
     """Faults of the studies that cannot run here, by study."""
     noticed: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
@@ -73,8 +74,7 @@ class Index:
 
         Snakemake calls this again after every finished score (a checkpoint), so the list grows until the search ends.
         """
-        scores = self.scores(emm_key)
-        trail = replay(self.setups["emm", emm_key].search, self.sizes[emm_key], scores)
+        scores, trail, _ = self._search(emm_key)
         return [path for run in trail.runs for path in run_files(scores, run)]
 
     def repeating(self, studies: Iterable[str]) -> list[str]:
@@ -94,28 +94,34 @@ class Index:
     def pending(self, studies: Iterable[str]) -> list[Path]:
         """Missing scores that the repeating searches of these studies need next; empty once all searches are done."""
         searches = (self._search(emm_key) for emm_key in self.repeating(studies))
-        return [scores.path(run) for scores, trail in searches for run in trail.missing]
+        return [scores.path(run) for scores, trail, _ in searches for run in trail.missing]
 
     def prior(self) -> Prior | None:
         """The scatter of runs, from all arms of the configuration whose searches have finished."""
         keys = self.repeating(study.name for study in self.settings.studies)
-        finished = tuple(emm_key for emm_key in keys if self._search(emm_key)[1].finished)
-        if finished not in self.priors:
-            arms = []
-            for emm_key in finished:
-                scores, trail = self._search(emm_key)
-                arms.append((scores.key, trail, {run: scores[run] for run in trail.confirm or trail.locate}))
-            self.priors[finished] = scatter.fit(scatter.distinct(arms))
-        return self.priors[finished]
+        finished = [search for search in map(self._search, keys) if search[1].finished]
+        versions = tuple((scores.key, version) for scores, _, version in finished)
+        if versions not in self.priors:
+            arms = [
+                (scores.key, trail, {run: scores[run] for run in trail.confirm or trail.locate})
+                for scores, trail, _ in finished
+            ]
+            self.priors[versions] = scatter.fit(scatter.distinct(arms))
+        return self.priors[versions]
 
-    def _search(self, emm_key: str) -> tuple[Scores, Trail]:
-        """The scores of an arm, and where its search stands.  It is replayed only after a missing run was scored."""
-        scores, trail = self.searches.get(emm_key, (None, None))
-        if scores is None or trail is None or any(scores.path(run).exists() for run in trail.missing):
-            scores = self.scores(emm_key)
-            trail = replay(self.setups["emm", emm_key].search, self.sizes[emm_key], scores)
-            self.searches[emm_key] = scores, trail
-        return scores, trail
+    def _search(self, emm_key: str) -> tuple[Scores, Trail, Versions]:
+        """The scores of an arm, where its search stands, and the versions of its scores.
+
+        The search is replayed only after a score has been made, or made again.
+        """
+        if emm_key in self.searches:
+            scores, trail, versions = self.searches[emm_key]
+            if versions == _versions(scores, trail):
+                return scores, trail, versions
+        scores = self.scores(emm_key)
+        trail = replay(self.setups["emm", emm_key].search, self.sizes[emm_key], scores)
+        self.searches[emm_key] = scores, trail, _versions(scores, trail)
+        return self.searches[emm_key]
 
     def arms(self, stage: Stage, stage_key: str) -> str:
         """The arms behind a key, for readers: "conditioning/unconditional, width/w16"."""
@@ -179,6 +185,18 @@ class Index:
         self.sizes[emm_key] = ladder(setup.search, *self.usable[emm_key])
         stages: list[Stage] = ["subset", "train", "sample", "score", "emm"]
         self.setups.update({(stage, key(stage, setup)): setup for stage in stages})
+
+
+def _versions(scores: Scores, trail: Trail) -> Versions:
+    """Versions of the scores that a search has used or waits for.  Each score is replaced as a whole."""
+    versions = []
+    for run in trail.runs:
+        try:
+            status = scores.path(run).stat()
+            versions.append((status.st_ino, status.st_mtime_ns))
+        except OSError:
+            versions.append(None)
+    return tuple(versions)
 
 
 def _grouped(items: Iterable[tuple[Item, str]]) -> dict[Item, str]:

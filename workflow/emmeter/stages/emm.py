@@ -18,7 +18,7 @@ from emmeter.files.layout import record_settings
 from emmeter.files.npz import write_npz
 from emmeter.files.provenance import provenance
 from emmeter.files.records import EmmRecord, ScoreRecord
-from emmeter.files.scores import Scores, run_files
+from emmeter.files.scores import Scores, read_gallery, run_files
 from emmeter.files.writing import write_json
 from emmeter.measure.estimate import Estimate, estimate
 from emmeter.measure.outcome import RunId, count
@@ -52,11 +52,9 @@ def emm(setup: Setup, *, sizes: Sequence[int], results: Path, output: Path, gall
         raise StageError(f"the search is not finished: N = {missing.n}, replicate {missing.replicate} has no score")
     runs = [describe_run(setup, scores, trail, run) for run in trail.runs]
     preliminary = estimate(setup.search, trail, scores, sizes, None)
-    source = run_files(scores, representative(trail, preliminary))[1]
-    checksums.check([source])
+    images = read_gallery(run_files(scores, representative(trail, preliminary))[1])
     settings = record_settings(output.parent, "emm", setup)
-    with np.load(source, allow_pickle=False) as archive:
-        write_npz(gallery, **{name: archive[name] for name in archive.files})
+    write_npz(gallery, **images)
     record: EmmRecord = {
         "rule": setup.search.rule,
         "epsilon": setup.search.epsilon,

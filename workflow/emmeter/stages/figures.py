@@ -6,10 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from emmeter.command import command
-from emmeter.files import checksums
+from emmeter.files.scores import read_gallery
 from emmeter.files.tables import CURVE_COLUMNS, EMM_COLUMNS, read
 from emmeter.presentation.figures import draw_curves, draw_emm, draw_gallery, draw_progress, save
 from emmeter.presentation.style import styled
@@ -32,25 +30,27 @@ def figures(
         StageError: a table is missing or damaged.
     """
     arms, snapshots = read([emm], EMM_COLUMNS), read([curves], CURVE_COLUMNS)
-    checksums.check(galleries)
-    images = []
-    for path in galleries:
-        with np.load(path, allow_pickle=False) as archive:
-            images.append({name: archive[name] for name in archive.files})
+    images = [read_gallery(path) for path in galleries]
     with styled():
         for name, draw in (("curves", draw_curves), ("emm", draw_emm), ("progress", draw_progress)):
             save(draw(study, arms, snapshots, style), folder / f"{name}.svg", style.dpi)
         save(draw_gallery(study, arms, images, style), folder / "gallery.svg", style.dpi)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, fromfile_prefix_chars="@")
+def arguments(description: str | None) -> argparse.ArgumentParser:
+    """The parser of a stage that draws figures of one study."""
+    parser = argparse.ArgumentParser(description=description, fromfile_prefix_chars="@")
     parser.add_argument("--study", required=True, help="description of the study as JSON")
     parser.add_argument("--style", required=True, help="settings `figures` as JSON")
+    parser.add_argument("--folder", type=Path, required=True)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = arguments(__doc__)
     parser.add_argument("--emm", type=Path, required=True)
     parser.add_argument("--curves", type=Path, required=True)
     parser.add_argument("--galleries", type=Path, nargs="+", required=True, help="gallery.npz of every arm, in order")
-    parser.add_argument("--folder", type=Path, required=True)
     args = parser.parse_args(argv)
     figures(
         json.loads(args.study),

@@ -1,6 +1,5 @@
 """The onset_figure stage draws when memorization sets in, as SVG and PNG, from a study's onset.csv."""
 
-import argparse
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from emmeter.files.tables import ONSET_COLUMNS, read
 from emmeter.presentation.figures import draw_onset, save
 from emmeter.presentation.style import styled
 from emmeter.settings.sections import Figures
+from emmeter.stages.figures import arguments
 
 
 def onset_figure(study: Mapping[str, Any], style: Figures, *, onset: Path, folder: Path) -> None:
@@ -29,11 +29,8 @@ def onset_figure(study: Mapping[str, Any], style: Figures, *, onset: Path, folde
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, fromfile_prefix_chars="@")
-    parser.add_argument("--study", required=True, help="description of the study as JSON")
-    parser.add_argument("--style", required=True, help="settings `figures` as JSON")
+    parser = arguments(__doc__)
     parser.add_argument("--onset", type=Path, required=True)
-    parser.add_argument("--folder", type=Path, required=True)
     args = parser.parse_args(argv)
     style = Figures.model_validate(json.loads(args.style))
     onset_figure(json.loads(args.study), style, onset=args.onset, folder=args.folder)

@@ -31,7 +31,7 @@ from emmeter.training import snapshots as stored_snapshots
 from emmeter.training import state as training_state
 from emmeter.training.loop import Interrupted
 from emmeter.training.parallel import Processes, joined
-from emmeter.training.trainer import Diverged, Trainer, TrainingError, start
+from emmeter.training.trainer import Diverged, Trainer, start
 
 POLL = 1.0  # seconds between two attempts to take a lock that another job holds
 GO, WAIT = 0, 1  # messages of the first of several processes to the others
@@ -93,33 +93,30 @@ def train(
     chosen = select(device, threads)
     key = key or keys.key("train", setup)
     stop = stop or Stop()
-    try:
-        with joined() as processes, _locked(state, processes, stop):
-            started = time.monotonic()
-            if processes.writes:
-                training_state.bind(state, _identity(setup, subset, n, replicate))
-                processes.first(GO)  # the other processes read the state folder only now
-            trainer = start(setup, images, n, replicate, chosen, state, processes=processes, compiled=compiled)
-            resumed_at, rate = _run(trainer, state, state_seconds, log_seconds, stop)
-            if processes.writes:
-                forward = operations.forward(trainer.denoiser.network, images.images.shape[1:])
-                record: TrainingRecord = {
-                    "n": n,
-                    "replicate": replicate,
-                    "seed": trainer.seed,
-                    "inputs": checksums.of(subset),
-                    "images_trained": trainer.budget.images,
-                    "flops": 3 * forward * trainer.budget.images,  # the gradients cost twice the forward pass
-                    "parameters": trainer.parameters.values.numel(),
-                    "processes": processes.size,
-                    "device": describe(chosen),
-                    "images_per_second": round(rate, 1),
-                    "resumed_at_image": resumed_at,
-                    **provenance(key, started - trainer.seconds_before),
-                }
-                _write(trainer, outputs, record, state)
-    except TrainingError as error:
-        raise StageError(str(error)) from None
+    with joined() as processes, _locked(state, processes, stop):
+        started = time.monotonic()
+        if processes.writes:
+            training_state.bind(state, _identity(setup, subset, n, replicate))
+            processes.first(GO)  # the other processes read the state folder only now
+        trainer = start(setup, images, n, replicate, chosen, state, processes=processes, compiled=compiled)
+        resumed_at, rate = _run(trainer, state, state_seconds, log_seconds, stop)
+        if processes.writes:
+            forward = operations.forward(trainer.denoiser.network, images.images.shape[1:])
+            record: TrainingRecord = {
+                "n": n,
+                "replicate": replicate,
+                "seed": trainer.seed,
+                "inputs": checksums.of(subset),
+                "images_trained": trainer.budget.images,
+                "flops": 3 * forward * trainer.budget.images,  # the gradients cost twice the forward pass
+                "parameters": trainer.parameters.values.numel(),
+                "processes": processes.size,
+                "device": describe(chosen),
+                "images_per_second": round(rate, 1),
+                "resumed_at_image": resumed_at,
+                **provenance(key, started - trainer.seconds_before),
+            }
+            _write(trainer, outputs, record, state)
 
 
 @contextmanager
@@ -182,7 +179,7 @@ def _write(trainer: Trainer, outputs: Outputs, record: TrainingRecord, state: Pa
         "images_seen": [step * setup.training.batch_size for step in trainer.budget.snapshots],
     }
     if not stored_snapshots.intact(state, trainer.kept):
-        raise TrainingError(f"{state}: a snapshot is damaged; the same command trains this run again")
+        raise StageError(f"{state}: a snapshot is damaged; the same command trains this run again")
     settings = record_settings(outputs.record.parent, "train", setup)
     for attempt in range(ATTEMPTS):
         write_csv(outputs.log, LOG_COLUMNS, trainer.rows)

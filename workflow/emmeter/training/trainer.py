@@ -18,6 +18,7 @@ from emmeter.data.subset import Subset
 from emmeter.diffusion.precision import choose
 from emmeter.diffusion.preconditioning import Denoiser, denoising_loss, preconditioning, to_unit
 from emmeter.diffusion.unet import UNet
+from emmeter.errors import StageError
 from emmeter.machine.device import reseed
 from emmeter.settings.sections import Setup
 from emmeter.training import snapshots, state
@@ -29,11 +30,7 @@ from emmeter.training.schedule import budget, ema_decay, learning_rate_factor
 from emmeter.training.seeds import derive
 
 
-class TrainingError(RuntimeError):
-    """Training cannot go on.  The message is one line that names the image or file, and the reason."""
-
-
-class Diverged(TrainingError):
+class Diverged(StageError):
     """The loss is no longer finite; the saved state of the run may hold numbers that are not finite either."""
 
 
