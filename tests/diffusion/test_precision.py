@@ -92,7 +92,7 @@ def test_a_gradient_in_bfloat16_points_where_that_in_float32_does(subset, networ
     assert torch.nn.functional.cosine_similarity(gradient, low_gradient, dim=0) > 0.99
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive  # a minute where the processor emulates bfloat16
 def test_training_in_bfloat16_lowers_the_loss_as_float32_does(subset, tmp_path):
     losses = {}
     for precision in ("float32", "bfloat16"):

@@ -179,6 +179,7 @@ def settings_everywhere(folder: Path, text: bytes) -> None:
     (folder / "settings").write_bytes(text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SURROUNDINGS)
 def test_the_user_s_surroundings_do_not_reach_the_figures(drawing, tmp_path, name):
     draw, plain = drawing
@@ -187,6 +188,7 @@ def test_the_user_s_surroundings_do_not_reach_the_figures(drawing, tmp_path, nam
     assert draw(name, tmp_path, **variables) == plain
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", [RC.encode(), b"\xff\xfe not text", b"backend: nonsense\n: :\nno colon"])
 def test_settings_in_the_working_folder_do_not_reach_the_figures(drawing, tmp_path, text):
     draw, plain = drawing

@@ -57,6 +57,7 @@ def changed_most(study: str) -> Arm:
     return max([*others, first], key=differences)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("study", sorted(PAPER))
 def test_an_arm_of_every_study_trains_and_is_scored(study):
     setup = changed_most(study).setup

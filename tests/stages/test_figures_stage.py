@@ -26,6 +26,7 @@ def draw(study, folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+@pytest.mark.slow
 def test_figures_show_every_kind_of_arm_and_repeat_their_bytes(study, tmp_path):
     drawn = draw(study, tmp_path / "once")
     assert set(drawn) == {f"{n}.{k}" for n in ("curves", "emm", "progress", "gallery") for k in ("svg", "png")}

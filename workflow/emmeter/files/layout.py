@@ -22,6 +22,7 @@ FILES: dict[Stage, tuple[str, ...]] = {
     "emm": ("gallery.npz",),
 }
 SETTINGS = "settings.yaml"  # in every stage's folder
+CACHE = Path(".snakemake", "emm")  # beside the results: what was read of own images, and long options of jobs
 
 
 def run_folder(

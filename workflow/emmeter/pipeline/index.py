@@ -13,7 +13,7 @@ from emmeter.data import feasibility
 from emmeter.data.pictures import Shape
 from emmeter.data.survey import Survey
 from emmeter.errors import Fault, SettingsError
-from emmeter.files.layout import emm_folder
+from emmeter.files.layout import CACHE, emm_folder
 from emmeter.files.scores import Scores, run_files
 from emmeter.measure import scatter
 from emmeter.measure.scatter import Prior
@@ -230,7 +230,7 @@ def index_of(
     Raises:
         SettingsError: an arm of a study to be made is impossible with its data; one line per fault.
     """
-    survey = Survey(results.parent / ".snakemake" / "emm", data_needed, looked)
+    survey = Survey(results.parent / CACHE, data_needed, looked)
     index = Index(settings, results, survey)
     studies = [_index_study(index, study) for study in settings.studies]
     if faults := index.why(settings.selected if asked is None else asked):

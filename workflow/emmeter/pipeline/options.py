@@ -7,11 +7,11 @@ name the job gets as ``@FILE``; argparse then reads the file.
 import hashlib
 import re
 from collections.abc import Iterable
-from pathlib import Path
 
+from emmeter.files.layout import CACHE
 from emmeter.files.writing import write_text
 
-FOLDER = Path(".snakemake", "emm")
+FOLDER = CACHE
 LONGEST = 8192  # characters
 NAME = re.compile("[0-9a-f]{16}")  # the cache of images in the same folder has names that end in .json
 
