@@ -49,13 +49,16 @@ class Faults:
 
 
 SLOW = ("exhaustive", "slurm")  # markers of tests that are slow as well
-SLOW_FOLDERS = ("workflow", "faults")  # of tests that run Snakemake, or stages as processes
+SLOW_FOLDERS = ("workflow", "faults")  # of tests that run Snakemake, or stages as processes; all faults are exhaustive
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark all slow tests as such, so that `-m "not slow"` selects the fast ones."""
     for item in items:
-        if item.path.parent.name in SLOW_FOLDERS or any(map(item.get_closest_marker, SLOW)):
+        folder = item.path.parent.name
+        if folder == "faults":
+            item.add_marker(pytest.mark.exhaustive)
+        if folder in SLOW_FOLDERS or any(map(item.get_closest_marker, SLOW)):
             item.add_marker(pytest.mark.slow)
 
 

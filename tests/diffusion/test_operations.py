@@ -35,6 +35,7 @@ def test_forward_cost_equals_the_papers(expected, digits, side, network):
     assert round(operations.planned(Network(**network), (3, side, side))[0] / 1e9, digits) == expected
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("labels", [0, 7])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(

@@ -469,7 +469,7 @@ def calibrate(make, falls, shared, own, repeats, seed) -> dict[str, float]:
 ALIKE, APART, FAR, ONE = (2.9,) * 4, (2, 3, 3, 4), (1.5, 3, 3, 5), (1.2, 4, 4, 4)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("falls", [ALIKE, APART, FAR, ONE], ids=str)
 @pytest.mark.parametrize("make", [confirming, searched])
 def test_calibration_of_paired_contrasts(make, falls):

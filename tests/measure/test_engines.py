@@ -114,7 +114,7 @@ def test_engine_has_no_fault(engine, pixels):
     assert engines.fault(engine, pixels) is None
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("isa", LESSER)
 def test_exact_on_a_lesser_processor(isa):
     """The tests above where oneDNN may use fewer instructions for torch's products of bytes."""

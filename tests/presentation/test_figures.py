@@ -179,7 +179,7 @@ def settings_everywhere(folder: Path, text: bytes) -> None:
     (folder / "settings").write_bytes(text)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", SURROUNDINGS)
 def test_the_user_s_surroundings_do_not_reach_the_figures(drawing, tmp_path, name):
     draw, plain = drawing

@@ -136,7 +136,7 @@ def test_a_repository_that_is_no_folder_is_refused(around, emm, tmp_path):
     assert "this workflow must be a folder on this machine" in refusal(around)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_moved_and_renamed_module_makes_its_results(around, emm):
     emm_config = {"run": ["own", "labels"], "figures": {"dpi": CONFIG["figures"]["dpi"]}}
     rules = (

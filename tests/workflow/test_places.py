@@ -76,6 +76,7 @@ def test_options_too_long_for_a_command_line_go_by_file(tmp_path):
     assert project.plan(table).rules == {"study"}
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("own", [False, True], ids=["shipped configuration", "configuration of its own"])
 def test_the_snakefile_of_another_folder(tmp_path, own):
     project = of_own(fresh(tmp_path / "project"))
@@ -103,6 +104,7 @@ def test_another_working_directory(tmp_path):
     assert not (project.folder / "results").exists()
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("variables", [ASCII | {"PYTHONWARNINGS": "error"}, {"PYTHONIOENCODING": "latin-1"}])
 def test_terminals_of_any_encoding_get_the_answer(finished, tmp_path, variables):
     """The folder's name, titles and claims have characters that these encodings lack."""

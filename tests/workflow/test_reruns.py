@@ -278,6 +278,7 @@ def test_another_image_of_the_same_size_and_time_is_noticed(photographs, tmp_pat
         assert plan[stage] == [f"{project.key(stage, 'own', 'folder')}/n10/r0"]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("copied", [False, True])
 def test_an_interruption_after_new_data_is_made_up_for(photographs, tmp_path, copied):
     """Only the subset was drawn from the new images.  In a copy, results from the old images may look newer."""
@@ -352,6 +353,7 @@ def test_deleted_intermediates_of_finished_runs_are_not_missed(project):
 # ---- real reruns
 
 
+@pytest.mark.exhaustive
 def test_a_threshold_and_back_replays_the_same_searches(project):
     before = project.times()
     kept = ("subsets", "runs", "samples")
@@ -419,6 +421,7 @@ def test_an_undone_edit_trains_nothing(faulty, finished, tmp_path):
     assert plan["study"] == plan["figures"] == ["labels"]
 
 
+@pytest.mark.exhaustive
 def test_killed_in_the_middle(project, faulty):
     undisturbed = faulty[0]
     project.change(["studies", "labels", "arms", "random", "training.duration"], LONG)

@@ -20,6 +20,7 @@ def project(tmp_path_factory):
     return project
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(("scale", "studies"), [("laptop", 27), ("gpu", 26), ("paper", 18)])
 def test_a_dry_run_of_every_study_is_clean(project, scale, studies):
     data = [] if scale == "laptop" else ["data={source: 'npz:cifar.npz'}"]

@@ -1,0 +1,64 @@
+# What the rules of studies request: runs of all arms, their scatter, and what the user must know before a job starts.
+def asked_studies():
+    """The studies that this workflow was asked for, by names of rules or by files."""
+    targets = {str(target) for target in (workflow.dag_settings.targets if workflow.dag_settings else ())}
+    targets = targets or {str(workflow.default_target)}
+    # A rule of the workflow around this module stands for the files that it names.
+    foreign = [workflow.get_rule(target) for target in targets if target not in RULES and workflow.is_rule(target)]
+    files = {str(path) for rule in foreign for path in rule.input if not callable(path)}
+    return emm_requests.asked_studies(INDEX, {RULES.get(target, target) for target in targets} | files)
+
+
+def look(study):
+    """Before any job starts, show what the user must know of a study, or end the workflow if it cannot run here."""
+    # A job on a cluster need not look again.
+    if study in INDEX.impossible or (workflow.is_main_process and study not in LOOKS.studies):
+        try:
+            lines = LOOKS.at(study)
+        except SettingsError as error:
+            stop(error.lines)
+        if workflow.is_main_process and lines:
+            print("\n".join(lines), file=sys.stderr)
+
+
+def arm_files(name):
+    """Input function: a file of the finished search of each arm of a study, in order."""
+
+    def files(wildcards):
+        look(wildcards.study)
+        return PATHS.arms(wildcards.study, name)
+
+    return files
+
+
+def pending_scores(wildcards):
+    """Scores that any requested study still waits for, because the scatter of runs is estimated from all together.
+
+    Empty once all searches have finished, so that a study's inputs do not depend on what else was requested.  Scores
+    are checkpoints, so Snakemake calls this again after each.
+    """
+    return PATHS.pending([*asked_studies(), wildcards.study])
+
+
+def prior_json(wildcards):
+    """Parameter function: the scatter of runs, as the study stage takes it."""
+    return emm_requests.prior_json(INDEX, [*asked_studies(), wildcards.study])
+
+
+def description_json(wildcards):
+    """Parameter function: a study, as its stages take it."""
+    return handed(json.dumps(emm_description.description(INDEX, wildcards.study), sort_keys=True))
+
+
+def figure(name, result, listed=report):
+    """The SVG and PNG of one figure, in one row of the report."""
+    return [
+        listed(
+            f"{STUDY}/{name}.{kind}",
+            caption=f"../report/{name}.rst",
+            category="Studies",
+            subcategory="{study}",
+            labels={"result": result, "as": kind.upper()},
+        )
+        for kind in ("svg", "png")
+    ]
