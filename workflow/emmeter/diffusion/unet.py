@@ -97,17 +97,31 @@ class UNet(nn.Module):
 
     def forward(self, x: Tensor, noise: Tensor, labels: Tensor | None = None) -> Tensor:
         """(B, C, H, W) images, (B,) noise coordinates, (B,) labels or None -> (B, C, H, W), in the weights' type."""
+        return self.body(x, self.embed(noise, labels))
+
+    def embed(self, noise: Tensor, labels: Tensor | None = None) -> Tensor:
+        """(B,) noise coordinates, (B,) labels or None -> (B, E0), in the weights' type."""
         if (labels is None) != (self.label_embedding is None):
             raise ValueError("labels must be given to a class-conditional network, and to no other")
-        dtype = self.stem.weight.dtype
-        x, embedding = x.to(dtype), self.noise_embedding(noise).to(dtype)
+        embedding = self.noise_embedding(noise).to(self.stem.weight.dtype)
         if self.label_embedding is not None and labels is not None:
             embedding = embedding + self.label_embedding(labels)
+        return embedding
+
+    def body(self, x: Tensor, embedding: Tensor, mask: Tensor | None = None) -> Tensor:
+        """(B, C, H, W) images and what `embed` returns -> (B, C, H, W), in the weights' type.
+
+        `mask` (skips,) of 0 and 1 takes the place of the flags of the settings, as an input that may change.
+        """
+        x = x.to(self.stem.weight.dtype)
         embedding = F.silu(self.mlp1(F.silu(self.mlp0(embedding))))
 
         skips = self._encode(x, embedding)
         x = skips[-1]
-        kept = [s if flag else torch.zeros_like(s) for s, flag in zip(skips, self.skip_flags, strict=True)]
+        if mask is None:
+            kept = [s if flag else torch.zeros_like(s) for s, flag in zip(skips, self.skip_flags, strict=True)]
+        else:
+            kept = [s * flag for s, flag in zip(skips, mask.unbind(), strict=True)]
         for blocks in self.decoder:
             first_skip = len(blocks) - self.blocks_per_level - 1  # type: ignore[arg-type]
             for index, layer in enumerate(blocks):  # type: ignore[arg-type]
