@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from emmeter.diffusion.functional import LABELS, Layout, denoising, step
+from emmeter.diffusion.functional import LABELS, Layout, denoising, own_step, step
 from emmeter.diffusion.preconditioning import EDM, VE, VP, Denoiser, denoising_loss
 from emmeter.diffusion.unet import UNet
 from emmeter.settings.sections import Network
@@ -36,7 +36,7 @@ def near(one: torch.Tensor, other: torch.Tensor) -> bool:
 def test_layout_views_and_flat_are_inverse():
     parameters = dict(network().named_parameters())
     layout = Layout.of(parameters)
-    flat = layout.flat(parameters)
+    flat = layout.flat(parameters.values())
     assert flat.shape == (layout.size,) == (sum(p.numel() for p in parameters.values()),)
     views = layout.views(torch.cat([torch.zeros(3), flat])[3:])  # a tensor that begins inside another one
     assert all(torch.equal(views[name], parameter) for name, parameter in parameters.items())
@@ -63,7 +63,7 @@ def test_the_step_has_the_loss_and_the_gradients_of_autograd(kind, labels, chang
 
     parameters = dict(made.named_parameters())
     count, layout = Layout.of(parameters).without(LABELS)
-    flat = Layout.of(parameters).flat({name: p.detach() for name, p in parameters.items()})[count:]
+    flat = Layout.of(parameters).flat(p.detach() for p in parameters.values())[count:]
     sigma = kind.training_sigma(draw)
     embedding = made.embed(kind.coefficients(sigma).noise, given)
     torch.manual_seed(5)
@@ -71,8 +71,12 @@ def test_the_step_has_the_loss_and_the_gradients_of_autograd(kind, labels, chang
         flat, images, sigma, noise, embedding, torch.tensor(made.skip_flags, dtype=torch.float32)
     )
     assert torch.equal(loss, expected.detach())
-    of_network = {name: p.grad for name, p in parameters.items() if not name.startswith(LABELS)}
-    assert near(gradient, layout.flat(of_network))
+    assert near(gradient, layout.flat(parameters[name].grad for name in layout.places))
+    torch.manual_seed(5)
+    own_loss, own_gradient, own_of_embedding = own_step(denoiser, layout)(flat, images, sigma, noise, embedding, None)
+    assert torch.equal(own_loss, loss)
+    assert torch.equal(own_gradient, layout.flat(parameters[name].grad for name in layout.places))
+    assert near(own_of_embedding, of_embedding)
     if labels:
         through = torch.autograd.grad(embedding, [made.label_embedding.weight, made.label_embedding.bias], of_embedding)
         for own, whole in zip(through, (made.label_embedding.weight, made.label_embedding.bias), strict=True):
@@ -100,9 +104,9 @@ def test_the_denoiser_as_a_function_equals_the_module(labels):
     given = torch.arange(BATCH) % labels if labels else None
     parameters = dict(made.named_parameters())
     count, layout = Layout.of(parameters).without(LABELS)
-    flat = Layout.of(parameters).flat({name: p.detach() for name, p in parameters.items()})[count:]
+    flat = Layout.of(parameters).flat(p.detach() for p in parameters.values())[count:]
     with torch.no_grad():
         embedding = made.embed(EDM().coefficients(draw).noise, given)
         mask = torch.tensor(made.skip_flags, dtype=torch.float32)
-        found = denoising(denoiser, layout)(flat, images.double(), draw.double(), embedding, mask)
-        torch.testing.assert_close(found, denoiser(images, draw, given), rtol=1e-6, atol=1e-6)
+        denoised = denoising(denoiser, layout)(flat, images.double(), draw.double(), embedding, mask)
+        torch.testing.assert_close(denoised, denoiser(images, draw, given), rtol=1e-6, atol=1e-6)

@@ -6,16 +6,17 @@ level and label (label tables differ in size, Fourier frequencies in value) and 
 Therefore one traced function serves all training sizes, label counts and skip masks.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from emmeter.diffusion.preconditioning import Denoiser, Preconditioning
-from emmeter.diffusion.unet import UNet
+from emmeter.diffusion.preconditioning import Denoiser, noisy, weighted_error
 
+Step = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor, Tensor]]
 LABELS = "label_embedding."  # parameters of this prefix act on the embedding, outside of the traced functions
 
 
@@ -43,13 +44,10 @@ class Layout:
             name: flat.as_strided(shape, stride, offset + start) for name, (start, shape, stride) in self.places.items()
         }
 
-    def flat(self, tensors: Mapping[str, Tensor]) -> Tensor:
-        """One tensor (size,) that holds named tensors in this layout; the inverse of `views`."""
-        parts = []
-        for name, (_, shape, stride) in self.places.items():
-            order = sorted(range(len(shape)), key=lambda axis: -stride[axis])
-            parts.append(tensors[name].permute(order).reshape(-1))
-        return torch.cat(parts)
+    def flat(self, tensors: Iterable[Tensor]) -> Tensor:
+        """One tensor (size,) that holds the parameters, given in order; the inverse of `views`."""
+        places = zip(tensors, self.places.values(), strict=True)
+        return torch.cat([tensor.permute(_order(stride)).reshape(-1) for tensor, (_, _, stride) in places])
 
     def without(self, prefix: str) -> tuple[int, "Layout"]:
         """The layout without the parameters of a prefix, which must come first, and how many values they hold."""
@@ -61,85 +59,89 @@ class Layout:
         return start, Layout(moved, self.size - start)
 
 
-def denoise(
-    network: UNet, kind: Preconditioning, x: Tensor, sigma: Tensor, embedding: Tensor, mask: Tensor | None = None
-) -> Tensor:
-    """D(x; sigma) for an embedding that has been computed: (B, C, H, W) float32.
+def _order(stride: tuple[int, ...]) -> list[int]:
+    """The axes of a parameter from the slowest to the fastest in memory."""
+    return sorted(range(len(stride)), key=lambda axis: -stride[axis])
+
+
+def own_step(denoiser: Denoiser, layout: Layout) -> Step:
+    """The training step of `step`, by eager PyTorch and with the network's own weights, which `flat` must hold.
+
+    To replace the parameters of a network in each step would cost as much as the optimizer does.
 
     Args:
-        x: (B, C, H, W) noisy images.
-        sigma: (B,) noise levels.
-        embedding: (B, E) from `UNet.embed`.
-        mask: (skips,) of 0 and 1, one per skip connection in encoder order; None: the network's own.
+        layout: of the network's parameters without `LABELS`.
     """
-    x = x.to(torch.float32)
-    c = kind.coefficients(sigma.to(torch.float32))
-    skip, out, into = (value[:, None, None, None] for value in (c.skip, c.out, c.into))
-    return skip * x + out * network.body(into * x, embedding, mask).to(torch.float32)
-
-
-def loss(
-    network: UNet,
-    kind: Preconditioning,
-    images: Tensor,
-    sigma: Tensor,
-    noise: Tensor,
-    embedding: Tensor,
-    mask: Tensor | None = None,
-) -> Tensor:
-    """Mean over the batch of the weighted denoising error, as `denoising_loss`: a tensor ().
-
-    Args:
-        images: (B, C, H, W) in [-1, 1].
-        sigma: (B,) noise levels.
-        noise: (B, C, H, W) standard normal.
-        embedding, mask: see `denoise`.
-    """
-    denoised = denoise(network, kind, images + sigma[:, None, None, None] * noise, sigma, embedding, mask)
-    return (kind.weight(sigma) * (denoised - images).square().flatten(1).sum(dim=1)).mean()
-
-
-class _Bound(nn.Module):
-    """A function of a network as a module, so that `functional_call` can replace the network's parameters."""
-
-    def __init__(self, network: UNet, function: Callable[..., Tensor]):
-        super().__init__()
-        self.network, self.function = network, function
-
-    def forward(self, *inputs: Tensor) -> Tensor:
-        return self.function(self.network, *inputs)
-
-
-def step(denoiser: Denoiser, layout: Layout) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
-    """The training step of a denoiser as a function of (flat, images, sigma, noise, embedding, mask).
-
-    The function returns the loss (), its gradient with respect to `flat` (size,), and that with respect to the
-    embedding (B, E).  `layout` is that of the network's parameters without `LABELS`.
-    """
-    kind = denoiser.kind
-    bound = _Bound(denoiser.network, lambda network, *inputs: loss(network, kind, *inputs))
+    parameters = [parameter for name, parameter in denoiser.network.named_parameters() if name in layout.places]
 
     def run(
-        flat: Tensor, images: Tensor, sigma: Tensor, noise: Tensor, embedding: Tensor, mask: Tensor
+        flat: Tensor, images: Tensor, sigma: Tensor, noise: Tensor, embedding: Tensor, mask: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        embedding = embedding.detach().requires_grad_()
+        loss = _loss(denoiser, images, sigma, noise, embedding, mask)
+        *gradients, of_embedding = torch.autograd.grad(loss, [*parameters, embedding])
+        return loss.detach(), layout.flat(gradients), of_embedding
+
+    return run
+
+
+def step(denoiser: Denoiser, layout: Layout) -> Step:
+    """The training step of a denoiser as a function of tensors.
+
+    Its arguments are
+
+    - flat (P,), the network's parameters without `LABELS`, in `layout`,
+    - images (B, C, H, W) in [-1, 1], noise levels sigma (B,) and standard normal noise (B, C, H, W),
+    - the embedding (B, E0) from `Denoiser.embed`, and the skip mask (skips,) of `UNet.body`.
+
+    It returns the mean over the batch of the weighted denoising error (), and its gradients with respect to `flat` (P,)
+    and to the embedding (B, E0).
+    """
+    bound = _Bound(denoiser, partial(_loss, denoiser))
+
+    def run(
+        flat: Tensor, images: Tensor, sigma: Tensor, noise: Tensor, embedding: Tensor, mask: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         with torch.enable_grad():
             flat, embedding = flat.detach().requires_grad_(), embedding.detach().requires_grad_()
             views = layout.views(flat)
-            parameters = {f"network.{name}": view for name, view in views.items()}
-            value = functional_call(bound, parameters, (images, sigma, noise, embedding, mask))
-            *gradients, of_embedding = torch.autograd.grad(value, [*views.values(), embedding])
-        return value.detach(), layout.flat(dict(zip(views, gradients, strict=True))), of_embedding
+            loss = bound.call(views, images, sigma, noise, embedding, mask)
+            *gradients, of_embedding = torch.autograd.grad(loss, [*views.values(), embedding])
+        return loss.detach(), layout.flat(gradients), of_embedding
 
     return run
 
 
 def denoising(denoiser: Denoiser, layout: Layout) -> Callable[..., Tensor]:
-    """The denoiser as a function of (flat, x, sigma, embedding, mask), which returns D (B, C, H, W) float32."""
-    kind = denoiser.kind
-    bound = _Bound(denoiser.network, lambda network, *inputs: denoise(network, kind, *inputs))
+    """The denoiser as a function of (flat, x, sigma, embedding, mask), arguments as in `step`.
+
+    It returns D(x; sigma), (B, C, H, W) float32, for noisy images x (B, C, H, W).
+    """
+    bound = _Bound(denoiser, denoiser.denoise)
 
     def run(flat: Tensor, x: Tensor, sigma: Tensor, embedding: Tensor, mask: Tensor) -> Tensor:
-        parameters = {f"network.{name}": view for name, view in layout.views(flat).items()}
-        return functional_call(bound, parameters, (x, sigma, embedding, mask))
+        return bound.call(layout.views(flat), x, sigma, embedding, mask)
 
     return run
+
+
+def _loss(
+    denoiser: Denoiser, images: Tensor, sigma: Tensor, noise: Tensor, embedding: Tensor, mask: Tensor | None
+) -> Tensor:
+    denoised = denoiser.denoise(noisy(images, sigma, noise), sigma, embedding, mask)
+    return weighted_error(denoiser.kind, images, sigma, denoised).mean()
+
+
+class _Bound(nn.Module):
+    """A function of a denoiser as a module, so that `functional_call` can replace the network's parameters."""
+
+    def __init__(self, denoiser: Denoiser, function: Callable[..., Tensor]):
+        super().__init__()
+        self.denoiser, self.function = denoiser, function
+
+    def forward(self, *inputs: Tensor | None) -> Tensor:
+        return self.function(*inputs)
+
+    def call(self, parameters: Mapping[str, Tensor], *inputs: Tensor | None) -> Tensor:
+        """The function's value if the network had these parameters."""
+        return functional_call(self, {f"denoiser.network.{name}": view for name, view in parameters.items()}, inputs)

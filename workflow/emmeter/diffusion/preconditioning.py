@@ -155,19 +155,25 @@ class Denoiser(nn.Module):
         super().__init__()
         self.network = network
         self.kind = kind
-        self.compiled: Callable[..., Tensor] | None = None  # the network's forward pass, used in training
 
     def forward(self, x: Tensor, sigma: Tensor, labels: Tensor | None = None) -> Tensor:
         """Denoise (B, C, H, W) images of noise levels (B,), with labels (B,) or None: (B, C, H, W) float32."""
+        return self.denoise(x, sigma, self.embed(sigma, labels))
+
+    def embed(self, sigma: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Embed noise levels (B,) and labels (B,) or None: (B, E0), in the weights' type."""
+        return self.network.embed(self.kind.coefficients(sigma.to(torch.float32)).noise, labels)
+
+    def denoise(self, x: Tensor, sigma: Tensor, embedding: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Denoise as `forward` does, with an embedding from `embed` and a skip mask as in `UNet.body`."""
         x = x.to(torch.float32)
         c = self.kind.coefficients(sigma.to(torch.float32))
         skip, out, into = (value[:, None, None, None] for value in (c.skip, c.out, c.into))
-        network = self.network if self.compiled is None or not self.training else self.compiled
-        return skip * x + out * network(into * x, c.noise, labels).to(torch.float32)
+        return skip * x + out * self.network.body(into * x, embedding, mask).to(torch.float32)
 
 
 def denoising_loss(
-    denoiser: nn.Module,
+    denoiser: Callable[[Tensor, Tensor, Tensor | None], Tensor],
     kind: Preconditioning,
     images: Tensor,
     draw: Tensor,
@@ -187,7 +193,16 @@ def denoising_loss(
         (B,) values of weight(sigma) |D(y + sigma n; sigma) - y|^2.
     """
     sigma = kind.training_sigma(draw)
-    denoised = denoiser(images + sigma[:, None, None, None] * noise, sigma, labels)
+    return weighted_error(kind, images, sigma, denoiser(noisy(images, sigma, noise), sigma, labels))
+
+
+def noisy(images: Tensor, sigma: Tensor, noise: Tensor) -> Tensor:
+    """y + sigma n, for images and noise (B, C, H, W) and noise levels (B,)."""
+    return images + sigma[:, None, None, None] * noise
+
+
+def weighted_error(kind: Preconditioning, images: Tensor, sigma: Tensor, denoised: Tensor) -> Tensor:
+    """weight(sigma) |D - y|^2 of each image: (B,), from images y and their denoised versions D, (B, C, H, W) each."""
     return kind.weight(sigma) * (denoised - images).square().flatten(1).sum(dim=1)
 
 

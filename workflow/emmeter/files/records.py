@@ -65,6 +65,8 @@ class TrainingRecord(RunRecord):
     """Number of parameters of the network."""
     processes: int
     """Number of processes that trained together (`training.gpus`)."""
+    package: str | None
+    """Key of the compiled package of the training step; null if it was computed by eager PyTorch."""
     device: str
     """Name of the GPU, or ``cpu`` with the number of threads."""
     images_per_second: float
@@ -84,6 +86,8 @@ class SamplingRecord(RunRecord):
     """Evaluations of the denoiser, one per image and call."""
     flops: int
     """Floating-point operations of the network; 0 for the optimum."""
+    package: str | None
+    """Key of the compiled package of the denoiser; null if it was computed by eager PyTorch."""
     device: str
     """Name of the GPU, or ``cpu`` with the number of threads."""
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from emmeter.data.subset import Subset
 from emmeter.data.subset import load as load_subset
 from emmeter.diffusion import operations
 from emmeter.diffusion.optimum import OptimalDenoiser
-from emmeter.diffusion.precision import cast, choose
+from emmeter.diffusion.precision import choose
 from emmeter.diffusion.preconditioning import to_unit
 from emmeter.diffusion.sampling import Draws, draws, generate, noise_levels
 from emmeter.errors import StageError
@@ -30,7 +30,11 @@ from emmeter.files.writing import write_json
 from emmeter.machine.device import describe, select
 from emmeter.settings import keys
 from emmeter.settings.sections import Setup
+from emmeter.training import packages
 from emmeter.training import state as training_state
+from emmeter.training.functions import denoise_function
+from emmeter.training.optimizer import FlatParameters
+from emmeter.training.packages import When
 from emmeter.training.snapshots import tensor_name
 from emmeter.training.trainer import build
 
@@ -43,6 +47,7 @@ class Generated:
     shares: list[float]  # share of the training budget of each snapshot, above 0, to 1
     images_seen: list[int]  # training images seen at each snapshot
     forward: int  # operations of the network for one image and call; 0 for the optimum
+    package: str | None = None  # key of the compiled package
 
 
 def sample(
@@ -59,6 +64,7 @@ def sample(
     batch: int = 500,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     threads: int = 1,
+    compiled: When = "auto",
 ) -> None:
     """Generate images from all snapshots of a run, or from the optimum of its subset, and write them.
 
@@ -75,6 +81,7 @@ def sample(
         batch: number of images generated at once.
         device: where to compute; "auto" takes a GPU if there is one.
         threads: CPU threads.
+        compiled: whether to use a compiled package, as for `emmeter.training.packages.choose`.
     Raises:
         DataError: an input has changed since it was written, or the subset is missing or damaged.
         StageError: the snapshots are missing, damaged or of other settings, or the device is missing.
@@ -90,7 +97,7 @@ def sample(
     elif snapshots is None:
         raise StageError("--snapshots: is needed, because diffusion.denoiser = 'network'")
     else:
-        generated = from_snapshots(setup, images, snapshots, drawn, batch, chosen)
+        generated = from_snapshots(setup, images, snapshots, drawn, batch, chosen, compiled)
     settings = record_settings(output.parent, "sample", setup)
     write_npz(
         output,
@@ -108,6 +115,7 @@ def sample(
         "inputs": checksums.of(subset, *([snapshots] if snapshots else [])),
         "evaluations": evaluations,
         "flops": generated.forward * evaluations,
+        "package": generated.package,
         "device": describe(chosen),
         **provenance(key or keys.key("sample", setup), started),
     }
@@ -126,17 +134,21 @@ def from_optimum(setup: Setup, subset: Subset, drawn: Draws, batch: int, device:
 
 
 def from_snapshots(
-    setup: Setup, subset: Subset, path: Path, drawn: Draws, batch: int, device: torch.device
+    setup: Setup, subset: Subset, path: Path, drawn: Draws, batch: int, device: torch.device, compiled: When = "never"
 ) -> Generated:
     """Generate images from every snapshot in a file.
 
     Raises:
         DataError: the file has changed since it was written.
-        StageError: the file is damaged or belongs to other settings.
+        StageError: the file is damaged or belongs to other settings, or no package can be built under "always".
     """
     checksums.check([path])
-    denoiser = build(setup, subset.images.shape[1:], subset.label_count).to(device).eval().requires_grad_(False)
-    cast(denoiser.network, choose(setup.sampling.precision))
+    shape, batch = subset.images.shape[1:], min(batch, len(drawn.latents))
+    denoiser = build(setup, shape, subset.label_count).to(device).eval().requires_grad_(False)
+    parameters = FlatParameters(denoiser.network, choose(setup.sampling.precision))
+    recipe = packages.recipe("denoiser", setup, shape, device, torch.get_num_threads(), batch)
+    package = packages.choose(recipe, compiled)
+    denoise = denoise_function(denoiser, parameters, package)
     levels = noise_levels(setup.sampling, denoiser.kind.sigma_min, denoiser.kind.sigma_max)
     try:
         with safe_open(path, "pt") as file:
@@ -153,10 +165,11 @@ def from_snapshots(
             for index in range(len(shares)):
                 weights = {name: file.get_tensor(tensor_name(index, decay, name)) for name in names}
                 denoiser.network.load_state_dict(weights)
-                images.append(generate(denoiser, drawn, levels, batch, device))
+                images.append(generate(denoise, drawn, levels, batch, device))
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise StageError(f"{path}: is not a complete file of snapshots of this run ({error}); delete it") from None
-    return Generated(images, shares, images_seen, operations.forward(denoiser.network, subset.images.shape[1:]))
+    forward = operations.forward(denoiser.network, shape)
+    return Generated(images, shares, images_seen, forward, package.key if package else None)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -164,6 +177,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--snapshots", type=Path, nargs="?", help="weights of the run; not needed by the optimum")
     parser.add_argument("--state", type=Path, help="folder of the training state, which is removed at the end")
     parser.add_argument("--batch", type=positive, default=500, help="images generated at once")
+    parser.add_argument("--compile", default="auto", choices=get_args(When))
     execution_options(parser)
     args = parser.parse_args(argv)
     sample(
@@ -179,6 +193,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         batch=args.batch,
         device=args.device,
         threads=args.threads,
+        compiled=args.compile,
     )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from tqdm import tqdm
 
@@ -30,6 +30,7 @@ from emmeter.training import loop
 from emmeter.training import snapshots as stored_snapshots
 from emmeter.training import state as training_state
 from emmeter.training.loop import Interrupted
+from emmeter.training.packages import When
 from emmeter.training.parallel import Processes, joined
 from emmeter.training.trainer import Diverged, Trainer, start
 
@@ -59,7 +60,7 @@ def train(
     key: str = "",
     device: Literal["auto", "cpu", "cuda"] = "auto",
     threads: int = 1,
-    compiled: Literal["auto", "never", "always"] = "auto",
+    compiled: When = "auto",
     state_seconds: float = 30.0,
     log_seconds: float = 20.0,
     stop: Stop | None = None,
@@ -78,7 +79,7 @@ def train(
         key: settings key for the record; by default computed from `setup`.
         device: where to train; "auto" takes a GPU if there is one.
         threads: CPU threads of each process.
-        compiled: whether to compile the network; "auto" compiles it for long trainings.
+        compiled: whether to use a compiled package, as for `emmeter.training.packages.choose`.
         state_seconds: time between two saves of the state.
         log_seconds: time between two lines of progress.
         stop: when set, the function saves the state and raises Interrupted.
@@ -111,6 +112,7 @@ def train(
                 "flops": 3 * forward * trainer.budget.images,  # the gradients cost twice the forward pass
                 "parameters": trainer.parameters.values.numel(),
                 "processes": processes.size,
+                "package": trainer.package.key if trainer.package else None,
                 "device": describe(chosen),
                 "images_per_second": round(rate, 1),
                 "resumed_at_image": resumed_at,
@@ -233,7 +235,7 @@ class Progress:
 def main(argv: Sequence[str] | None = None) -> None:
     parser = stage_parser(__doc__, "--subset", "--snapshots", "--log", "--record", "--state")
     execution_options(parser)
-    parser.add_argument("--compile", default="auto", choices=("auto", "never", "always"))
+    parser.add_argument("--compile", default="auto", choices=get_args(When))
     parser.add_argument("--state-seconds", type=float, default=30.0, help="seconds between two saves of the state")
     parser.add_argument("--log-seconds", type=float, default=20.0, help="seconds between two lines of progress")
     args = parser.parse_args(argv)

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.optim.adam import adam
 from torch.optim.sgd import sgd
 
+from emmeter.diffusion.functional import Layout
 from emmeter.settings.sections import Training
-from emmeter.training.parallel import ALONE, Processes
 
 BETAS, EPSILON = (0.9, 0.999), 1e-8
 
@@ -25,32 +25,22 @@ class FlatParameters:
     Parameters keep their shapes and memory layouts.
 
     Attributes:
+        layout: where each parameter is in the tensor.
         values: (P,) float32, the weights.
         computed: (P,), the weights with which the module computes: `values` itself, or a copy in another type.
-        gradients: (P,) of the type of `computed`; autograd adds into it.
     """
 
     def __init__(self, module: nn.Module, dtype: torch.dtype = torch.float32):
-        self.layout: dict[str, tuple[int, torch.Size, tuple[int, ...]]] = {}
         parameters = dict(module.named_parameters())
-        total = 0
-        for name, parameter in parameters.items():
-            self.layout[name] = (total, parameter.shape, parameter.stride())
-            total += parameter.numel()
-        first = next(iter(parameters.values()))
-        self.values = torch.empty(total, dtype=torch.float32, device=first.device)
-        for name, view in self.view(self.values).items():
-            view.copy_(parameters[name].detach())
+        self.layout = Layout.of(parameters)
+        self.values = self.layout.flat(parameter.detach().to(torch.float32) for parameter in parameters.values())
         self.computed = self.values.to(dtype)  # the same tensor if the types are equal
-        self.gradients = torch.zeros_like(self.computed)
-        views, gradients = self.view(self.computed), self.view(self.gradients)
-        for name, parameter in parameters.items():
-            parameter.data = views[name]
-            parameter.grad = gradients[name]
+        for name, view in self.view(self.computed).items():
+            parameters[name].data = view
 
     def view(self, flat: Tensor) -> Mapping[str, Tensor]:
         """View a tensor like `values` as named parameters."""
-        return {name: flat.as_strided(shape, stride, start) for name, (start, shape, stride) in self.layout.items()}
+        return self.layout.views(flat)
 
     def assign(self, flat: Tensor) -> None:
         """Copy a tensor like `values` into `values`."""
@@ -67,33 +57,37 @@ class Optimizer:
     """Adam (betas 0.9 and 0.999, epsilon 1e-8) or SGD with momentum.
 
     Weight decay is added to the gradient, or shrinks the weights directly if `decoupled`.
+
+    Attributes:
+        rate: () the learning rate of the next step.  It is a tensor so that a captured CUDA graph can read a new one in
+            each replay.  On a CPU it is float64, so that no digit of the setting is lost; CUDA kernels read float32.
     """
 
     def __init__(self, settings: Training, parameters: FlatParameters):
         self.settings, self.parameters = settings, parameters
         zeros = torch.zeros_like(parameters.values)
         self.state = {"first": zeros, "second": zeros.clone(), "step": torch.zeros((), device=zeros.device)}
+        precise = torch.float64 if zeros.device.type == "cpu" else torch.float32
+        self.rate = torch.zeros((), dtype=precise, device=zeros.device)
 
     @torch.no_grad()
-    def step(self, learning_rate: float, processes: Processes = ALONE) -> None:
-        """Update the parameters with their gradients, averaged over the processes, then clear the gradients."""
-        settings, values = self.settings, [self.parameters.values]
-        gradients = [self.parameters.gradients.to(torch.float32)]
-        processes.average(gradients[0])
+    def step(self, gradient: Tensor) -> None:
+        """Update the parameters with a gradient (P,) float32 and the present `rate`."""
+        settings, values, gradients = self.settings, [self.parameters.values], [gradient]
         first, second, step = ([self.state[name]] for name in ("first", "second", "step"))
         if settings.decoupled and settings.weight_decay:
-            values[0].mul_(1 - learning_rate * settings.weight_decay)
+            values[0].mul_(1 - self.rate * settings.weight_decay)
         coupled = 0.0 if settings.decoupled else settings.weight_decay
         if settings.optimizer == "sgd":
             momentum_buffers: list[Tensor | None] = [*first]
             sgd(
-                values, gradients, momentum_buffers, weight_decay=coupled, momentum=settings.momentum, lr=learning_rate,
+                values, gradients, momentum_buffers, weight_decay=coupled, momentum=settings.momentum,
+                lr=self.rate,  # type: ignore[arg-type]  # the annotation is older than the operation
                 dampening=0.0, nesterov=False, maximize=False, fused=True,
             )  # fmt: skip
         else:
             adam(
                 values, gradients, first, second, [], step, fused=True, amsgrad=False, beta1=BETAS[0], beta2=BETAS[1],
-                lr=learning_rate, weight_decay=coupled, eps=EPSILON, maximize=False,
+                lr=self.rate, weight_decay=coupled, eps=EPSILON, maximize=False,
             )  # fmt: skip
-        self.parameters.gradients.zero_()
         self.parameters.refresh()

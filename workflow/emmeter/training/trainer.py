@@ -9,22 +9,23 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from emmeter.data.subset import Subset
 from emmeter.diffusion.precision import choose
-from emmeter.diffusion.preconditioning import Denoiser, denoising_loss, preconditioning, to_unit
+from emmeter.diffusion.preconditioning import Denoiser, preconditioning, to_unit
 from emmeter.diffusion.unet import UNet
 from emmeter.errors import StageError
 from emmeter.machine.device import reseed
 from emmeter.settings.sections import Setup
-from emmeter.training import snapshots, state
+from emmeter.training import packages, snapshots, state
 from emmeter.training.batches import ahead, batches
-from emmeter.training.compiling import compile_network
+from emmeter.training.functions import gradient_function
 from emmeter.training.optimizer import FlatParameters, Optimizer
+from emmeter.training.packages import Package, When
 from emmeter.training.parallel import ALONE, Processes
 from emmeter.training.schedule import budget, ema_decay, learning_rate_factor
 from emmeter.training.seeds import derive
@@ -50,7 +51,10 @@ def build(setup: Setup, shape: tuple[int, ...], label_count: int) -> Denoiser:
 
 @dataclass
 class Trainer:
-    """The moving parts of one run."""
+    """The moving parts of one run.
+
+    `package` computes loss and gradient, or eager PyTorch if there is none.
+    """
 
     setup: Setup
     n: int
@@ -59,6 +63,7 @@ class Trainer:
     subset: Subset
     device: torch.device
     processes: Processes = ALONE
+    package: Package | None = None
     step: int = 0  # steps made
     loss_steps: int = 0  # steps in `loss_sum`
     seconds_before: float = 0.0  # wall time of earlier processes of this run
@@ -69,7 +74,10 @@ class Trainer:
         self.budget = budget(self.setup, self.n)
         self.parameters = FlatParameters(self.denoiser.network, choose(self.setup.training.precision))
         self.optimizer = Optimizer(self.setup.training, self.parameters)
+        self.gradient = gradient_function(self.denoiser, self.parameters, self.package)
         self.averages = [self.parameters.values.clone() for _ in self.setup.training.ema_decays]
+        # 1 - decay of the next update of each average: tensors, as the learning rate is, for CUDA graphs.
+        self.weights = [torch.zeros((), device=self.device) for _ in self.averages]
         # The whole training set stays on the device as uint8 and is indexed there, without loader processes.
         self.images = torch.from_numpy(self.subset.images).to(self.device)
         self.labels = torch.from_numpy(self.subset.labels).to(self.device) if self.subset.label_count else None
@@ -81,19 +89,31 @@ class Trainer:
 
     def advance(self) -> Tensor:
         """Make one optimizer step; return the mean loss of this process's share of the batch, before the update."""
-        training, seen = self.setup.training, self.step * self.setup.training.batch_size
-        loss = denoising_loss(self.denoiser, self.denoiser.kind, *self._draw()).mean()
-        loss.backward()
-        rate = training.learning_rate * learning_rate_factor(seen, self.budget.lr_ramp)
-        self.optimizer.step(rate, self.processes)
-        common = training.batch_size if training.ema_warmup == "common" else None
-        for average, final in zip(self.averages, training.ema_decays, strict=True):
-            decay = ema_decay(seen, self.budget.ema_ramp, final, common)
-            average.lerp_(self.parameters.values, 1 - decay)
+        self.schedule()
+        loss = self.update(*self._draw())
         self.step += 1
-        loss = loss.detach()
-        self.loss_sum += loss
         self.loss_steps += 1
+        return loss
+
+    def schedule(self) -> None:
+        """Set learning rate and decays of the next step."""
+        training, seen = self.setup.training, self.step * self.setup.training.batch_size
+        self.optimizer.rate.fill_(training.learning_rate * learning_rate_factor(seen, self.budget.lr_ramp))
+        common = training.batch_size if training.ema_warmup == "common" else None
+        for weight, final in zip(self.weights, training.ema_decays, strict=True):
+            weight.fill_(1 - ema_decay(seen, self.budget.ema_ramp, final, common))
+
+    def update(self, images: Tensor, draw: Tensor, noise: Tensor, labels: Tensor | None) -> Tensor:
+        """Update weights, optimizer, averages and the sum of losses by one batch, as `_draw` makes it; return its loss.
+
+        Everything that changes from step to step is in tensors, so that a CUDA graph can capture this function.
+        """
+        loss, gradient = self.gradient(images, self.denoiser.kind.training_sigma(draw), noise, labels)
+        self.processes.average(gradient)
+        self.optimizer.step(gradient)
+        for average, weight in zip(self.averages, self.weights, strict=True):
+            average.lerp_(self.parameters.values, weight)
+        self.loss_sum += loss
         return loss
 
     def _draw(self) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
@@ -141,7 +161,7 @@ class Trainer:
     def averaged(self) -> list[dict[str, Tensor]]:
         """State dicts of the network with the averaged weights, one per EMA decay, copied to the CPU."""
         weights = self.denoiser.network.state_dict()
-        views = [self.parameters.view(average) for average in self.averages]
+        views = [self.parameters.view(average.cpu()) for average in self.averages]  # one copy from the device each
         return [
             {name: view.get(name, value).detach().cpu().contiguous().clone() for name, value in weights.items()}
             for view in views
@@ -151,6 +171,7 @@ class Trainer:
         """The content of a saved state, from which `restore` goes on with the same bits."""
         return {
             "step": self.step,
+            "package": self.package.key if self.package else None,
             "parameters": self.parameters.values,
             "averages": self.averages,
             "optimizer": self.optimizer.state,
@@ -181,27 +202,45 @@ def start(
     device: torch.device,
     folder: Path,
     processes: Processes = ALONE,
-    compiled: Literal["auto", "never", "always"] = "never",
+    compiled: When = "never",
 ) -> Trainer:
     """Make the trainer of a run: from its saved state if there is one, otherwise from initial weights.
+
+    A resumed run computes as it began, by the same package or by eager PyTorch.  If its package is gone and cannot be
+    built again, for example on another processor, the run starts again.
 
     Args:
         n: number of training images.
         replicate: number of the training seed, which is derived from (setup.seed, replicate, n).
         folder: the run's state folder.
         processes: the processes that train the run together.
-        compiled: when to compile the network, as for `compile_network`.
+        compiled: whether to use a package, as for `packages.choose`.
     Raises:
-        StageError: `compiled` is "always" on a machine that cannot compile.
+        PackageError: `compiled` is "always" on a machine that cannot compile.
     """
     seed = derive(setup.seed, "train", replicate, n)
     torch.manual_seed(derive(seed, "weights"))
     denoiser = build(setup, subset.images.shape[1:], subset.label_count).to(device).train()
-    trainer = Trainer(setup, n, seed, denoiser, subset, device, processes)
-    if saved := state.load(folder):
-        if snapshots.intact(folder, saved["kept"]):
-            trainer.restore(saved)
-        else:
-            print(f"{folder}: a snapshot is damaged; starting this run again", flush=True)
-    compile_network(denoiser, trainer.budget.steps, device, compiled)
+    recipe = packages.recipe(
+        "step", setup, subset.images.shape[1:], device, torch.get_num_threads(),
+        setup.training.batch_size // processes.size,
+    )  # fmt: skip
+    saved = state.load(folder)
+    if saved and not snapshots.intact(folder, saved["kept"]):
+        print(f"{folder}: a snapshot is damaged; starting this run again", flush=True)
+        saved = None
+    before = saved.get("package") if saved else None
+    if saved and before is None:
+        compiled = "never"
+    elif saved:
+        compiled = "build"
+    package = packages.choose(recipe, compiled) if before in (None, recipe.key) else None
+    if before and package is None:
+        print(f"{folder}: began with the package {before}, which this machine lacks; starting this run again", flush=True)
+        saved = None
+    if processes.first(int(package is not None)) != int(package is not None):
+        raise packages.PackageError(f"{recipe.path}: does not load in all processes of this run; delete it")
+    trainer = Trainer(setup, n, seed, denoiser, subset, device, processes, package)
+    if saved:
+        trainer.restore(saved)
     return trainer
