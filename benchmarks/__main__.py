@@ -16,6 +16,7 @@ from emmeter.errors import StageError
 from emmeter.machine.process import ENVIRONMENT
 
 NAMES = (*results.TIMED, *results.WORKFLOW, *results.SIMULATED)
+GPU = "gpu"  # runs by parts, and is not one of "all"
 ALLOCATED = "EMM_BENCHMARKS_ALLOCATOR"  # marks a process that has the requested allocator
 
 
@@ -100,7 +101,7 @@ def _apart(arguments: list[str]) -> tuple[list[Row], int]:
 
 
 def main() -> None:
-    modules = {name: importlib.import_module(f"benchmarks.{name}") for name in NAMES}
+    modules = {name: importlib.import_module(f"benchmarks.{name}") for name in (*NAMES, GPU)}
     args = parser(modules).parse_args()
     if args.name == "all":
         everything(args)

@@ -64,6 +64,14 @@ def _order(stride: tuple[int, ...]) -> list[int]:
     return sorted(range(len(stride)), key=lambda axis: -stride[axis])
 
 
+def objective(denoiser: Denoiser) -> Callable[..., Tensor]:
+    """The training loss () as a function of (parameters, images, sigma, noise, embedding, mask).
+
+    `parameters` are the network's by name, without `LABELS`; the other arguments are those of `step`.
+    """
+    return _Bound(denoiser, partial(_loss, denoiser)).call
+
+
 def own_step(denoiser: Denoiser, layout: Layout) -> Step:
     """The training step of `step`, by eager PyTorch and with the network's own weights, which `flat` must hold.
 
@@ -97,7 +105,7 @@ def step(denoiser: Denoiser, layout: Layout) -> Step:
     It returns the mean over the batch of the weighted denoising error (), and its gradients with respect to `flat` (P,)
     and to the embedding (B, E0).
     """
-    bound = _Bound(denoiser, partial(_loss, denoiser))
+    loss_of = objective(denoiser)
 
     def run(
         flat: Tensor, images: Tensor, sigma: Tensor, noise: Tensor, embedding: Tensor, mask: Tensor | None
@@ -105,7 +113,7 @@ def step(denoiser: Denoiser, layout: Layout) -> Step:
         with torch.enable_grad():
             flat, embedding = flat.detach().requires_grad_(), embedding.detach().requires_grad_()
             views = layout.views(flat)
-            loss = bound.call(views, images, sigma, noise, embedding, mask)
+            loss = loss_of(views, images, sigma, noise, embedding, mask)
             *gradients, of_embedding = torch.autograd.grad(loss, [*views.values(), embedding])
         return loss.detach(), layout.flat(gradients), of_embedding
 

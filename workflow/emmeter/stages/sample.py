@@ -81,7 +81,7 @@ def sample(
         batch: number of images generated at once.
         device: where to compute; "auto" takes a GPU if there is one.
         threads: CPU threads.
-        compiled: whether to use a compiled package, as for `emmeter.training.packages.choose`.
+        compiled: whether to use a compiled package, as for `emmeter.training.packages.provided`.
     Raises:
         DataError: an input has changed since it was written, or the subset is missing or damaged.
         StageError: the snapshots are missing, damaged or of other settings, or the device is missing.
@@ -147,7 +147,7 @@ def from_snapshots(
     denoiser = build(setup, shape, subset.label_count).to(device).eval().requires_grad_(False)
     parameters = FlatParameters(denoiser.network, choose(setup.sampling.precision))
     recipe = packages.recipe("denoiser", setup, shape, device, torch.get_num_threads(), batch)
-    package = packages.choose(recipe, compiled)
+    package = packages.provided(recipe, compiled)
     denoise = denoise_function(denoiser, parameters, package)
     levels = noise_levels(setup.sampling, denoiser.kind.sigma_min, denoiser.kind.sigma_max)
     try:

@@ -79,7 +79,7 @@ def train(
         key: settings key for the record; by default computed from `setup`.
         device: where to train; "auto" takes a GPU if there is one.
         threads: CPU threads of each process.
-        compiled: whether to use a compiled package, as for `emmeter.training.packages.choose`.
+        compiled: whether to use a compiled package, as for `emmeter.training.packages.provided`.
         state_seconds: time between two saves of the state.
         log_seconds: time between two lines of progress.
         stop: when set, the function saves the state and raises Interrupted.

@@ -17,7 +17,7 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -167,11 +167,9 @@ def build(chosen: Recipe) -> None:
     with locks.held(chosen.path.with_suffix(".lock")):
         if chosen.path.is_file():
             return
-        text = json.dumps(
-            vars(chosen) | {"network": chosen.network.model_dump(), "diffusion": chosen.diffusion.model_dump()},
-            default=str,
-        )
-        command = [sys.executable, "-m", "emmeter.training.packages", text]
+        content = {field.name: getattr(chosen, field.name) for field in fields(chosen)}
+        content |= {"network": chosen.network.model_dump(), "diffusion": chosen.diffusion.model_dump()}
+        command = [sys.executable, "-m", "emmeter.training.packages", json.dumps(content)]
         environment = os.environ | project.child_environment() | {"OMP_NUM_THREADS": str(chosen.threads)}
         done = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True)
         if done.returncode or not chosen.path.is_file():
@@ -179,7 +177,7 @@ def build(chosen: Recipe) -> None:
             raise PackageError(f"compiling failed: {lines[-1].removeprefix('error: ')}")
 
 
-def choose(chosen: Recipe, when: When) -> Package | None:
+def provided(chosen: Recipe, when: When) -> Package | None:
     """The package with which a job computes; None for eager PyTorch.
 
     Args:
@@ -296,9 +294,9 @@ def _line(error: Exception) -> str:
 
 
 def main(argv: list[str] | None = None) -> None:
-    fields = json.loads((sys.argv[1:] if argv is None else argv)[0])
-    network, diffusion = Network(**fields.pop("network")), Diffusion(**fields.pop("diffusion"))
-    chosen = Recipe(network=network, diffusion=diffusion, shape=tuple(fields.pop("shape")), **fields)
+    content = json.loads((sys.argv[1:] if argv is None else argv)[0])
+    network, diffusion = Network(**content.pop("network")), Diffusion(**content.pop("diffusion"))
+    chosen = Recipe(network=network, diffusion=diffusion, shape=tuple(content.pop("shape")), **content)
     try:
         compiled(chosen)
     except PackageError as error:

@@ -214,7 +214,7 @@ def start(
         replicate: number of the training seed, which is derived from (setup.seed, replicate, n).
         folder: the run's state folder.
         processes: the processes that train the run together.
-        compiled: whether to use a package, as for `packages.choose`.
+        compiled: whether to use a package, as for `packages.provided`.
     Raises:
         PackageError: `compiled` is "always" on a machine that cannot compile.
     """
@@ -234,7 +234,7 @@ def start(
         compiled = "never"
     elif saved:
         compiled = "build"
-    package = packages.choose(recipe, compiled) if before in (None, recipe.key) else None
+    package = packages.provided(recipe, compiled) if before in (None, recipe.key) else None
     if before and package is None:
         print(f"{folder}: began with the package {before}, which this machine lacks; starting this run again", flush=True)
         saved = None
