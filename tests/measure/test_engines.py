@@ -4,20 +4,22 @@ that replace one that fails."""
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from emmeter.measure import engines
 from emmeter.measure.engines import (
     FAISS,
-    FAISS_GPU,
     FLOATS,
     PIXELS,
     PRODUCTS,
+    PRODUCTS_GPU,
     SLACK,
     Engine,
     exact,
@@ -326,86 +328,109 @@ def test_on_macos_torch_and_faiss_are_not_loaded_together(monkeypatch, large):
     assert "torch" not in sys.modules
 
 
-# FAISS on a GPU: in a process of its own, here with a made-up FAISS
+# A GPU: here the same code computes on the processor, under the rules of a GPU
 
 
-FAKE = """
-import json, os, sys
-import numpy as np
-
-print("FAISS greets on standard output")
-
-class StandardGpuResources:
-    def setTempMemory(self, size):
-        pass
-
-class GpuIndexFlatConfig:
-    pass
-
-class GpuIndexFlatL2:
-    def __init__(self, resources, pixels, config):
-        {start}
-        self.images = np.empty((0, pixels))
-
-    def reset(self):
-        self.images = self.images[:0]
-
-    def add(self, images):
-        self.images = np.concatenate([self.images, images])
-
-    def search(self, query, k):
-        squared = ((query[:, None].astype(float) - self.images) ** 2).sum(axis=2)
-        order = np.argsort(squared, axis=1, kind="stable")[:, :k]
-        values = np.take_along_axis(squared, order, 1).astype(np.float32)
-        {search}
-        return values, order
-"""
+def gpu_products(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Exact products of bytes on any processor, of only the sizes and layouts that torch allows on a GPU."""
+    assert a.shape[0] > 16 and a.shape[1] > 0 and a.shape[1] % 8 == 0
+    assert b.shape[1] > 0 and b.shape[1] % 8 == 0
+    assert a.dtype == b.dtype == torch.int8 and a.stride(1) == b.stride(0) == 1  # rows of pixels on both sides
+    return torch.from_numpy((a.double().numpy() @ b.double().numpy()).astype(np.int32))
 
 
-@pytest.fixture
-def on_gpu(tmp_path, monkeypatch, large):
-    """A function that replaces the real FAISS by a made-up one, in processes that start afterwards."""
+def on_gpu(query: np.ndarray, base: np.ndarray, wanted: int) -> tuple[np.ndarray, np.ndarray]:
+    """What PRODUCTS_GPU does."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.ops.aten, "_int_mm", gpu_products)
+        return exact.by_products(query, base, wanted, "cpu")
+
+
+def gpu_present(monkeypatch: pytest.MonkeyPatch, propose: Callable[..., tuple[np.ndarray, np.ndarray]]) -> None:
+    """Let torch see a GPU on which an engine computes."""
     monkeypatch.setattr(engines, "gpu_present", lambda: True)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-
-    def make(start: str = "pass", search: str = "pass") -> None:
-        (tmp_path / "faiss.py").write_text(FAKE.format(start=start, search=search))
-
-    return make
+    monkeypatch.setattr(engines, "PRODUCTS_GPU", replace(PRODUCTS_GPU, propose=propose))
 
 
-def test_faiss_on_a_gpu_comes_first(on_gpu, capsys):
-    on_gpu()
-    query, base = sets("binary")
-    *neighbours, engine = engines.nearest(query, base[:300], 2)
-    assert engine == "faiss-gpu"
-    assert same(neighbours, query, base[:300])
+@pytest.mark.parametrize("name", SETS)
+def test_engine_of_the_gpu_is_exact_and_comes_first(monkeypatch, large, capsys, name):
+    gpu_present(monkeypatch, on_gpu)
+    query, base = sets(name)
+    *neighbours, engine = engines.nearest(query, base, 2)
+    assert engine == "integer products on a GPU"
+    assert same(neighbours, query, base)
     assert capsys.readouterr().err == ""
 
 
+def test_blocks_of_the_gpu_meet(monkeypatch):
+    """Blocks that end within the images and the pixels, with 64-bit sums, and with the fewest images per side."""
+    monkeypatch.setattr(exact, "BYTE_PIXELS", 320)
+    for images, size in ((48, 2**27), (2**12, 60_000), (2**12, 1)):
+        monkeypatch.setattr(exact, "BYTE_IMAGES", images)
+        monkeypatch.setattr(exact, "BYTE_BLOCK", size)
+        for name in ("odd", "ties"):
+            query, base = sets(name)
+            assert same(search(Engine("on a GPU", on_gpu), query, base, 10), query, base)
+
+
+@pytest.mark.parametrize("pixels", [exact.BYTE_PIXELS, exact.BYTE_PIXELS + 1])
+def test_sums_of_the_gpu_do_not_overflow(pixels):
+    """The largest and the smallest of |b|^2 - 2 q b, as it is stored on the device."""
+    query = np.array([0, 255], np.uint8).repeat(pixels).reshape(2, pixels)
+    base = np.array([0, 255, 128], np.uint8).repeat(pixels).reshape(3, pixels)
+    assert same(search(Engine("on a GPU", on_gpu), query, base, 3), query, base)
+
+
+@pytest.mark.parametrize("pixels", [70, exact.BYTE_PIXELS + 1])
+def test_all_operations_of_the_gpu_are_on_the_gpu(monkeypatch, pixels):
+    """Tensors without content, which torch keeps on a GPU that does not exist: mixing devices is an error."""
+    fetched, cpu = [], torch.Tensor.cpu
+    monkeypatch.setattr(exact, "BYTE_IMAGES", 48)
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda tensor: fetched.append(tensor.device.type) or cpu(tensor))
+    monkeypatch.setattr(torch.Tensor, "numpy", lambda tensor: np.zeros(tensor.shape, np.int64))
+    with FakeTensorMode():
+        candidates, values = PRODUCTS_GPU.propose(np.zeros((60, pixels), np.uint8), np.ones((100, pixels), np.uint8), 5)
+    assert candidates.shape == values.shape == (60, 5)
+    assert fetched == ["cuda"] * 4  # positions and distances of two blocks
+
+
+def failing(kind: str) -> Callable[..., tuple[np.ndarray, np.ndarray]]:
+    def propose(query, base, wanted):
+        if kind == "no kernel":
+            raise RuntimeError("CUDA error: no kernel image is available for execution on the device")
+        if kind == "memory" and len(query) > 33:  # not in the trials, only on the images
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 64.00 MiB.")
+        candidates, values = on_gpu(query, base, wanted)
+        return candidates, values + (kind == "overflow")
+
+    return propose
+
+
 @pytest.mark.parametrize(
-    ("start", "search", "reason"),
-    [
-        ("os.abort()", "pass", "status -6"),
-        ("raise RuntimeError('CUDA error 209 no kernel image is available')", "pass", "no kernel image"),
-        ("pass", "len(query) > 33 and os.abort()", "status -6"),
-        ("pass", "if len(query) > 33: raise MemoryError('out of memory')", "out of memory"),
-        ("pass", "values = values + 1e6", "distances are wrong"),
-        ("pass", "order = order[:, ::-1]", "distances are wrong"),
-    ],
+    ("kind", "reason"),
+    [("no kernel", "no kernel image"), ("memory", "out of memory"), ("overflow", "its distances are wrong")],
 )
-def test_faiss_that_cannot_use_the_gpu_leaves_it_to_the_processor(on_gpu, capsys, start, search, reason):
-    on_gpu(start, search)
+def test_gpu_that_fails_leaves_the_images_to_the_processor(monkeypatch, large, capsys, kind, reason):
+    gpu_present(monkeypatch, failing(kind))
     query, base = sets("odd")
     *neighbours, engine = engines.nearest(query, base, 2)
     assert engine in ("faiss", "integer products")
     assert same(neighbours, query, base)
     (line,) = capsys.readouterr().err.splitlines()
-    assert reason in line and f"scored by {engine}" in line
+    assert line.startswith(f"note: scored by {engine}, as integer products on a GPU does not work here: ")
+    assert reason in line
 
 
-def test_a_faiss_without_gpus_leaves_it_to_the_processor(monkeypatch, large, capsys):
-    """The installed FAISS on a machine where only torch claims that there is a GPU."""
+def test_gpu_needs_no_faiss(monkeypatch, large):
+    monkeypatch.setitem(sys.modules, "faiss", None)  # import raises ImportError
+    query, base = sets("odd")
+    gpu_present(monkeypatch, on_gpu)
+    assert engines.nearest(query, base, 2)[2] == "integer products on a GPU"
+    gpu_present(monkeypatch, failing("memory"))
+    assert engines.nearest(query, base, 2)[2] in ("integer products", "float32 products")
+
+
+def test_gpu_that_torch_only_claims_leaves_the_images_to_the_processor(monkeypatch, large):
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
     monkeypatch.setattr(engines, "gpu_present", lambda: True)
@@ -417,6 +442,7 @@ def test_a_faiss_without_gpus_leaves_it_to_the_processor(monkeypatch, large, cap
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 @pytest.mark.parametrize("name", SETS)
-def test_faiss_on_this_gpu_is_exact(name):
+def test_products_on_this_gpu_are_exact(name):
     query, base = sets(name)
-    assert same(search(FAISS_GPU, query, base, 2), query, base)
+    assert engines.fault(PRODUCTS_GPU, base.shape[1]) is None
+    assert same(search(PRODUCTS_GPU, query, base, 2), query, base)

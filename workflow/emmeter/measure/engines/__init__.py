@@ -5,13 +5,13 @@ The distances are then recomputed in integers, and these decide (`decision`).  W
 no other image is as near, the image is compared with all others.  All engines therefore give the same neighbours, and
 they differ only in speed:
 
-===================  ==========================================================================================
-pixels               differences of pixels, in integers; for small sets (`exact`)
-float32 products     products of float32 matrices whose every sum is an integer of at most 2^24 (`exact`)
-integer products     products of bytes, with instructions that not all processors have (`exact`)
-faiss                FAISS's flat index in float32, on the CPU (`flat`)
-faiss-gpu            the same on a GPU (`flat`)
-===================  ==========================================================================================
+=========================  ====================================================================================
+pixels                     differences of pixels, in integers; for small sets (`exact`)
+float32 products           products of float32 matrices whose every sum is an integer of at most 2^24 (`exact`)
+integer products           products of bytes, with instructions that not all processors have (`exact`)
+integer products on a GPU  the same on the first GPU that the process sees (`exact`)
+faiss                      FAISS's flat index in float32, on the CPU (`flat`)
+=========================  ====================================================================================
 
 An engine is used only if a test in the same process finds it right (`trials`).  On processors without the instructions
 for products of bytes, for example, libraries overflow without an error.
@@ -19,13 +19,14 @@ for products of bytes, for example, libraries overflow without an error.
 
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
-from emmeter.measure.engines.contract import Engine
+from emmeter.measure.engines.contract import Engine, EngineError
 from emmeter.measure.engines.decision import SLACK, search
-from emmeter.measure.engines.exact import FLOATS, PIXELS, PRODUCTS
-from emmeter.measure.engines.flat import FAISS, FAISS_GPU
+from emmeter.measure.engines.exact import FLOATS, PIXELS, PRODUCTS, PRODUCTS_GPU
+from emmeter.measure.engines.flat import FAISS
 from emmeter.measure.engines.trials import faster, fault
 
 SMALL = 2**28  # pixel differences that take less time than the import of FAISS and torch
@@ -65,7 +66,7 @@ def engines(query: np.ndarray, base: np.ndarray, k: int) -> Iterator[Engine]:
         yield PIXELS
         return
     if gpu_present():
-        yield FAISS_GPU  # tests itself, in a process of its own
+        yield tested(PRODUCTS_GPU, base.shape[1])
     pixels = base.shape[1]
     # On macOS torch and FAISS must not be loaded together: each brings an OpenMP library, and the second ends the
     # process.
@@ -79,11 +80,25 @@ def engines(query: np.ndarray, base: np.ndarray, k: int) -> Iterator[Engine]:
         yield FLOATS
 
 
-def gpu_present() -> bool:
-    """Whether torch sees a GPU for CUDA.
+def tested(engine: Engine, pixels: int) -> Engine:
+    """The engine, which tests itself before it proposes candidates; so a fault is reported as the reason of a failure.
 
-    FAISS is not asked, because its own check may end the process if the driver is old.
+    Args:
+        pixels: of the images that it will serve.
+    Raises:
+        EngineError: when it proposes candidates, and its test finds a fault.
     """
+
+    def propose(query: np.ndarray, base: np.ndarray, wanted: int) -> tuple[np.ndarray, np.ndarray]:
+        if (reason := fault(engine, pixels)) is not None:
+            raise EngineError(reason)
+        return engine.propose(query, base, wanted)
+
+    return replace(engine, propose=propose)
+
+
+def gpu_present() -> bool:
+    """Whether torch sees a GPU for CUDA."""
     if sys.platform == "darwin":
         return False
     import torch

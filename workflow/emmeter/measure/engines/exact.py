@@ -1,6 +1,6 @@
 """Engines whose distances are exact: differences of pixels, and products of float32 or of bytes."""
 
-from functools import reduce
+from functools import partial
 
 import numpy as np
 
@@ -8,6 +8,8 @@ from emmeter.measure.engines.contract import Engine, blocks
 
 BLOCK = 2**22  # pixel differences at once
 BYTE_PIXELS = 2**15  # pixels up to which |b|^2 - 2 q b of signed bytes fits int32
+BYTE_IMAGES, BYTE_BLOCK = 2**12, 2**27  # images, and their bytes, on either side of a block of products of bytes
+ALIGNED = 32  # divides the sizes of products of bytes; torch asks for multiples of 8, and more than 16 rows, on a GPU
 FLOAT_PIXELS = 2**10  # pixels up to which q b of signed bytes is an integer of at most 2^24: exact in float32
 ROWS, COLUMNS = 2**10, 2**12  # images of a block of float32 products
 
@@ -69,27 +71,55 @@ def _smallest(keys: np.ndarray, wanted: int) -> np.ndarray:
     return np.sort(keys, axis=1)
 
 
-def by_products(query: np.ndarray, base: np.ndarray, wanted: int) -> tuple[np.ndarray, np.ndarray]:
-    """Compute |b|^2 - 2 q b by products of bytes summed in int32, for which some processors have instructions.
+def by_products(query: np.ndarray, base: np.ndarray, wanted: int, device: str = "cpu") -> tuple[np.ndarray, np.ndarray]:
+    """Compute |b|^2 - 2 q b by products of bytes summed in int32, for which GPUs and some processors have instructions.
 
     With AVX-512 VNNI this is several times as fast as float32.  Without these instructions, oneDNN adds pairs of
     products in 16 bits, where they overflow.  Without oneDNN, torch uses a plain loop.
+
+    Apart from the squares of all images, at most 2^29 bytes are on the device at once, because several jobs may share a
+    GPU.  This holds for images of up to 2^22 pixels.
+
+    Args:
+        device: on which torch computes.
+    Raises:
+        RuntimeError: the device has no such products, too little memory, or another fault.
     """
     import torch
 
-    # Shifting both sides from 0..255 to -128..127, the range of a signed byte, does not change differences.
-    asked, stored = (torch.from_numpy(np.bitwise_xor(images, 128).view(np.int8)) for images in (query, base))
-    wide = torch.int32 if query.shape[1] <= BYTE_PIXELS else torch.int64
-    squares = torch.from_numpy(_signed_squares(base)).to(wide)
-    norms = torch.from_numpy(_signed_squares(query))[:, None]
-    positions, values = [], []
-    for rows, own in zip(*(side.split(max(1, 2**25 // len(base))) for side in (asked, norms)), strict=True):
-        pairs = zip(rows.split(BYTE_PIXELS, dim=1), stored.split(BYTE_PIXELS, dim=1), strict=True)
-        products = reduce(torch.add, (torch.ops.aten._int_mm(q, b.T).to(wide) for q, b in pairs))
-        smallest = products.mul_(-2).add_(squares).topk(wanted, largest=False)
-        positions.append(smallest.indices)
-        values.append(smallest.values.to(torch.int64) + own)
-    return torch.cat(positions).numpy(), torch.cat(values).numpy()
+    pixels, wide = base.shape[1], torch.int32 if base.shape[1] <= BYTE_PIXELS else torch.int64
+    images = max(ALIGNED, min(BYTE_IMAGES, BYTE_BLOCK // pixels))
+    squares, own = torch.from_numpy(_signed_squares(base)).to(device, wide), _signed_squares(query)[:, None]
+    candidates, values = (np.empty((len(query), wanted), np.int64) for _ in range(2))
+    for rows in blocks(len(query), images):
+        asked, count = torch.from_numpy(_signed(query[rows])).to(device), rows.stop - rows.start
+        nearest = torch.empty((count, 0), dtype=torch.int64, device=device)
+        least = torch.empty((count, 0), dtype=wide, device=device)
+        for columns in blocks(len(base), images):
+            stored = torch.from_numpy(_signed(base[columns])).to(device)
+            squared = squares[columns].repeat(count, 1)
+            for part in blocks(asked.shape[1], BYTE_PIXELS):
+                products = torch.ops.aten._int_mm(asked[:, part], stored[:, part].T)
+                squared.sub_(products[:count, : squared.shape[1]], alpha=2)
+            smallest = squared.topk(min(wanted, squared.shape[1]), largest=False)
+            nearest = torch.cat([nearest, smallest.indices + columns.start], dim=1)
+            least = torch.cat([least, smallest.values], dim=1)
+            if least.shape[1] > wanted:
+                least, kept = least.topk(wanted, largest=False)
+                nearest = nearest.gather(1, kept)
+        candidates[rows], values[rows] = nearest.cpu().numpy(), least.cpu().numpy()
+    return candidates, values + own
+
+
+def _signed(images: np.ndarray) -> np.ndarray:
+    """(m', d') int8 of (m, d) uint8, shifted from 0..255 to -128..127, which does not change differences.
+
+    Rows and columns of zeros make both sizes multiples of ALIGNED, because products on a GPU allow few other sizes.
+    """
+    count, pixels = (-(-size // ALIGNED) * ALIGNED for size in images.shape)
+    signed = np.zeros((count, pixels), np.uint8)
+    np.bitwise_xor(images, 128, out=signed[: len(images), : images.shape[1]])
+    return signed.view(np.int8)
 
 
 def _signed_squares(images: np.ndarray) -> np.ndarray:
@@ -105,3 +135,4 @@ def _signed_squares(images: np.ndarray) -> np.ndarray:
 PIXELS = Engine("pixels", by_pixels)
 FLOATS = Engine("float32 products", by_floats)
 PRODUCTS = Engine("integer products", by_products)
+PRODUCTS_GPU = Engine("integer products on a GPU", partial(by_products, device="cuda"))
