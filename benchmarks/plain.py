@@ -27,6 +27,7 @@ from emmeter.settings.sections import Setup
 from emmeter.training.schedule import budget, ema_decay, learning_rate_factor
 from emmeter.training.trainer import build
 
+RESIDUAL_SCALE = math.sqrt(0.5)
 LOADER_PROCESSES = {"cpu": 0, "cuda": 4}
 CDIST_BLOCK = 1000  # queries whose distances to all training images are in memory together
 
@@ -57,7 +58,7 @@ def normalization(source: nn.GroupNorm) -> nn.GroupNorm:
 class Attention(nn.Module):
     """Self-attention over the pixels: softmax(q k^T / sqrt(C)) v."""
 
-    def __init__(self, source: layers.Attention):
+    def __init__(self, source: "layers.Attention | Attention"):
         super().__init__()
         self.norm, self.qkv, self.out = normalization(source.norm), convolution(source.qkv), convolution(source.out)
 
@@ -66,7 +67,7 @@ class Attention(nn.Module):
         q, k, v = self.qkv(self.norm(x)).reshape(b, 3, c, h * w).unbind(1)
         weights = torch.softmax(q.transpose(1, 2) @ k / math.sqrt(c), dim=2)  # (B, HW, HW)
         attended = (v @ weights.transpose(1, 2)).reshape(b, c, h, w)
-        return (x + self.out(attended)) * math.sqrt(0.5)
+        return (x + self.out(attended)) * RESIDUAL_SCALE
 
 
 class Block(nn.Module):
@@ -97,7 +98,7 @@ class Block(nn.Module):
         h = self.conv1(self.dropout(F.silu(self.norm1(h))))
         if self.project is not None:
             x = self.project(x)
-        x = (x + h) * math.sqrt(0.5)
+        x = (x + h) * RESIDUAL_SCALE
         return x if self.attention is None else self.attention(x)
 
 

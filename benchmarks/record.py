@@ -2,9 +2,11 @@
 
 import json
 import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import cache
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from benchmarks.timing import Ratio
@@ -19,20 +21,20 @@ class Row:
     """One case of a benchmark.
 
     Attributes:
-        ratio: our speed over that of the plain baseline, or the baseline's cost over ours: the median over pairs of
-            runs; None without a baseline.
-        spread: the extremes of the ratio; None without a baseline.
-        ours: the measured value, in `units`.
-        plain: the value of the baseline, in `units`.
+        ratios: our speed over that of a baseline, or the baseline's cost over ours, by the baseline's name: median,
+            lower and upper quartile over the rounds.  "plain CPU" is the ratio to plain in processor time.
+        ours: the measured value, in `units`; None if it could not be measured.
+        plain: the value of the plain baseline, in `units`.
+        tuned: the value of the tuned baseline, in `units`.
         details: conditions of the case, such as batch, threads and precision.
     """
 
     benchmark: str
     case: str
-    ratio: float | None
-    spread: list[float] | None
+    ratios: dict[str, list[float]]
     ours: float | None
     plain: float | None
+    tuned: float | None
     units: str
     details: dict[str, Any]
     hardware: str
@@ -62,20 +64,27 @@ def make(
     ratio: Ratio | None = None,
     details: dict[str, Any] | None = None,
     device: str = "cpu",
+    *,
+    tuned: float | None = None,
+    ratios: Mapping[str, Ratio] | None = None,
 ) -> Row:
     """Make a row for this machine and this moment; the arguments are fields of `Row`.
 
     Args:
+        ratio: the ratio to plain, where it is the only one.
         device: cpu, cuda, or "" for results that do not depend on hardware.
     """
     machine = _machine()
+    given = ({} if ratio is None else {"plain": ratio}) | dict(ratios or {})
     return Row(
         benchmark=benchmark,
         case=case,
-        ratio=None if ratio is None else _rounded(ratio.median),
-        spread=None if ratio is None else [_rounded(ratio.low), _rounded(ratio.high)],
+        ratios={
+            name: [_rounded(part) for part in (value.median, value.low, value.high)] for name, value in given.items()
+        },
         ours=_rounded(ours),
         plain=_rounded(plain),
+        tuned=_rounded(tuned),
         units=units,
         details={name: _rounded(value) for name, value in (details or {}).items()},
         hardware=hardware(device, machine["hardware"]),
@@ -97,7 +106,14 @@ def hardware(device: str, processor: str) -> str:
 @cache
 def _machine() -> dict[str, Any]:
     record = provenance("", time.monotonic())
-    return {**record, "versions": record["versions"] | {name: version(name) for name in PACKAGES}}
+    return {**record, "versions": record["versions"] | dict(_installed(PACKAGES))}
+
+
+def _installed(packages: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Name and version of each package that is installed: timings of training and sampling need none of them."""
+    for name in packages:
+        with suppress(PackageNotFoundError):
+            yield name, version(name)
 
 
 def commit() -> str | None:

@@ -14,9 +14,10 @@ from emmeter.files.writing import write_text
 PAGE = Path(__file__).with_name("RESULTS.md")
 HEAD = """# Results
 
-Written by `uv run python -m benchmarks all`; [README.md](README.md) describes each benchmark. Ratio:
-speed over that of the plain baseline (of a search: cost of the baseline over ours), median and extremes over pairs of
-runs.
+Written by `uv run python -m benchmarks all`; [README.md](README.md) describes each benchmark. `/ plain`, `/ tuned`:
+our speed over that of this baseline (of a search: cost of the baseline over ours), as the median over rounds, with the
+quartiles in brackets. `/ plain CPU`, `/ tuned CPU`: the same in processor time. Tables with the columns `ratio` and
+`spread` are older: median and extremes over three pairs of runs, against plain.
 """
 TIMED = ("train", "sample", "score", "end_to_end")  # on a CPU and on a GPU
 WORKFLOW = ("dag",)  # Snakemake's own time, without a GPU
@@ -78,18 +79,28 @@ def text(sections: Sections) -> str:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Write date and versions, then a Markdown table with one column per detail that occurs."""
+    """Write date and versions, then a Markdown table with one column per baseline and per detail that occurs."""
+    compared = list(dict.fromkeys(name for row in rows for name in row.ratios))
+    baselines = [name for name in ("plain", "tuned") if any(getattr(row, name) is not None for row in rows)]
     names = list(dict.fromkeys(name for row in rows for name in row.details))
-    heads = ["case", "ratio", "spread", "ours", "plain", "units", *names]
+    heads = ["case", "ours", *baselines, "units", *(f"/ {name}" for name in compared), *names]
     lines = [heads, ["---"] * len(heads)]
     for row in rows:
-        spread = "" if row.spread is None else f"{_cell(row.spread[0])} to {_cell(row.spread[1])}"
-        values = [row.case, row.ratio, spread, row.ours, row.plain, row.units, *map(row.details.get, names)]
-        lines.append([_cell(value) for value in values])
+        values = [row.case, row.ours, *(getattr(row, name) for name in baselines), row.units]
+        values += [_ratio(row.ratios.get(name)) for name in compared]
+        lines.append([_cell(value) for value in [*values, *map(row.details.get, names)]])
     last = rows[-1]
     versions = ", ".join(f"{name} {number}" for name, number in last.versions.items())
     stamp = f"Measured {last.date} at commit {last.commit or 'unknown'}; {versions}."
     return f"{stamp}\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _ratio(values: Sequence[float] | None) -> str | None:
+    """Median (lower to upper quartile)."""
+    if values is None:
+        return None
+    median, low, high = map(_cell, values)
+    return f"{median} ({low} to {high})"
 
 
 def _cell(value: object) -> str:

@@ -8,6 +8,7 @@ from typing import get_args
 import numpy as np
 import torch
 
+from benchmarks import timing
 from emmeter.command import positive
 from emmeter.data.subset import Subset
 from emmeter.files.provenance import cores
@@ -80,7 +81,7 @@ def options(parser: argparse.ArgumentParser, cases: Sequence[str]) -> None:
                         help=f"of {', '.join(map(repr, cases))}")  # fmt: skip
     parser.add_argument("--precision", nargs="+", choices=PRECISIONS, help="default: all distinct ones of the device")
     parser.add_argument("--threads", type=positive, help="default: 1 for the tiny network, otherwise all cores")
-    parser.add_argument("--rounds", type=positive, default=3, help="pairs of timings")
+    parser.add_argument("--rounds", type=positive, default=timing.ROUNDS, help="timings of each way")
 
 
 def chosen(args: argparse.Namespace) -> Iterator[tuple[str, Setup, torch.device, int]]:

@@ -1,4 +1,4 @@
-"""Sampling: images per second by the Heun sampler against the plain loop, and its share of a default run.
+"""Sampling: images per second by the Heun sampler against the baselines, and its share of a default run.
 
 Case ``tiny`` is the default study's network with its own number of images and steps.  The share of a default run is
 the time for sampling all snapshots over the time for training and sampling, both at rates measured here, without
@@ -13,9 +13,10 @@ from functools import partial
 
 import torch
 
-from benchmarks import plain, runs, timing
+from benchmarks import plain, runs, timing, tuned
 from benchmarks.record import Row, make
-from benchmarks.train import our_steps, plain_steps, trainer
+from benchmarks.train import BASELINES, Mode, Way, tuned_mode
+from benchmarks.train import contestant as training
 from emmeter.command import positive
 from emmeter.diffusion.precision import cast, choose
 from emmeter.diffusion.preconditioning import Denoiser
@@ -42,7 +43,8 @@ def measure(args: argparse.Namespace) -> Iterator[Row]:
     """Yield one row per case and precision, and the share of a default run."""
     for name, run, device, threads in runs.chosen(args):
         timed = reduced(run, name, args, device)
-        yield from compare(name, run, timed, args, device, threads)
+        with timing.compiling(device.type == "cuda"):
+            yield from compare(name, run, timed, args, device, threads)
 
 
 def reduced(setup: Setup, name: str, args: argparse.Namespace, device: torch.device) -> Setup:
@@ -64,62 +66,99 @@ def compare(
     name: str, setup: Setup, timed: Setup, args: argparse.Namespace, device: torch.device, threads: int
 ) -> Iterator[Row]:
     """Time the samplers with the settings `timed`; rates are for those of `setup`."""
-    shape, count = runs.shape(setup), timed.sampling.images
-    torch.manual_seed(0)
-    baseline = plain.denoiser(setup, shape, 0).to(device).eval().requires_grad_(False)
-    levels = noise_levels(timed.sampling, baseline.kind.sigma_min, baseline.kind.sigma_max)
-
-    def plainly() -> torch.Tensor:
-        plain.arithmetic()
-        return plain.sample(baseline, timed, shape, None, args.batch, device)
-
-    def ours(denoiser: Denoiser, precision: Precision) -> torch.Tensor:
-        cast(denoiser.network, choose(precision))
-        return generate(denoiser, draws(count, shape, None, 0), levels, args.batch, device)
-
+    count = timed.sampling.images
     precisions = args.precision or runs.precisions(device.type)
-    work: dict[str, Callable[[], torch.Tensor]] = {"plain": plainly}
-    for precision in precisions:
-        torch.manual_seed(0)
-        denoiser = build(setup, shape, 0).to(device).eval().requires_grad_(False)
-        work[precision] = partial(ours, denoiser, precision)
-    images = {way: sampler() for way, sampler in work.items()}  # also the untimed first call
+    work: dict[Way, Callable[[], torch.Tensor]] = {}
+    images: dict[Way, torch.Tensor] = {}
+
+    def first(way: Way, sampler: Callable[[], torch.Tensor]) -> None:
+        images[way] = sampler()
+
+    for way in (*BASELINES, *map(Mode, precisions)):
+        sampler = contestant(way, timed, args.batch, device, tuned_mode(name))
+        if timing.warm_up(partial(first, way, sampler), device):
+            work[way] = sampler
+        del sampler  # what did not fit must leave the memory before the next one comes
     taken = timing.alternate(work, args.rounds, device)
-    each = {way: statistics.median(values) / count / evaluations(timed) for way, values in taken.items()}
+    each = {way: statistics.median(times.wall) / count / evaluations(timed) for way, times in taken.items()}
     rates = {way: 1 / (value * evaluations(setup)) for way, value in each.items()}
-    for precision in precisions:
+
+    def difference(way: Way) -> int | None:
+        if way not in work or "plain" not in work:
+            return None
+        return int((images[way].int() - images["plain"].int()).abs().max())
+
+    for mode in map(Mode, precisions):
         details = {
-            "precision": precision,
+            "precision": mode.precision,
             "steps": setup.sampling.steps,
             "steps timed": timed.sampling.steps,
             "images timed": count,
             "batch": args.batch,
             "threads": threads if device.type == "cpu" else None,
-            "largest difference in grey levels": int((images[precision].int() - images["plain"].int()).abs().max()),
+            "largest difference in grey levels": difference(mode),
+            "tuned's difference": difference("tuned"),
             "rounds": args.rounds,
         }
-        ratio = timing.ratio(taken["plain"], taken[precision])
-        yield make("sample", name, "images/s", rates[precision], rates["plain"], ratio, details, device.type)
-    if name == runs.TINY and setup.sampling.precision in precisions:
-        yield share(setup, {"plain": rates["plain"], "ours": rates[setup.sampling.precision]}, threads, device)
+        baselines = {way: taken[way] for way in BASELINES if way in taken}
+        yield make(
+            "sample", name, "images/s", rates.get(mode), rates.get("plain"), None, details, device.type,
+            tuned=rates.get("tuned"), ratios=timing.ratios(taken[mode], baselines, device) if mode in taken else {},
+        )  # fmt: skip
+    own = Mode(setup.sampling.precision)
+    if name == runs.TINY and own in rates:
+        yield share(setup, {way: rates[way] for way in (*BASELINES, own) if way in rates}, threads, device)
 
 
-def share(setup: Setup, rates: dict[str, float], threads: int, device: torch.device) -> Row:
+def contestant(
+    way: Way, setup: Setup, batch: int, device: torch.device, mode: tuned.Mode
+) -> Callable[[], torch.Tensor]:
+    """Make a sampler of a run's unconditional network, with the same initial weights for all ways."""
+    shape = runs.shape(setup)
+    torch.manual_seed(0)
+    if way == "plain":
+        baseline = plain.denoiser(setup, shape, 0).to(device).eval().requires_grad_(False)
+        return partial(plainly, baseline, setup, batch, device)
+    if way == "tuned":
+        competent = tuned.denoiser(setup, shape, 0, device, mode).eval().requires_grad_(False)
+        return partial(tunedly, competent, setup, batch, device)
+    denoiser = build(setup, shape, 0).to(device).eval().requires_grad_(False)
+    return partial(ours, denoiser, way.precision, setup, batch, device)
+
+
+def plainly(denoiser: Denoiser, setup: Setup, batch: int, device: torch.device) -> torch.Tensor:
+    """Sample as the plain baseline."""
+    plain.arithmetic()
+    return plain.sample(denoiser, setup, runs.shape(setup), None, batch, device)
+
+
+def tunedly(denoiser: Denoiser, setup: Setup, batch: int, device: torch.device) -> torch.Tensor:
+    """Sample as the tuned baseline."""
+    tuned.arithmetic()
+    return tuned.sample(denoiser, setup, runs.shape(setup), None, batch, device)
+
+
+def ours(denoiser: Denoiser, precision: Precision, setup: Setup, batch: int, device: torch.device) -> torch.Tensor:
+    """Sample as `emmeter.stages.sample` does."""
+    cast(denoiser.network, choose(precision))
+    levels = noise_levels(setup.sampling, denoiser.kind.sigma_min, denoiser.kind.sigma_max)
+    return generate(denoiser, draws(setup.sampling.images, runs.shape(setup), None, 0), levels, batch, device)
+
+
+def share(setup: Setup, rates: dict[Way, float], threads: int, device: torch.device) -> Row:
     """Measure the share of sampling in the time for training and sampling one run, in percent.
 
     Args:
         rates: images per second in sampling.
     """
-    advances = {
-        "plain": partial(plain_steps, plain.Training(setup, runs.random_subset(setup), device)),
-        "ours": partial(our_steps, trainer(setup, device)),
-    }
     shares = {}
-    for way, advance in advances.items():
+    for way, rate in rates.items():
+        advance = training(way, setup, device, tuned_mode(runs.TINY))
+        timing.warm_up(partial(advance, 1), device)
         steps = timing.repeats(partial(advance, 1), TRAIN_SECONDS, device)
-        training = timing.seconds(partial(advance, steps), device) / steps
-        whole = training * budget(setup, runs.IMAGES).steps
-        sampling = len(setup.training.snapshots) * setup.sampling.images / rates[way]
+        trained = timing.seconds(partial(advance, steps), device) / steps
+        whole = trained * budget(setup, runs.IMAGES).steps
+        sampling = len(setup.training.snapshots) * setup.sampling.images / rate
         shares[way] = 100 * sampling / (whole + sampling)
     details = {
         "precision": setup.sampling.precision,
@@ -128,4 +167,7 @@ def share(setup: Setup, rates: dict[str, float], threads: int, device: torch.dev
         "images": setup.sampling.images,
         "snapshots": len(setup.training.snapshots),
     }
-    return make("sample", "default run", "% of a run", shares["ours"], shares["plain"], None, details, device.type)
+    return make(
+        "sample", "default run", "% of a run", shares[Mode(setup.sampling.precision)], shares.get("plain"), None,
+        details, device.type, tuned=shares.get("tuned"),
+    )  # fmt: skip

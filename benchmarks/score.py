@@ -33,7 +33,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--train", type=positive, default=50_000, help="training images")
     parser.add_argument("--neighbours", type=positive, default=2, help="per generated image; the criterion needs 2")
     parser.add_argument("--threads", type=positive, default=cores())
-    parser.add_argument("--rounds", type=positive, default=3, help="pairs of timings")
+    parser.add_argument("--rounds", type=positive, default=timing.ROUNDS, help="timings of each way")
 
 
 def measure(args: argparse.Namespace) -> Iterator[Row]:
@@ -69,10 +69,10 @@ def measure(args: argparse.Namespace) -> Iterator[Row]:
         "plain: wrong verdicts": int((verdicts != memorized(result)).sum()),
         "rounds": args.rounds,
     }
-    ours, baseline = (float(np.median(taken[name])) for name in ("ours", "plain"))
+    ours, baseline = (float(np.median(taken[name].wall)) for name in ("ours", "plain"))
     case = f"{args.queries} x {args.train} x {int(np.prod(SHAPE))}"
-    ratio = timing.ratio(taken["plain"], taken["ours"])
-    yield make("score", case, "s", ours, baseline, ratio, details, device.type)
+    compared = timing.ratios(taken["ours"], {"plain": taken["plain"]}, device)
+    yield make("score", case, "s", ours, baseline, None, details, device.type, ratios=compared)
 
 
 def images(queries: int, count: int) -> tuple[np.ndarray, np.ndarray]:

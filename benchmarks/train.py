@@ -1,9 +1,10 @@
 """Training: images per second and share of the processor's peak, for the paper's basic network and the tiny one.
 
 One timing is a few whole optimizer steps (batch, loss, gradients, Adam, average, loss on the host) of
-`emmeter.training.trainer` or of the plain baseline.  Operations are 3 times those of the forward pass.  The peak is
-that of a large matrix product of the same type in the same process.  The batch size is the run's own, or smaller if a
-step would take more than STEP_FLOPS operations.
+`emmeter.training.trainer`, of the plain baseline or of the tuned one, which leaves the loss on a GPU.  Operations are
+3 times those of the forward pass.  The peak is that of a large matrix product of the same type in the same process.
+The batch size is the run's own; on a CPU it is smaller if a step would take more than STEP_FLOPS operations.  What does
+not fit into a GPU's memory has no value.
 """
 
 import argparse
@@ -13,10 +14,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Literal, get_args
 
 import torch
 
-from benchmarks import plain, runs, timing
+from benchmarks import plain, runs, timing, tuned
 from benchmarks.record import Row, make
 from emmeter.command import positive
 from emmeter.diffusion import operations
@@ -25,8 +27,12 @@ from emmeter.settings.sections import Setup
 from emmeter.settings.types import Precision
 from emmeter.training.trainer import Trainer, start
 
-STEP_FLOPS = {"cpu": 3.2e11, "cuda": 2.5e13}
+STEP_FLOPS = 3.2e11  # of a step on a CPU, at most
 SMALLEST_BATCH = 2
+BASELINES = ("plain", "tuned")
+# How a step is computed: by eager PyTorch, by a network that this process compiles, by a library compiled earlier.
+Kind = Literal["eager", "compiled", "package"]
+COMPILE: dict[Kind, Literal["never", "always"]] = {"eager": "never", "compiled": "always"}  # argument of `start`
 
 
 @dataclass(frozen=True)
@@ -34,14 +40,20 @@ class Mode:
     """One of our ways to train."""
 
     precision: Precision
-    compiled: bool = False
+    kind: Kind = "eager"
+
+
+Way = Mode | Literal["plain", "tuned"]
 
 
 def options(parser: argparse.ArgumentParser) -> None:
     runs.options(parser, runs.CASES)
     parser.add_argument("--compile", action="store_true", help="also compile (default: on a GPU, the last precision)")
-    parser.add_argument("--batch", type=positive, help="images per step, instead of a number that fits")
-    parser.add_argument("--seconds", type=float, default=3.0, help="per timing, at least one step")
+    parser.add_argument("--batch", type=positive, help="images per step, instead of the run's number or one that fits")
+    parser.add_argument("--seconds", type=float, default=1.0, help="per timing, at least one step")
+    parser.add_argument("--tuned-mode", choices=get_args(tuned.Mode),
+                        help="of torch.compile for the tuned baseline on a GPU (default: reduce-overhead for the tiny"
+                        " network, otherwise default)")  # fmt: skip
 
 
 def measure(args: argparse.Namespace) -> Iterator[Row]:
@@ -49,20 +61,22 @@ def measure(args: argparse.Namespace) -> Iterator[Row]:
     for name, setup, device, threads in runs.chosen(args):
         flops = 3 * operations.planned(setup.network, runs.shape(setup))[0]
         timed = runs.adjusted(setup, training__batch_size=args.batch or batch(setup, flops, device))
-        yield from compare(name, timed, flops, modes(args, device), args, device, threads)
+        chosen = modes(args, device)
+        with timing.compiling(device.type == "cuda" or any(mode.kind == "compiled" for mode in chosen)):
+            yield from compare(name, timed, flops, chosen, args, device, threads)
 
 
 def modes(args: argparse.Namespace, device: torch.device) -> list[Mode]:
     """Every requested precision, then the compiled ones."""
     chosen = args.precision or runs.precisions(device.type)
     compiled = chosen if args.compile else chosen[-1:] if device.type == "cuda" else []
-    return [Mode(precision) for precision in chosen] + [Mode(precision, True) for precision in compiled]
+    return [Mode(precision) for precision in chosen] + [Mode(precision, "compiled") for precision in compiled]
 
 
 def batch(setup: Setup, flops: int, device: torch.device) -> int:
-    """The run's batch size, halved until a step of `flops` operations per image is short enough."""
+    """The run's batch size.  On a CPU, it is halved until a step of `flops` operations per image is short enough."""
     size = setup.training.batch_size
-    while size > SMALLEST_BATCH and size * flops > STEP_FLOPS[device.type]:
+    while device.type == "cpu" and size > SMALLEST_BATCH and size * flops > STEP_FLOPS:
         size //= 2
     return size
 
@@ -70,44 +84,61 @@ def batch(setup: Setup, flops: int, device: torch.device) -> int:
 def compare(
     name: str, setup: Setup, flops: int, modes: list[Mode], args: argparse.Namespace, device: torch.device, threads: int
 ) -> Iterator[Row]:
-    """Time plain training and each of our modes in turns; `flops` is operations per image."""
-    baseline = plain.Training(setup, runs.random_subset(setup), device)
-    work: dict[Mode | None, Callable[[int], None]] = {None: partial(plain_steps, baseline)}  # None: plain
-    for mode in modes:
-        own = trainer(runs.adjusted(setup, training__precision=mode.precision), device, mode.compiled)
-        work[mode] = partial(our_steps, own)
-    steps = {mode: timing.repeats(partial(several, 1), args.seconds, device) for mode, several in work.items()}
-    taken = timing.alternate(
-        {mode: partial(several, steps[mode]) for mode, several in work.items()}, args.rounds, device
-    )
-    each = {mode: [value / steps[mode] for value in values] for mode, values in taken.items()}  # seconds per step
-    rates = {mode: setup.training.batch_size / statistics.median(values) for mode, values in each.items()}
+    """Time the baselines and each of our modes in turns; `flops` is operations per image."""
+    work: dict[Way, Callable[[int], None]] = {}
+    for way in (*BASELINES, *modes):
+        several = contestant(way, setup, device, args.tuned_mode or tuned_mode(name))
+        if timing.warm_up(partial(several, 1), device):
+            work[way] = several
+        del several  # what did not fit must leave the memory before the next one comes
+    steps = {way: timing.repeats(partial(several, 1), args.seconds, device) for way, several in work.items()}
+    taken = timing.alternate({way: partial(several, steps[way]) for way, several in work.items()}, args.rounds, device)
+    each = {way: times.over(steps[way]) for way, times in taken.items()}  # seconds per step
+    rates = {way: setup.training.batch_size / statistics.median(times.wall) for way, times in each.items()}
     plain_precision: Precision = "tf32" if device.type == "cuda" else "float32"
     precisions: list[Precision] = [plain_precision, *(mode.precision for mode in modes)]
     peaks = {precision: timing.peak(device, precision) for precision in dict.fromkeys(precisions)}
+    baselines = {way: each[way] for way in BASELINES if way in each}
     for mode in modes:
         details = {
             "precision": mode.precision,
-            "compiled": "yes" if mode.compiled else "no",
+            "kind": mode.kind,
             "batch": setup.training.batch_size,
             "threads": threads if device.type == "cpu" else None,
             "GFLOP per image": flops / 1e9,
             "peak TFLOP/s": peaks[mode.precision] / 1e12,
-            "share of peak": rates[mode] * flops / peaks[mode.precision],
-            f"plain's share of {plain_precision} peak": rates[None] * flops / peaks[plain_precision],
-            "steps per timing": steps[mode],
+            "share of peak": rates[mode] * flops / peaks[mode.precision] if mode in rates else None,
+            f"plain's share of {plain_precision} peak": (
+                rates["plain"] * flops / peaks[plain_precision] if "plain" in rates else None
+            ),
+            "steps per timing": steps.get(mode),
             "rounds": args.rounds,
         }
-        ratio = timing.ratio(each[None], each[mode])
-        yield make("train", name, "images/s", rates[mode], rates[None], ratio, details, device.type)
+        yield make(
+            "train", name, "images/s", rates.get(mode), rates.get("plain"), None, details, device.type,
+            tuned=rates.get("tuned"), ratios=timing.ratios(each[mode], baselines, device) if mode in each else {},
+        )  # fmt: skip
 
 
-def trainer(setup: Setup, device: torch.device, compiled: bool = False) -> Trainer:
+def tuned_mode(name: str) -> tuned.Mode:
+    """The mode of torch.compile that suits a case on a GPU: steps of the tiny network are mostly launches."""
+    return "reduce-overhead" if name == runs.TINY else "default"
+
+
+def contestant(way: Way, setup: Setup, device: torch.device, mode: tuned.Mode) -> Callable[[int], None]:
+    """Make a training; the result makes a number of its steps."""
+    if way == "plain":
+        return partial(plain_steps, plain.Training(setup, runs.random_subset(setup), device))
+    if way == "tuned":
+        return partial(tuned_steps, tuned.Training(setup, runs.random_subset(setup), device, mode))
+    return partial(our_steps, trainer(runs.adjusted(setup, training__precision=way.precision), device, way.kind))
+
+
+def trainer(setup: Setup, device: torch.device, kind: Kind = "eager") -> Trainer:
     """Make the trainer of the first replicate of a run on random images."""
     with tempfile.TemporaryDirectory() as folder:
         return start(
-            setup, runs.random_subset(setup), runs.IMAGES, 0, device, Path(folder),
-            compiled="always" if compiled else "never",
+            setup, runs.random_subset(setup), runs.IMAGES, 0, device, Path(folder), compiled=COMPILE[kind]
         )  # fmt: skip
 
 
@@ -121,7 +152,14 @@ def our_steps(trainer: Trainer, steps: int) -> None:
 
 
 def plain_steps(training: plain.Training, steps: int) -> None:
-    """Make `steps` steps of the baseline."""
+    """Make `steps` steps of the plain baseline."""
     plain.arithmetic()
+    for _ in range(steps):
+        training.advance()
+
+
+def tuned_steps(training: tuned.Training, steps: int) -> None:
+    """Make `steps` steps of the tuned baseline."""
+    tuned.arithmetic()
     for _ in range(steps):
         training.advance()

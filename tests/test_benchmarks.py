@@ -5,15 +5,33 @@ import importlib
 import itertools
 import json
 import math
+import os
 import subprocess
 import sys
+import time
 from dataclasses import replace
+from functools import partial
+from importlib import metadata
 
 import numpy as np
 import pytest
 import torch
 
-from benchmarks import dag, end_to_end, plain, project, record, results, runs, sample, score, search, timing, train
+from benchmarks import (
+    dag,
+    end_to_end,
+    plain,
+    project,
+    record,
+    results,
+    runs,
+    sample,
+    score,
+    search,
+    timing,
+    train,
+    tuned,
+)
 from benchmarks.__main__ import NAMES, parser
 from emmeter.diffusion.preconditioning import to_unit
 from emmeter.diffusion.sampling import draws, generate, noise_levels
@@ -90,12 +108,7 @@ def test_plain_network_starts_with_the_weights_of_ours():
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.01])
 def test_plain_training_steps_equal_ours(tmp_path, weight_decay):
-    """Three steps of Adam from the same weights on the same batches.
-
-    Adam divides a gradient by its own size, so that rounding decides where a weight goes whose gradient is nearly
-    zero.  Of the keys' biases in attention it is exactly zero (a softmax does not see them): they are left out.  Of
-    the other weights 99 % must agree to a hundredth of the learning rate, and all together to 1 % of their movement.
-    """
+    """Three steps of Adam from the same weights on the same batches."""
     setup = small(training__weight_decay=weight_decay)
     subset = labelled(setup)
     baseline = plain.Training(setup, subset, CPU)
@@ -121,18 +134,76 @@ def test_plain_training_steps_equal_ours(tmp_path, weight_decay):
         assert baseline.update(images, torch.from_numpy(subset.labels)[index], draw, noise) == pytest.approx(
             loss.item(), 1e-4
         )
-    pairs = [(baseline.denoiser.network, dict(ours.denoiser.network.named_parameters()))]
-    pairs += [(mean, ours.parameters.view(flat)) for mean, flat in zip(baseline.averages, ours.averages, strict=True)]
-    for network, theirs in pairs:
-        moved, expected = [], []
-        for name, parameter in network.named_parameters():
-            for side, value in ((moved, parameter), (expected, theirs[name])):
-                change = (value - before[name]).detach()
-                side.append((change.view(3, -1)[[0, 2]] if name.endswith("qkv.bias") else change).flatten())
-        moved, expected = torch.cat(moved), torch.cat(expected)
-        assert expected.abs().max() > setup.training.learning_rate / 10
-        assert ((moved - expected).abs() > 0.01 * setup.training.learning_rate).float().mean() < 0.01
-        assert (moved - expected).norm() < 0.01 * expected.norm()
+    agree(before, baseline.denoiser.network, dict(ours.denoiser.network.named_parameters()), setup)
+    for mean, flat in zip(baseline.averages, ours.averages, strict=True):
+        agree(before, mean, ours.parameters.view(flat), setup)
+
+
+def agree(before, network, theirs, setup):
+    """Both sides have moved from `before` alike.
+
+    Adam divides a gradient by its own size, so that rounding decides where a weight goes whose gradient is nearly
+    zero.  Of the keys' biases in attention it is exactly zero (a softmax does not see them): they are left out.  Of
+    the other weights 99 % must agree to a hundredth of the learning rate, and all together to 1 % of their movement.
+    """
+    moved, expected = [], []
+    for name, parameter in network.named_parameters():
+        for side, value in ((moved, parameter), (expected, theirs[name])):
+            change = (value - before[name]).detach()
+            side.append((change.view(3, -1)[[0, 2]] if name.endswith("qkv.bias") else change).flatten())
+    moved, expected = torch.cat(moved), torch.cat(expected)
+    assert expected.abs().max() > setup.training.learning_rate / 10
+    assert ((moved - expected).abs() > 0.01 * setup.training.learning_rate).float().mean() < 0.01
+    assert (moved - expected).norm() < 0.01 * expected.norm()
+
+
+@pytest.mark.parametrize("changes", [{}, {"training__weight_decay": 0.01}, NETWORKS["vp"], NETWORKS["three levels"]])
+def test_tuned_training_steps_equal_plain(changes):
+    setup = small(**changes)
+    subset = labelled(setup)
+    torch.manual_seed(1)
+    baseline = plain.Training(setup, subset, CPU)
+    torch.manual_seed(1)
+    competent = tuned.Training(setup, subset, CPU)
+    state = shaken(baseline.denoiser).state_dict()
+    competent.denoiser.load_state_dict(state)
+    for average in baseline.averages:
+        average.load_state_dict(baseline.denoiser.network.state_dict())
+    for average in competent.averages:
+        for mean, parameter in zip(average, competent.parameters, strict=True):
+            mean.copy_(parameter.detach())
+    before = {name: parameter.clone() for name, parameter in baseline.denoiser.network.named_parameters()}
+    for step in range(3):
+        torch.manual_seed(step)
+        index = torch.randint(len(subset.images), (setup.training.batch_size,))
+        images, labels = competent.images[index], torch.from_numpy(subset.labels)[index]
+        draw, noise = torch.rand(len(index)), torch.randn_like(images)
+        loss = baseline.update(images, labels, draw, noise)
+        assert competent.update(images, labels, draw, noise).item() == pytest.approx(loss, 1e-4)
+    names = list(before)
+    agree(before, baseline.denoiser.network, dict(competent.denoiser.network.named_parameters()), setup)
+    for mean, average in zip(baseline.averages, competent.averages, strict=True):
+        agree(before, mean, dict(zip(names, average, strict=True)), setup)
+
+
+def test_tuned_batches_go_through_the_subset_epoch_by_epoch():
+    run = small(training__batch_size=4)
+    training = tuned.Training(run, runs.random_subset(run, 10), CPU)
+    indices = torch.cat([training._indices() for _ in range(5)]).tolist()
+    assert sorted(indices[:10]) == sorted(indices[10:]) == list(range(10))
+    before = [parameter.detach().clone() for parameter in training.parameters]
+    assert math.isfinite(training.advance().item()) and training.step == 1
+    assert any(not torch.equal(old, new) for old, new in zip(before, training.parameters, strict=True))
+
+
+def test_tuned_network_is_fused_and_channels_last():
+    run = small()
+    network = tuned.denoiser(run, runs.shape(run), 0, CPU).network
+    attentions = [layer for layer in network.modules() if isinstance(layer, plain.Attention)]
+    assert attentions and all(isinstance(layer, tuned.Attention) for layer in attentions)
+    assert network.encoder[0][0].conv0.weight.is_contiguous(memory_format=torch.channels_last)
+    fresh = tuned.Training(run, runs.random_subset(run), CPU)
+    assert fresh.optimizer.defaults["fused"]
 
 
 def test_plain_loader_goes_through_the_subset_epoch_by_epoch():
@@ -146,7 +217,7 @@ def test_plain_loader_goes_through_the_subset_epoch_by_epoch():
     assert math.isfinite(training.advance())
 
 
-def test_plain_samples_equal_ours():
+def test_plain_and_tuned_samples_equal_ours():
     setup = small(sampling__images=7, sampling__steps=4)
     shape, labels = runs.shape(setup), torch.tensor([0, 2])
     torch.manual_seed(4)
@@ -156,9 +227,14 @@ def test_plain_samples_equal_ours():
     levels = noise_levels(setup.sampling, ours.kind.sigma_min, ours.kind.sigma_max)
     with torch.no_grad():
         expected = generate(ours, draws(7, shape, labels, 0), levels, 7, CPU)
-    found = plain.sample(baseline, setup, shape, labels, 3, CPU)
+    torch.manual_seed(4)
+    competent = shaken(tuned.denoiser(setup, shape, 3, CPU)).eval()
     assert expected.float().std() > 10
-    assert (found.int() - expected.int()).abs().max() <= 1  # grey level
+    for images in (
+        plain.sample(baseline, setup, shape, labels, 3, CPU),
+        tuned.sample(competent, setup, shape, labels, 3, CPU),
+    ):
+        assert (images.int() - expected.int()).abs().max() <= 1  # grey level
 
 
 @pytest.mark.parametrize(
@@ -170,9 +246,10 @@ def test_plain_samples_equal_ours():
         ("network__skips", [1, 0, 1, 1]),
     ],
 )
-def test_baseline_refuses_what_it_does_not_have(key, value):
-    with pytest.raises(StageError, match=key.replace("__", ".")):
-        plain.denoiser(small(**{key: value}), (1, 8, 8), 0)
+def test_baselines_refuse_what_they_do_not_have(key, value):
+    for baseline in (plain.denoiser, partial(tuned.denoiser, device=CPU)):
+        with pytest.raises(StageError, match=key.replace("__", ".")):
+            baseline(small(**{key: value}), (1, 8, 8), 0)
 
 
 def test_plain_neighbours_equal_ours_on_separate_images():
@@ -202,8 +279,64 @@ def test_contestants_take_turns_in_both_orders():
     calls = []
     taken = timing.alternate({name: (lambda name=name: calls.append(name)) for name in "abc"}, 3, CPU)
     assert "".join(calls) == "abccbaabc"
-    assert {name: len(values) for name, values in taken.items()} == {"a": 3, "b": 3, "c": 3}
-    assert timing.ratio([6.0, 3.0, 8.0], [2.0, 3.0, 2.0]) == timing.Ratio(3.0, 1.0, 4.0)
+    assert {name: len(times.wall) for name, times in taken.items()} == {"a": 3, "b": 3, "c": 3}
+
+
+def test_ratio_has_the_quartiles_of_the_rounds():
+    assert timing.ratio([6.0, 3.0, 8.0, 5.0, 1.0], [2.0, 3.0, 2.0, 1.0, 0.5]) == timing.Ratio(3.0, 2.0, 4.0)
+    assert timing.ratio([6.0], [2.0]) == timing.Ratio(3.0, 3.0, 3.0)
+
+
+def test_ratios_are_in_wall_time_and_on_a_cpu_in_processor_time_too():
+    ours, plainly = timing.Times([1.0, 2.0], [4.0, 4.0]), timing.Times([3.0, 6.0], [8.0, 8.0])
+    both = timing.ratios(ours, {"plain": plainly}, CPU)
+    assert both == {"plain": timing.Ratio(3.0, 3.0, 3.0), "plain CPU": timing.Ratio(2.0, 2.0, 2.0)}
+    assert list(timing.ratios(ours, {"plain": plainly}, torch.device("cuda"))) == ["plain"]
+    assert ours.over(4) == timing.Times([0.25, 0.5], [1.0, 1.0])
+
+
+def test_waiting_takes_wall_time_but_no_processor_time():
+    taken = timing.alternate({"wait": lambda: time.sleep(0.2)}, 1, CPU)["wait"]
+    assert taken.wall[0] > 0.19 and taken.processor[0] < 0.1
+
+
+def test_work_is_called_untimed_before_it_is_timed():
+    calls = []
+    assert timing.warm_up(lambda: calls.append(1), CPU) and len(calls) == 1
+    assert timing.UNTIMED["cuda"] >= 3  # compilation, choice of algorithms, capture of a graph
+
+
+def test_work_without_enough_memory_is_left_out():
+    def fails():
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    assert not timing.warm_up(fails, CPU)
+
+
+@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="this system does not reset peaks")
+def test_peak_memory_is_that_of_the_work():
+    size = 200_000_000
+    base = timing.peak_memory(lambda: None, CPU)
+    high = timing.peak_memory(lambda: np.ones(size, np.uint8), CPU)
+    again = timing.peak_memory(lambda: None, CPU)
+    assert high > base + 0.9 * size and again < base + 0.5 * size
+
+
+def test_each_case_compiles_from_the_start():
+    from torch import _dynamo
+
+    compile = partial(torch.compile, dynamic=False, backend="eager")
+    for _ in range(2):  # each case reaches the limit, but not beyond
+        with timing.compiling(True):
+            for _ in range(_dynamo.config.recompile_limit):
+                network = torch.nn.Linear(1, 1)
+                compile(network)(torch.ones(1, 1))
+    doubled = compile(lambda x: 2 * x)
+    with timing.compiling(True):
+        for size in range(2, _dynamo.config.recompile_limit + 2):
+            doubled(torch.ones(size))
+        with pytest.raises(_dynamo.exc.FailOnRecompileLimitHit):
+            doubled(torch.ones(100))
 
 
 def command(*arguments):
@@ -226,8 +359,9 @@ def test_train_prints_a_row_for_each_case_and_precision():
     ]
     row = rows[0]
     assert row.hardware.startswith("CPU: ") and row.versions["torch"] == torch.__version__.split("+")[0]
-    assert row.spread[0] <= row.ratio <= row.spread[1]
-    assert row.ours > 0 and row.plain > 0 and row.units == "images/s"
+    assert list(row.ratios) == ["plain", "plain CPU", "tuned", "tuned CPU"]
+    assert all(0 < low <= median <= high for median, low, high in row.ratios.values())
+    assert row.ours > 0 and row.plain > 0 and row.tuned > 0 and row.units == "images/s"
     assert 0 < row.details["share of peak"] < 1
     assert record.read(row.json()) == row
 
@@ -273,11 +407,26 @@ def test_tf32_is_measured_on_a_gpu_only():
     assert "tf32" in runs.precisions("cuda") and runs.precisions("cpu") == ["float32", "bfloat16"]
     args = argparse.Namespace(precision=None, compile=False)
     assert train.modes(args, CPU) == [train.Mode("float32"), train.Mode("bfloat16")]
-    assert train.modes(args, torch.device("cuda"))[-1] == train.Mode("bfloat16", True)
+    assert train.modes(args, torch.device("cuda"))[-1] == train.Mode("bfloat16", "compiled")
+
+
+def test_rows_need_no_package_beyond_torch_and_numpy(monkeypatch):
+    def missing(name):
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(record, "version", missing)
+    record._machine.cache_clear()
+    try:
+        assert "snakemake" not in row().versions and "torch" in row().versions
+    finally:
+        record._machine.cache_clear()
 
 
 def row(benchmark="train", hardware="CPU: one, 2 cores", ours=1.0, **changes):
-    made = record.make(benchmark, "a | b", "images/s", ours, 2.0, timing.Ratio(0.5, 0.4, 0.6), {"batch": 4})
+    made = record.make(
+        benchmark, "a | b", "images/s", ours, 2.0, timing.Ratio(0.5, 0.4, 0.6), {"batch": 4}, tuned=3.0,
+        ratios={"tuned": timing.Ratio(0.25, 0.2, 0.3)},
+    )  # fmt: skip
     return replace(made, hardware=hardware, **changes)
 
 
@@ -295,6 +444,19 @@ def test_results_keep_what_another_machine_measured(tmp_path):
     third = page.read_text()
     assert "11.5" not in third and all(number in third for number in ("12.5", "13.5", "14.5"))
     assert results.text(results.parse(third)) == third
+
+
+def test_tables_have_a_column_for_each_baseline():
+    table = results.table([row(), row(ratios={}, tuned=None)]).splitlines()
+    assert table[2] == "| case | ours | plain | tuned | units | / plain | / tuned | batch |"
+    assert table[4] == "| a / b | 1 | 2 | 3 | images/s | 0.5 (0.4 to 0.6) | 0.25 (0.2 to 0.3) | 4 |"
+    assert table[5] == "| a / b | 1 | 2 |  | images/s |  |  | 4 |"
+    assert "tuned" not in results.table([row(ratios={}, tuned=None)])
+
+
+def test_the_page_can_be_read():
+    page = results.PAGE.read_text()
+    assert results.text(results.parse(page)) == page
 
 
 def test_results_ask_for_every_benchmark():
