@@ -11,7 +11,7 @@ written out here, so that a change of the project's network does not change the 
 import copy
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler
 
 from emmeter.data.subset import Subset
 from emmeter.diffusion import layers, unet
-from emmeter.diffusion.preconditioning import Denoiser, denoising_loss
+from emmeter.diffusion.preconditioning import Preconditioning, denoising_loss
 from emmeter.diffusion.sampling import noise_levels
 from emmeter.errors import StageError
 from emmeter.settings.sections import Setup
@@ -135,6 +135,21 @@ class UNet(nn.Module):
         return self.out_conv(F.silu(self.out_norm(x)))
 
 
+class Denoiser(nn.Module):
+    """D(x; sigma, label) of a network that takes noise levels and labels itself, such as `UNet`."""
+
+    def __init__(self, network: Callable[[Tensor, Tensor, Tensor | None], Tensor], kind: Preconditioning):
+        super().__init__()
+        self.network, self.kind = network, kind
+
+    def forward(self, x: Tensor, sigma: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Denoise (B, C, H, W) images of noise levels (B,), with labels (B,) or None: (B, C, H, W) float32."""
+        x = x.to(torch.float32)
+        c = self.kind.coefficients(sigma.to(torch.float32))
+        skip, out, into = (value[:, None, None, None] for value in (c.skip, c.out, c.into))
+        return skip * x + out * self.network(into * x, c.noise, labels).to(torch.float32)
+
+
 def denoiser(setup: Setup, shape: tuple[int, ...], label_count: int) -> Denoiser:
     """Make the run's denoiser around a plain network, with the weights that `emmeter.training.trainer.build` draws.
 
@@ -153,7 +168,7 @@ def denoiser(setup: Setup, shape: tuple[int, ...], label_count: int) -> Denoiser
     if network.skips is not None and not all(network.skips):
         raise StageError(f"network.skips = {network.skips}: the plain baseline keeps all skip connections")
     fast = build(setup, shape, label_count)
-    return Denoiser(UNet(fast.network), fast.kind)  # type: ignore[arg-type]
+    return Denoiser(UNet(fast.network), fast.kind)
 
 
 def arithmetic() -> None:

@@ -126,13 +126,13 @@ def contestant(
     return partial(ours, denoiser, way.precision, setup, batch, device)
 
 
-def plainly(denoiser: Denoiser, setup: Setup, batch: int, device: torch.device) -> torch.Tensor:
+def plainly(denoiser: plain.Denoiser, setup: Setup, batch: int, device: torch.device) -> torch.Tensor:
     """Sample as the plain baseline."""
     plain.arithmetic()
     return plain.sample(denoiser, setup, runs.shape(setup), None, batch, device)
 
 
-def tunedly(denoiser: Denoiser, setup: Setup, batch: int, device: torch.device) -> torch.Tensor:
+def tunedly(denoiser: plain.Denoiser, setup: Setup, batch: int, device: torch.device) -> torch.Tensor:
     """Sample as the tuned baseline."""
     tuned.arithmetic()
     return tuned.sample(denoiser, setup, runs.shape(setup), None, batch, device)

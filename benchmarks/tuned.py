@@ -15,7 +15,7 @@ from torch import Tensor
 
 from benchmarks import plain
 from emmeter.data.subset import Subset
-from emmeter.diffusion.preconditioning import Denoiser, denoising_loss
+from emmeter.diffusion.preconditioning import denoising_loss
 from emmeter.settings.sections import Setup
 from emmeter.training.schedule import budget, ema_decay, learning_rate_factor
 
@@ -36,7 +36,7 @@ class Attention(plain.Attention):
 
 def denoiser(
     setup: Setup, shape: tuple[int, ...], label_count: int, device: torch.device, mode: Mode = "default"
-) -> Denoiser:
+) -> plain.Denoiser:
     """Make plain's denoiser, tuned, on the device; on a GPU its network is compiled in the given mode.
 
     Raises:
@@ -49,7 +49,7 @@ def denoiser(
     made = made.to(device).to(memory_format=torch.channels_last)
     if device.type == "cuda":
         network = torch.compile(made.network, mode=mode, dynamic=False)
-        return Denoiser(network, made.kind)  # type: ignore[arg-type]
+        return plain.Denoiser(network, made.kind)
     return made
 
 
@@ -119,7 +119,7 @@ class Training:
 
 
 def sample(
-    denoise: Denoiser,
+    denoise: plain.Denoiser,
     setup: Setup,
     shape: tuple[int, ...],
     labels_in_use: Tensor | None,

@@ -32,7 +32,7 @@ def gradient_function(denoiser: Denoiser, parameters: FlatParameters, package: P
     count, layout = parameters.layout.without(LABELS)
     of_labels = [parameter for name, parameter in network.named_parameters() if name.startswith(LABELS)]
     run = package or own_step(denoiser, layout)
-    mask = None if package is None else torch.tensor(network.skip_flags, dtype=torch.float32)
+    mask = None if package is None else torch.tensor(network.skip_flags, dtype=torch.float32, device=parameters.values.device)
 
     def gradient(images: Tensor, sigma: Tensor, noise: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
         embedding = denoiser.embed(sigma, labels)
@@ -51,7 +51,7 @@ def denoise_function(
 ) -> Callable[[Tensor, Tensor, Tensor | None], Tensor]:
     """The denoiser D(x, sigma, labels) of a sampler, by a package if there is one.
 
-    A package takes batches of one size.  Smaller batches are filled up with images of zeros, which are dropped again.
+    A package takes batches of one size.  Smaller batches are filled up with copies of their last image, which are dropped again.
 
     Args:
         parameters: those of the denoiser's network, which may change between calls.
@@ -60,7 +60,7 @@ def denoise_function(
     if package is None:
         return denoiser
     count, _ = parameters.layout.without(LABELS)
-    mask = torch.tensor(denoiser.network.skip_flags, dtype=torch.float32)
+    mask = torch.tensor(denoiser.network.skip_flags, dtype=torch.float32, device=parameters.values.device)
 
     def filled(values: Tensor) -> Tensor:
         missing = package.batch - len(values)
@@ -68,7 +68,7 @@ def denoise_function(
 
     def denoise(x: Tensor, sigma: Tensor, labels: Tensor | None) -> Tensor:
         embedding = denoiser.embed(sigma, labels)
-        inputs = (filled(tensor.to(torch.float32)) for tensor in (x, sigma, embedding))
+        inputs = (filled(tensor) for tensor in (x.to(torch.float32), sigma.to(torch.float32), embedding))
         return package(parameters.computed[count:], *inputs, mask)[0][: len(x)]
 
     return denoise
