@@ -15,7 +15,9 @@ from emmeter.errors import StageError
 from emmeter.files import records
 from emmeter.files.npz import write_npz
 from emmeter.files.records import SamplingRecord
+from emmeter.machine import device
 from emmeter.settings.keys import key
+from emmeter.stages import sample as stage
 from emmeter.stages.sample import sample
 from emmeter.training import snapshots
 from emmeter.training.trainer import Trainer, build
@@ -116,6 +118,20 @@ def test_every_snapshot_is_sampled(tmp_path, labels, decay):
     assert record["evaluations"] == (2 * 4 - 1) * 6 * 2
     assert record["key"] == key("sample", run.setup)
     assert (run.folder("sample") / "settings.yaml").is_file()
+
+
+@pytest.mark.parametrize("pays", [True, False])
+def test_cudnn_searches_where_evaluations_are_many(tmp_path, monkeypatch, pays):
+    """7 evaluations of 2 snapshots in one batch, in two of 3 images, and in one of 4 with a rest."""
+    seen = []
+    monkeypatch.setattr(stage, "generate", lambda *a: seen.append(torch.backends.cudnn.benchmark) or generate(*a))
+    run = run_with(tmp_path)
+    write_snapshots(run)
+    drawn = draws(6, (1, 8, 8), None, 0)
+    for batch, count in ((500, 14), (3, 28), (4, 14)):
+        monkeypatch.setattr(device, "SEARCH", count if pays else count + 1)
+        stage.from_snapshots(run.setup, random_subset(), run.file("train"), drawn, batch, CPU)
+    assert seen == [pays] * 6
 
 
 def test_the_training_state_is_removed_after_success(tmp_path, capsys):

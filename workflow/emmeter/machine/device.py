@@ -1,21 +1,31 @@
 """The device on which a job computes."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
 from emmeter.errors import StageError
 
+# Environment variable: processes of torch's compiler.  By default each job starts one per core.
+COMPILERS = "TORCHINDUCTOR_COMPILE_THREADS"
+# Batches of one size from which cuDNN's search pays.  For each convolution, and each of its gradients, cuDNN prepares
+# and runs up to 10 algorithms.  This is estimated to take as long as some hundreds of batches.
+SEARCH = 1000
+
 
 def select(name: str, threads: int) -> torch.device:
-    """Return the torch device for "auto", "cpu" or "cuda", and set the number of torch's threads.
+    """Return the torch device for "auto", "cpu" or "cuda", and set the numbers of threads and compilers of torch.
 
-    The number of threads is limited, because jobs with more threads than cores in total slow each other down.
+    They are limited, because jobs with more threads than cores in total slow each other down.  If the user has set the
+    variable COMPILERS, it stays.
 
     Raises:
         StageError: "cuda" without a usable GPU.
     """
     torch.set_num_threads(threads)
+    os.environ.setdefault(COMPILERS, str(threads))
     available = torch.cuda.is_available()
     if name == "cuda" and not available:
         shown = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -27,8 +37,24 @@ def select(name: str, threads: int) -> torch.device:
         return torch.device("cpu")
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))  # one per process under torchrun
     torch.cuda.set_device(device)
-    torch.backends.cudnn.benchmark = True  # all batches have one size, so a search for the fastest algorithm pays
     return device
+
+
+@contextmanager
+def fastest_convolutions(batches: int) -> Iterator[None]:
+    """Let cuDNN search for the fastest algorithm of each convolution in the block, if the search pays.
+
+    cuDNN searches again for each shape that is new in the process.  Outside of such blocks its heuristics choose.
+
+    Args:
+        batches: batches of one size that this process still computes.
+    """
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = batches >= SEARCH
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
 def reseed(value: int, device: torch.device) -> None:

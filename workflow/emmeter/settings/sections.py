@@ -381,7 +381,9 @@ class Execution(Section):
     )
     threads: PositiveInt = Field(default=1, description="Threads of one training or sampling job.")
     state_seconds: PositiveFloat = Field(
-        default=30.0, description="Time between two saves of the training state, in seconds."
+        default=30.0,
+        description="Time between two saves of the training state, in seconds. States that take long to save are saved "
+        "less often, so that saving takes at most 2 % of the time.",
     )
     log_seconds: PositiveFloat = Field(
         default=20.0, description="Time between two lines of progress in a log file, in seconds."

@@ -27,7 +27,7 @@ from emmeter.files.npz import write_npz
 from emmeter.files.provenance import provenance
 from emmeter.files.records import SamplingRecord
 from emmeter.files.writing import write_json
-from emmeter.machine.device import describe, select
+from emmeter.machine.device import describe, fastest_convolutions, select
 from emmeter.settings import keys
 from emmeter.settings.sections import Setup
 from emmeter.training import packages
@@ -150,8 +150,10 @@ def from_snapshots(
     package = packages.provided(recipe, compiled)
     denoise = denoise_function(denoiser, parameters, package)
     levels = noise_levels(setup.sampling, denoiser.kind.sigma_min, denoiser.kind.sigma_max)
+    evaluations = 2 * setup.sampling.steps - 1
+    batches = evaluations * len(setup.training.snapshots) * max(1, len(drawn.latents) // batch)
     try:
-        with safe_open(path, "pt") as file:
+        with safe_open(path, "pt") as file, fastest_convolutions(batches):
             description = json.loads(file.metadata()["run"])
             if description["key"] not in ("", keys.key("train", setup)):
                 raise ValueError("its settings are others")
