@@ -20,6 +20,7 @@ import torch
 from benchmarks import (
     dag,
     end_to_end,
+    fresh,
     plain,
     project,
     record,
@@ -351,13 +352,20 @@ def command(*arguments):
 def test_train_prints_a_row_for_each_case_and_precision():
     rows = command(
         "train", "--cases", "tiny", "--batch", "4", "--seconds", "0.01", "--rounds", "2",
-        "--device", "cpu",
+        "--device", "cpu", "--starts", "1",
     )  # fmt: skip
+    parts = ("tiny: start", "tiny: memory")
     assert [(row.case, row.details["precision"]) for row in rows] == [
+        *((part, precision) for precision in ("float32", "bfloat16") for part in parts),
         ("tiny", "float32"),
         ("tiny", "bfloat16"),
     ]
-    row = rows[0]
+    begin, memory, row = rows[0], rows[1], rows[4]
+    assert list(begin.ratios) == ["plain", "tuned"] and begin.units == "s"
+    for value in (begin.ours, begin.plain, begin.tuned):
+        assert value > 0.2  # importing torch takes longer
+    if os.access("/proc/self/clear_refs", os.W_OK):
+        assert all(value > 50 for value in (memory.ours, memory.plain, memory.tuned)) and memory.units == "MB"
     assert row.hardware.startswith("CPU: ") and row.versions["torch"] == torch.__version__.split("+")[0]
     assert list(row.ratios) == ["plain", "plain CPU", "tuned", "tuned CPU"]
     assert all(0 < low <= median <= high for median, low, high in row.ratios.values())
@@ -387,11 +395,44 @@ def test_counts_must_be_positive(name, capsys):
 
 def test_sampling_takes_more_of_a_run_the_slower_it_is():
     args = argparse.Namespace(
-        device="cpu", cases=["tiny"], precision=["float32"], images=2, steps=2, batch=2, threads=1, rounds=1
-    )
+        device="cpu", cases=["tiny"], precision=["float32"], images=2, steps=2, batch=2, threads=1, rounds=1,
+        starts=0,
+    )  # fmt: skip
     rate, share = sample.measure(args)
     assert rate.case == "tiny" and rate.details["largest difference in grey levels"] <= 1
     assert share.units == "% of a run" and 0 < share.ours < 100
+
+
+def test_contestants_start_in_turns_and_compile_once(monkeypatch):
+    begun = []
+
+    def launched(name):
+        begun.append(name)
+        return None if name == "big" else fresh.Start(float(len(begun)), 4.0, 5_000_000)
+
+    ways = {name: partial(launched, name) for name in ("plain", "big", "tuned")}
+    made = fresh.alternate(ways, {"tuned"}, 3)
+    assert begun == ["plain", "big", "tuned", "plain", "plain"]
+    assert {name: len(starts) for name, starts in made.items()} == {"plain": 3, "big": 0, "tuned": 1}
+    start, compiling, memory = fresh.rows("train", "tiny", {"big": {}}, made, {"tuned"}, CPU)
+    assert (start.ours, start.plain, start.tuned, start.ratios) == (None, 4.0, 3.0, {})
+    assert (compiling.case, compiling.ours, compiling.tuned) == ("tiny: compiling", None, 4.0)
+    assert (memory.ours, memory.plain, memory.units) == (None, 5.0, "MB")
+    start, *_ = fresh.rows("train", "tiny", {"plain": {}}, made, set(), CPU)
+    assert start.ratios == {"plain": [1.0, 1.0, 1.0], "tuned": [3.0, 3.0, 3.0]}
+
+
+def test_a_contestant_that_fails_says_why():
+    with pytest.raises(StageError, match=r"failed: .*NoSuchWay"):
+        fresh.launch("train", train.Mode("float32", "NoSuchWay"), small(), CPU, 1, mode="default")  # type: ignore
+
+
+def test_compiler_caches_are_empty_and_of_this_measurement(monkeypatch):
+    monkeypatch.setenv("TRITON_CACHE_DIR", "mine")
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    with fresh.compiler_caches():
+        assert all(os.environ[name] != "mine" and not os.path.exists(os.environ[name]) for name in fresh.CACHES)
+    assert os.environ["TRITON_CACHE_DIR"] == "mine" and "TORCHINDUCTOR_CACHE_DIR" not in os.environ
 
 
 def test_cases_are_the_papers_networks():
