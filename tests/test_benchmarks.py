@@ -27,6 +27,7 @@ from benchmarks import (
     results,
     runs,
     sample,
+    scaling,
     score,
     search,
     timing,
@@ -435,6 +436,42 @@ def test_compiler_caches_are_empty_and_of_this_measurement(monkeypatch):
     assert os.environ["TRITON_CACHE_DIR"] == "mine" and "TORCHINDUCTOR_CACHE_DIR" not in os.environ
 
 
+def test_scaling_has_a_row_for_each_number_of_processes_and_threads():
+    rows = command(
+        "scaling", "--cores", "2", "--batch", "2", "--seconds", "0.01", "--rounds", "2", "--device", "cpu"
+    )  # fmt: skip
+    assert [row.case for row in rows] == ["1 process", "2 processes", "2 threads"]
+    assert rows[0].ratios == {"one": [1.0, 1.0, 1.0]}
+    for row in rows:
+        assert row.ours > 0 and 0.05 < row.details["share of perfect scaling"] < 4
+    assert [scaling.numbers(count) for count in (1, 2, 6, 8)] == [[1], [1, 2], [1, 2, 4, 6], [1, 2, 4, 8]]
+
+
+def test_scaling_adds_the_rates_of_a_team():
+    class Steady:
+        def __init__(self, seconds):
+            self.seconds, self.asked = seconds, 0
+
+        def send(self, steps):
+            self.asked = steps
+
+        def receive(self):
+            return self.asked * self.seconds
+
+    pair = [Steady(0.5), Steady(1.0)]
+    taken = scaling.rounds({"1 process": pair[:1], "2 processes": pair}, 4, 3)
+    assert taken == {"1 process": [[2.0]] * 3, "2 processes": [[2.0, 4.0]] * 3}
+    one, two = scaling.compared(taken, 40)
+    assert one == ("1 process", 20.0, timing.Ratio(1.0, 1.0, 1.0))
+    assert two == ("2 processes", 30.0, timing.Ratio(1.5, 1.5, 1.5))
+
+
+def test_a_worker_that_fails_ends_the_measurement(capfd):
+    with pytest.raises(StageError, match="a worker has failed"), scaling.Worker({}) as worker:
+        worker.receive()
+    assert "KeyError" in capfd.readouterr().err
+
+
 def test_cases_are_the_papers_networks():
     shapes = {name: runs.shape(runs.case(name)) for name in runs.CASES}
     assert shapes["tiny"] == (1, 8, 8) and shapes["16x16 width 128"] == (3, 16, 16)
@@ -480,7 +517,7 @@ def test_results_keep_what_another_machine_measured(tmp_path):
     second = page.read_text()
     assert "## GPU\n" not in second and "## GPU: some, host two\n\n### train\n\nMeasured" in second
     assert "11.5" in second and "12.5" in second and "13.5" in second
-    assert second.count("not measured") == 7  # sample, end_to_end, dag; sample, score, end_to_end; search
+    assert second.count("not measured") == 9  # of eleven on a CPU and a GPU and without hardware
     results.update([row(ours=14.5)], page)
     third = page.read_text()
     assert "11.5" not in third and all(number in third for number in ("12.5", "13.5", "14.5"))
@@ -502,7 +539,7 @@ def test_the_page_can_be_read():
 
 def test_results_ask_for_every_benchmark():
     page = results.text({})
-    assert page.count("not measured") == 5 and f"## {record.ANYWHERE}\n\n### search\n\nnot measured" in page
+    assert page.count("not measured") == 6 and f"## {record.ANYWHERE}\n\n### search\n\nnot measured" in page
     page = results.text(results.merge({}, [row(name) for name in NAMES]))
     assert page.count("Measured") == len(NAMES) and all(f"### {name}\n" in page for name in NAMES)
 
