@@ -29,6 +29,7 @@ from benchmarks import (
     sample,
     scaling,
     score,
+    script,
     search,
     timing,
     train,
@@ -574,6 +575,45 @@ def test_parts_of_the_default_study_add_up():
     assert parts["training"] == 17.0 and parts["scoring"] == 4.0 and parts["sampling"] == 0.0
     assert parts["process start-up"] == 8.5 and parts["subsets, tables, figures, report"] == 2.5
     assert sum(parts.values()) == pytest.approx(60.0)
+
+
+def test_end_to_end_compares_the_same_computations():
+    parts = {"training": 8.0, "sampling": 3.0, "scoring": 1.0, "idle and waiting": 8.0}
+    executions = [end_to_end.Whole(seconds, parts, 4, 9) for seconds in (10.0, 12.0, 14.0)]
+    taken = {"training": 3.0, "sampling": 1.0, "scoring": 0.5}
+    rows = {row.case: row for row in end_to_end.rows(executions, {"plain": [taken] * 3}, 2, 2, "cpu")}
+    whole, same, training = (rows[case] for case in ("whole", "same computations", "training"))
+    assert (whole.ours, whole.plain, whole.tuned, whole.units) == (12.0, 9.0, None, "s")
+    assert whole.ratios == {"plain": [0.75, pytest.approx((9 / 14 + 0.75) / 2, 1e-3), pytest.approx(0.825)]}
+    assert whole.details["quartiles"] == "11 to 13" and whole.details["rounds"] == 3
+    assert (same.ours, same.plain, same.ratios["plain"]) == (12.0, 18.0, [1.5, 1.5, 1.5])
+    assert (training.ours, training.plain, training.details["share"]) == (8.0, 12.0, "33.3 %")
+    assert rows["idle and waiting"].plain is None
+
+
+@pytest.mark.parametrize("baseline", end_to_end.BASELINES)
+def test_a_baselines_run_trains_samples_and_scores(baseline):
+    setup = small(sampling__images=3, sampling__steps=2, training__snapshots=[0.5, 1.0])
+    drawn = labelled(setup, 12)
+    seconds = script.run(baseline, setup, drawn, CPU)
+    assert list(seconds) == list(script.PARTS) and all(value > 0 for value in seconds.values())
+
+
+def test_baselines_of_a_run_sample_from_their_averaged_weights():
+    setup, shape = small(sampling__images=5, sampling__steps=3), (1, 8, 8)
+    drawn = runs.random_subset(setup, 12)
+    for make in (script._plain, script._tuned):
+        advance, sampler = make(setup, drawn, CPU)
+        before = sampler(None)
+        for _ in range(3):
+            advance()
+        assert before.shape == (5, *shape) and not torch.equal(sampler(None), before)
+
+
+def test_a_baselines_runs_are_made_side_by_side():
+    setup = small(sampling__images=2, sampling__steps=2, training__snapshots=[1.0])
+    seconds = script.side_by_side("tuned", setup, 20, CPU, 2)
+    assert list(seconds) == list(script.PARTS) and all(0 < value < 60 for value in seconds.values())
 
 
 def test_large_project_asks_for_seven_runs_an_arm(tmp_path):
