@@ -6,10 +6,13 @@ its help, measured afterwards.  The rest is the job's work.  Modules that `emmet
 are started in the same way here, and as many of its jobs as there are cores wait until it has loaded torch.  Shares
 refer to cores times wall time, so they include time that no job used, such as Snakemake's own work.
 
-The plain baseline makes the same runs one after another in one process, without Snakemake and files: plain training,
+The baselines make the same runs one after another, without Snakemake and files (`benchmarks.script`): training,
 sampling of each snapshot, and `torch.cdist`.  All runs train on and generate the same numbers of images.  So one run is
-made, and its time is multiplied by the number of runs.  As it uses one core, the time is also divided by the number of
-cores.
+made on each core at once, and its time is multiplied by the number of runs.  On a GPU one process makes one run.
+
+Workflow and baselines take turns, in reverse order in every other round.  ``whole`` compares the wall time of the
+workflow with that of the baselines' computations, spread over the cores.  ``same computations`` compares the core
+seconds of training, sampling and scoring alone.
 """
 
 import argparse
@@ -20,24 +23,29 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from benchmarks import plain, project
+from benchmarks import project, script, timing
 from benchmarks.record import Row, make
 from emmeter.command import positive
-from emmeter.data import datasets, feasibility, subset
+from emmeter.data import datasets, feasibility
 from emmeter.errors import StageError
 from emmeter.files.provenance import cores
 from emmeter.machine import warm
 from emmeter.machine.device import select
 from emmeter.settings.configuration import load, read
 from emmeter.settings.sections import Setup
-from emmeter.training.schedule import budget
 
+ROUNDS = 3  # whole executions
 STARTS = 3  # starts of each module, for its start-up time
+LOADING = "loading torch"  # among the start-up times: seconds until the server of warm processes has loaded torch
+BASELINES: tuple[script.Baseline, ...] = ("plain", "tuned")
 PARTS = {
     "train": "training",
     "sample": "sampling",
@@ -49,40 +57,110 @@ PARTS = {
 def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cores", type=positive, default=cores())
     parser.add_argument("--overlay", type=Path, nargs="*", default=[], help="configuration files over config.yaml")
-    parser.add_argument("--no-plain", action="store_true", help="skip the baseline")
+    parser.add_argument("--rounds", type=positive, default=ROUNDS, help="whole executions")
+    parser.add_argument("--no-baselines", action="store_true", help="only the workflow")
+
+
+@dataclass(frozen=True)
+class Whole:
+    """An execution of the workflow: wall seconds, core seconds of each part, numbers of runs and jobs."""
+
+    seconds: float
+    parts: Mapping[str, float]
+    runs: int
+    jobs: int
 
 
 def measure(args: argparse.Namespace) -> Iterator[Row]:
-    """Yield one row for the whole, then one row per part.
+    """Yield one row for the whole, one for the computations that the baselines make too, then one row per part.
 
     Raises:
         StageError: the configuration makes no run, or the workflow fails.
     """
     overlays = [path.resolve() for path in args.overlay]
     device = select(args.device, 1)
-    settings = read(load(overlays, project.ROOT))
+    setup = read(load(overlays, project.ROOT)).base
+    processes = args.cores if device.type == "cpu" else 1
+    starts: dict[str, float] = {}  # start-up seconds of each module, measured after the first execution
+    works: dict[str, Callable[[], object]] = {"ours": partial(execute, args.cores, overlays, device, starts)}
+    if not args.no_baselines:
+        n = size(setup)
+        for name in BASELINES:
+            works[name] = partial(script.side_by_side, name, setup, n, device, processes)
+    results: dict[str, list[Any]] = {name: [] for name in works}
+    for turn in range(args.rounds):
+        for name in list(works) if turn % 2 == 0 else list(works)[::-1]:
+            results[name].append(works[name]())
+    yield from rows(results.pop("ours"), results, args.cores, processes, device.type)
+
+
+def rows(
+    executions: Sequence[Whole],
+    baselines: Mapping[str, Sequence[Mapping[str, float]]],
+    cores: int,
+    processes: int,
+    device: str,
+) -> Iterator[Row]:
+    """Yield the rows of all rounds.
+
+    Args:
+        baselines: seconds of each part of one run, by the baseline's name and round.
+        processes: that make the runs of a baseline at once.
+    """
+    runs = executions[0].runs
+
+    def row(
+        case: str, units: str, ours: Sequence[float], theirs: Mapping[str, Sequence[float]], **details: object
+    ) -> Row:
+        medians = {name: statistics.median(values) for name, values in theirs.items()}
+        described = {"runs": runs, "jobs": executions[0].jobs, "cores": cores, "rounds": len(executions), **details}
+        return make(
+            "end_to_end", case, units, statistics.median(ours), medians.get("plain"), None, described, device,
+            tuned=medians.get("tuned"), ratios={name: timing.ratio(values, ours) for name, values in theirs.items()},
+        )  # fmt: skip
+
+    def scaled(parts: Sequence[str], factor: float) -> dict[str, list[float]]:
+        return {
+            name: [factor * sum(taken[part] for part in parts) for taken in turns] for name, turns in baselines.items()
+        }
+
+    walls = [execution.seconds for execution in executions]
+    low, high = timing.quartiles(walls).low, timing.quartiles(walls).high
+    yield row("whole", "s", walls, scaled(script.PARTS, runs / processes), quartiles=f"{low:.4g} to {high:.4g}")
+    computed = [sum(execution.parts[part] for part in script.PARTS) for execution in executions]
+    yield row("same computations", "core seconds", computed, scaled(script.PARTS, runs))
+    for part in executions[0].parts:
+        seconds = [execution.parts[part] for execution in executions]
+        share = statistics.median(100 * execution.parts[part] / (cores * execution.seconds) for execution in executions)
+        theirs = scaled([part], runs) if part in script.PARTS else {}
+        yield row(part, "core seconds", seconds, theirs, share=f"{share:.1f} %")
+
+
+def execute(cores: int, overlays: Sequence[Path], device: torch.device, starts: dict[str, float]) -> Whole:
+    """Execute the workflow in a fresh copy of the project.
+
+    Args:
+        starts: start-up seconds of each module; measured and entered if it is empty.
+    Raises:
+        StageError: the configuration makes no run, or the workflow fails.
+    """
     os.environ[warm.VARIABLE] = warm.fresh_name()
     with tempfile.TemporaryDirectory() as name:
         folder, programs, log = Path(name, "project"), Path(name, "programs"), Path(name, "jobs")
         project.copy(folder)
         project.stopwatch(programs, log, sys.executable)
-        arguments = ["--cores", args.cores, *(["--configfile", *overlays] if overlays else [])]
+        arguments = ["--cores", cores, *(["--configfile", *overlays] if overlays else [])]
         arguments += ["--config", f"execution={{device: {device.type}}}"]
         done = project.snakemake(folder, programs, log, arguments)
-        loading = start_up("train", folder, 1)  # starts the server that the next processes are copies of
-        starts = {module: start_up(module, folder) for module in {job.module for job in done.jobs}}
-    runs = sum(job.module == "score" for job in done.jobs)
-    if not runs:
+        if not starts:
+            # This starts the server that the next processes are copies of.
+            loading = start_up("train", folder, 1)
+            starts |= {module: start_up(module, folder) for module in {job.module for job in done.jobs}}
+            starts[LOADING] = loading - starts["train"]
+    if not (runs := sum(job.module == "score" for job in done.jobs)):
         raise StageError("end_to_end: the configuration made no run")
-    baseline = None if args.no_plain else plain_seconds(settings.base, device) * runs / args.cores
-    details = {"runs": runs, "jobs": len(done.jobs), "cores": args.cores, "share": None}
-    yield make(
-        "end_to_end", "whole", "s", done.seconds, baseline, _single(baseline, done.seconds), details, device.type
-    )
-    capacity = args.cores * done.seconds
-    for part, seconds in split(done, starts, args.cores * (loading - starts["train"]), capacity).items():
-        share = {**details, "share": f"{100 * seconds / capacity:.1f} %"}
-        yield make("end_to_end", part, "core seconds", seconds, details=share, device=device.type)
+    parts = split(done, starts, cores * starts[LOADING], cores * done.seconds)
+    return Whole(done.seconds, parts, runs, len(done.jobs))
 
 
 def split(done: project.Execution, starts: Mapping[str, float], loading: float, capacity: float) -> dict[str, float]:
@@ -117,25 +195,7 @@ def start_up(module: str, folder: Path, starts: int = STARTS) -> float:
     return statistics.median(taken)
 
 
-def plain_seconds(setup: Setup, device: torch.device) -> float:
-    """Time one run of the plain baseline on search.start images, in seconds."""
+def size(setup: Setup) -> int:
+    """The number of images nearest to search.start on which a run may train."""
     multiple, available = feasibility.usable(datasets.describe(setup.data), setup.data)
-    n = min(max(setup.search.start // multiple, 1) * multiple, available)
-    begun = time.perf_counter()
-    drawn = subset.draw(setup, n, 0)
-    training = plain.Training(setup, drawn, device)
-    labels = torch.unique(torch.from_numpy(drawn.labels)) if drawn.label_count else None
-    kept = budget(setup, n).snapshots
-    for step in range(1, budget(setup, n).steps + 1):
-        training.advance()
-        for _ in range(kept.count(step)):
-            denoiser = plain.Denoiser(training.averages[0].eval(), training.denoiser.kind)
-            images = plain.sample(denoiser, setup, drawn.images.shape[1:], labels, setup.sampling.images, device)
-            plain.nearest(images, torch.from_numpy(drawn.images), 2, device)
-    return time.perf_counter() - begun
-
-
-def _single(slow: float | None, fast: float):  # type: ignore[no-untyped-def]
-    from benchmarks.timing import ratio
-
-    return None if slow is None else ratio([slow], [fast])
+    return min(max(setup.search.start // multiple, 1) * multiple, available)

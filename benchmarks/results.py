@@ -19,7 +19,7 @@ our speed over that of this baseline (of a search: cost of the baseline over our
 quartiles in brackets. `/ plain CPU`, `/ tuned CPU`: the same in processor time. Tables with the columns `ratio` and
 `spread` are older: median and extremes over three pairs of runs, against plain.
 """
-TIMED = ("train", "sample", "score", "end_to_end")  # on a CPU and on a GPU
+TIMED = ("train", "sample", "score", "scaling", "end_to_end")  # on a CPU and on a GPU
 WORKFLOW = ("dag",)  # Snakemake's own time, without a GPU
 SIMULATED = ("search",)
 NOT_MEASURED = "not measured"

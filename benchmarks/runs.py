@@ -22,6 +22,7 @@ from emmeter.settings.validation import validate
 
 ROOT = Path(__file__).parents[1]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+STARTS = 3  # of each contestant in a fresh process
 IMAGES = 1000  # in a subset; the time of a step does not depend on this number
 
 # The paper's basic network at the widths and resolutions of its studies, as (study, arm) of config/paper.yaml.
@@ -81,6 +82,10 @@ def options(parser: argparse.ArgumentParser, cases: Sequence[str]) -> None:
                         help=f"of {', '.join(map(repr, cases))}")  # fmt: skip
     parser.add_argument("--precision", nargs="+", choices=PRECISIONS, help="default: all distinct ones of the device")
     parser.add_argument("--threads", type=positive, help="default: 1 for the tiny network, otherwise all cores")
+    parser.add_argument(
+        "--starts", type=int, default=STARTS, choices=range(10), metavar="COUNT",
+        help="starts of each way in a fresh process; 0: no rows of starts, compiling and memory",
+    )  # fmt: skip
     parser.add_argument("--rounds", type=positive, default=timing.ROUNDS, help="timings of each way")
 
 

@@ -4,6 +4,8 @@ Case ``tiny`` is the default study's network with its own number of images and s
 the time for sampling all snapshots over the time for training and sampling, both at rates measured here, without
 process start-up.  On a CPU the paper's network is sampled with few images and few steps.  Its rate is computed from the
 time per evaluation, for the run's full number of steps.
+
+Each case also has rows of its start, compiling and memory, measured in fresh processes (`benchmarks.fresh`).
 """
 
 import argparse
@@ -13,9 +15,9 @@ from functools import partial
 
 import torch
 
-from benchmarks import plain, runs, timing, tuned
+from benchmarks import fresh, plain, runs, timing, tuned
 from benchmarks.record import Row, make
-from benchmarks.train import BASELINES, Mode, Way, tuned_mode
+from benchmarks.train import BASELINES, Mode, Way, starts, tuned_mode
 from benchmarks.train import contestant as training
 from emmeter.command import positive
 from emmeter.diffusion.precision import cast, choose
@@ -41,6 +43,11 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 def measure(args: argparse.Namespace) -> Iterator[Row]:
     """Yield one row per case and precision, and the share of a default run."""
+    with fresh.compiler_caches():
+        yield from _measure(args)
+
+
+def _measure(args: argparse.Namespace) -> Iterator[Row]:
     for name, run, device, threads in runs.chosen(args):
         timed = reduced(run, name, args, device)
         with timing.compiling(device.type == "cuda"):
@@ -67,15 +74,29 @@ def compare(
 ) -> Iterator[Row]:
     """Time the samplers with the settings `timed`; rates are for those of `setup`."""
     count = timed.sampling.images
-    precisions = args.precision or runs.precisions(device.type)
+    modes = [Mode(precision) for precision in args.precision or runs.precisions(device.type)]
+    conditions = {
+        mode: {
+            "precision": mode.precision,
+            "steps": setup.sampling.steps,
+            "steps timed": timed.sampling.steps,
+            "images timed": count,
+            "batch": args.batch,
+            "threads": threads if device.type == "cpu" else None,
+        }
+        for mode in modes
+    }
+    options = {"batch": args.batch, "mode": tuned_mode(name)}
+    if args.starts:
+        yield from starts("sample", name, timed, conditions, args.starts, device, threads, **options)
     work: dict[Way, Callable[[], torch.Tensor]] = {}
     images: dict[Way, torch.Tensor] = {}
 
     def first(way: Way, sampler: Callable[[], torch.Tensor]) -> None:
         images[way] = sampler()
 
-    for way in (*BASELINES, *map(Mode, precisions)):
-        sampler = contestant(way, timed, args.batch, device, tuned_mode(name))
+    for way in (*BASELINES, *modes):
+        sampler = contestant(way, timed, device, **options)
         if timing.warm_up(partial(first, way, sampler), device):
             work[way] = sampler
         del sampler  # what did not fit must leave the memory before the next one comes
@@ -88,14 +109,9 @@ def compare(
             return None
         return int((images[way].int() - images["plain"].int()).abs().max())
 
-    for mode in map(Mode, precisions):
+    for mode in modes:
         details = {
-            "precision": mode.precision,
-            "steps": setup.sampling.steps,
-            "steps timed": timed.sampling.steps,
-            "images timed": count,
-            "batch": args.batch,
-            "threads": threads if device.type == "cpu" else None,
+            **conditions[mode],
             "largest difference in grey levels": difference(mode),
             "tuned's difference": difference("tuned"),
             "rounds": args.rounds,
@@ -111,7 +127,7 @@ def compare(
 
 
 def contestant(
-    way: Way, setup: Setup, batch: int, device: torch.device, mode: tuned.Mode
+    way: Way, setup: Setup, device: torch.device, mode: tuned.Mode, batch: int
 ) -> Callable[[], torch.Tensor]:
     """Make a sampler of a run's unconditional network, with the same initial weights for all ways."""
     shape = runs.shape(setup)

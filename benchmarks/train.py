@@ -5,20 +5,22 @@ One timing is a few whole optimizer steps (batch, loss, gradients, Adam, average
 3 times those of the forward pass.  The peak is that of a large matrix product of the same type in the same process.
 The batch size is the run's own; on a CPU it is smaller if a step would take more than STEP_FLOPS operations.  What does
 not fit into a GPU's memory has no value.
+
+Each case also has rows of its start, compiling and memory, measured in fresh processes (`benchmarks.fresh`).
 """
 
 import argparse
 import statistics
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 
-from benchmarks import plain, runs, timing, tuned
+from benchmarks import fresh, plain, runs, timing, tuned
 from benchmarks.record import Row, make
 from emmeter.command import positive
 from emmeter.diffusion import operations
@@ -58,6 +60,11 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 def measure(args: argparse.Namespace) -> Iterator[Row]:
     """Yield one row per case and mode."""
+    with fresh.compiler_caches():
+        yield from _measure(args)
+
+
+def _measure(args: argparse.Namespace) -> Iterator[Row]:
     for name, setup, device, threads in runs.chosen(args):
         flops = 3 * operations.planned(setup.network, runs.shape(setup))[0]
         timed = runs.adjusted(setup, training__batch_size=args.batch or batch(setup, flops, device))
@@ -85,13 +92,25 @@ def compare(
     name: str, setup: Setup, flops: int, modes: list[Mode], args: argparse.Namespace, device: torch.device, threads: int
 ) -> Iterator[Row]:
     """Time the baselines and each of our modes in turns; `flops` is operations per image."""
-    work: dict[Way, Callable[[int], None]] = {}
+    tuning: tuned.Mode = args.tuned_mode or tuned_mode(name)
+    conditions = {
+        mode: {
+            "precision": mode.precision,
+            "kind": mode.kind,
+            "batch": setup.training.batch_size,
+            "threads": threads if device.type == "cpu" else None,
+        }
+        for mode in modes
+    }
+    if args.starts:
+        yield from starts("train", name, setup, conditions, args.starts, device, threads, mode=tuning)
+    work: dict[Way, Callable[..., None]] = {}
     for way in (*BASELINES, *modes):
-        several = contestant(way, setup, device, args.tuned_mode or tuned_mode(name))
-        if timing.warm_up(partial(several, 1), device):
+        several = contestant(way, setup, device, tuning)
+        if timing.warm_up(several, device):
             work[way] = several
         del several  # what did not fit must leave the memory before the next one comes
-    steps = {way: timing.repeats(partial(several, 1), args.seconds, device) for way, several in work.items()}
+    steps = {way: timing.repeats(several, args.seconds, device) for way, several in work.items()}
     taken = timing.alternate({way: partial(several, steps[way]) for way, several in work.items()}, args.rounds, device)
     each = {way: times.over(steps[way]) for way, times in taken.items()}  # seconds per step
     rates = {way: setup.training.batch_size / statistics.median(times.wall) for way, times in each.items()}
@@ -101,10 +120,7 @@ def compare(
     baselines = {way: each[way] for way in BASELINES if way in each}
     for mode in modes:
         details = {
-            "precision": mode.precision,
-            "kind": mode.kind,
-            "batch": setup.training.batch_size,
-            "threads": threads if device.type == "cpu" else None,
+            **conditions[mode],
             "GFLOP per image": flops / 1e9,
             "peak TFLOP/s": peaks[mode.precision] / 1e12,
             "share of peak": rates[mode] * flops / peaks[mode.precision] if mode in rates else None,
@@ -120,13 +136,43 @@ def compare(
         )  # fmt: skip
 
 
+def starts(
+    benchmark: str,
+    name: str,
+    setup: Setup,
+    conditions: Mapping[Mode, dict[str, object]],
+    count: int,
+    device: torch.device,
+    threads: int,
+    **options: object,
+) -> Iterator[Row]:
+    """Start the baselines and each of our modes in fresh processes, before this process uses much memory.
+
+    Args:
+        conditions: details of the rows of each mode.
+        count: number of starts of each way that does not compile.
+        options: further arguments of the module's `contestant`.
+    """  # fmt: skip
+    ways: Sequence[Way] = (*BASELINES, *conditions)
+    compile_here: set[Way] = {mode for mode in conditions if mode.kind == "compiled"}
+    compile_here |= {"tuned"} if device.type == "cuda" else set()
+    launches = {way: partial(fresh.launch, benchmark, way, setup, device, threads, **options) for way in ways}
+    made = fresh.alternate(launches, compile_here, count)
+    yield from fresh.rows(benchmark, name, conditions, made, compile_here, device)
+
+
+def way_of(written: str | Mapping[str, Any]) -> Way:
+    """Read a way from JSON: the name of a baseline, or the fields of a mode."""
+    return Mode(**written) if isinstance(written, Mapping) else "tuned" if written == "tuned" else "plain"
+
+
 def tuned_mode(name: str) -> tuned.Mode:
     """The mode of torch.compile that suits a case on a GPU: steps of the tiny network are mostly launches."""
     return "reduce-overhead" if name == runs.TINY else "default"
 
 
-def contestant(way: Way, setup: Setup, device: torch.device, mode: tuned.Mode) -> Callable[[int], None]:
-    """Make a training; the result makes a number of its steps."""
+def contestant(way: Way, setup: Setup, device: torch.device, mode: tuned.Mode) -> Callable[..., None]:
+    """Make a training; the result makes a number of its steps, by default one."""
     if way == "plain":
         return partial(plain_steps, plain.Training(setup, runs.random_subset(setup), device))
     if way == "tuned":
@@ -142,7 +188,7 @@ def trainer(setup: Setup, device: torch.device, kind: Kind = "eager") -> Trainer
         )  # fmt: skip
 
 
-def our_steps(trainer: Trainer, steps: int) -> None:
+def our_steps(trainer: Trainer, steps: int = 1) -> None:
     """Make `steps` steps; the loss is read in every step on a CPU, as in `emmeter.training.loop.train`."""
     choose(trainer.setup.training.precision)  # torch's arithmetic on a GPU is global, and other modes take turns
     for _ in range(steps):
@@ -151,14 +197,14 @@ def our_steps(trainer: Trainer, steps: int) -> None:
             trainer.check(loss.item())
 
 
-def plain_steps(training: plain.Training, steps: int) -> None:
+def plain_steps(training: plain.Training, steps: int = 1) -> None:
     """Make `steps` steps of the plain baseline."""
     plain.arithmetic()
     for _ in range(steps):
         training.advance()
 
 
-def tuned_steps(training: tuned.Training, steps: int) -> None:
+def tuned_steps(training: tuned.Training, steps: int = 1) -> None:
     """Make `steps` steps of the tuned baseline."""
     tuned.arithmetic()
     for _ in range(steps):

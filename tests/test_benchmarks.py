@@ -20,13 +20,16 @@ import torch
 from benchmarks import (
     dag,
     end_to_end,
+    fresh,
     plain,
     project,
     record,
     results,
     runs,
     sample,
+    scaling,
     score,
+    script,
     search,
     timing,
     train,
@@ -351,13 +354,20 @@ def command(*arguments):
 def test_train_prints_a_row_for_each_case_and_precision():
     rows = command(
         "train", "--cases", "tiny", "--batch", "4", "--seconds", "0.01", "--rounds", "2",
-        "--device", "cpu",
+        "--device", "cpu", "--starts", "1",
     )  # fmt: skip
+    parts = ("tiny: start", "tiny: memory")
     assert [(row.case, row.details["precision"]) for row in rows] == [
+        *((part, precision) for precision in ("float32", "bfloat16") for part in parts),
         ("tiny", "float32"),
         ("tiny", "bfloat16"),
     ]
-    row = rows[0]
+    begin, memory, row = rows[0], rows[1], rows[4]
+    assert list(begin.ratios) == ["plain", "tuned"] and begin.units == "s"
+    for value in (begin.ours, begin.plain, begin.tuned):
+        assert value > 0.2  # importing torch takes longer
+    if os.access("/proc/self/clear_refs", os.W_OK):
+        assert all(value > 50 for value in (memory.ours, memory.plain, memory.tuned)) and memory.units == "MB"
     assert row.hardware.startswith("CPU: ") and row.versions["torch"] == torch.__version__.split("+")[0]
     assert list(row.ratios) == ["plain", "plain CPU", "tuned", "tuned CPU"]
     assert all(0 < low <= median <= high for median, low, high in row.ratios.values())
@@ -387,11 +397,80 @@ def test_counts_must_be_positive(name, capsys):
 
 def test_sampling_takes_more_of_a_run_the_slower_it_is():
     args = argparse.Namespace(
-        device="cpu", cases=["tiny"], precision=["float32"], images=2, steps=2, batch=2, threads=1, rounds=1
-    )
+        device="cpu", cases=["tiny"], precision=["float32"], images=2, steps=2, batch=2, threads=1, rounds=1,
+        starts=0,
+    )  # fmt: skip
     rate, share = sample.measure(args)
     assert rate.case == "tiny" and rate.details["largest difference in grey levels"] <= 1
     assert share.units == "% of a run" and 0 < share.ours < 100
+
+
+def test_contestants_start_in_turns_and_compile_once(monkeypatch):
+    begun = []
+
+    def launched(name):
+        begun.append(name)
+        return None if name == "big" else fresh.Start(float(len(begun)), 4.0, 5_000_000)
+
+    ways = {name: partial(launched, name) for name in ("plain", "big", "tuned")}
+    made = fresh.alternate(ways, {"tuned"}, 3)
+    assert begun == ["plain", "big", "tuned", "plain", "plain"]
+    assert {name: len(starts) for name, starts in made.items()} == {"plain": 3, "big": 0, "tuned": 1}
+    start, compiling, memory = fresh.rows("train", "tiny", {"big": {}}, made, {"tuned"}, CPU)
+    assert (start.ours, start.plain, start.tuned, start.ratios) == (None, 4.0, 3.0, {})
+    assert (compiling.case, compiling.ours, compiling.tuned) == ("tiny: compiling", None, 4.0)
+    assert (memory.ours, memory.plain, memory.units) == (None, 5.0, "MB")
+    start, *_ = fresh.rows("train", "tiny", {"plain": {}}, made, set(), CPU)
+    assert start.ratios == {"plain": [1.0, 1.0, 1.0], "tuned": [3.0, 3.0, 3.0]}
+
+
+def test_a_contestant_that_fails_says_why():
+    with pytest.raises(StageError, match=r"failed: .*NoSuchWay"):
+        fresh.launch("train", train.Mode("float32", "NoSuchWay"), small(), CPU, 1, mode="default")  # type: ignore
+
+
+def test_compiler_caches_are_empty_and_of_this_measurement(monkeypatch):
+    monkeypatch.setenv("TRITON_CACHE_DIR", "mine")
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    with fresh.compiler_caches():
+        assert all(os.environ[name] != "mine" and not os.path.exists(os.environ[name]) for name in fresh.CACHES)
+    assert os.environ["TRITON_CACHE_DIR"] == "mine" and "TORCHINDUCTOR_CACHE_DIR" not in os.environ
+
+
+def test_scaling_has_a_row_for_each_number_of_processes_and_threads():
+    rows = command(
+        "scaling", "--cores", "2", "--batch", "2", "--seconds", "0.01", "--rounds", "2", "--device", "cpu"
+    )  # fmt: skip
+    assert [row.case for row in rows] == ["1 process", "2 processes", "2 threads"]
+    assert rows[0].ratios == {"one": [1.0, 1.0, 1.0]}
+    for row in rows:
+        assert row.ours > 0 and 0.05 < row.details["share of perfect scaling"] < 4
+    assert [scaling.numbers(count) for count in (1, 2, 6, 8)] == [[1], [1, 2], [1, 2, 4, 6], [1, 2, 4, 8]]
+
+
+def test_scaling_adds_the_rates_of_a_team():
+    class Steady:
+        def __init__(self, seconds):
+            self.seconds, self.asked = seconds, 0
+
+        def send(self, steps):
+            self.asked = steps
+
+        def receive(self):
+            return self.asked * self.seconds
+
+    pair = [Steady(0.5), Steady(1.0)]
+    taken = scaling.rounds({"1 process": pair[:1], "2 processes": pair}, 4, 3)
+    assert taken == {"1 process": [[2.0]] * 3, "2 processes": [[2.0, 4.0]] * 3}
+    one, two = scaling.compared(taken, 40)
+    assert one == ("1 process", 20.0, timing.Ratio(1.0, 1.0, 1.0))
+    assert two == ("2 processes", 30.0, timing.Ratio(1.5, 1.5, 1.5))
+
+
+def test_a_worker_that_fails_ends_the_measurement(capfd):
+    with pytest.raises(StageError, match="a worker has failed"), scaling.Worker({}) as worker:
+        worker.receive()
+    assert "KeyError" in capfd.readouterr().err
 
 
 def test_cases_are_the_papers_networks():
@@ -439,7 +518,7 @@ def test_results_keep_what_another_machine_measured(tmp_path):
     second = page.read_text()
     assert "## GPU\n" not in second and "## GPU: some, host two\n\n### train\n\nMeasured" in second
     assert "11.5" in second and "12.5" in second and "13.5" in second
-    assert second.count("not measured") == 7  # sample, end_to_end, dag; sample, score, end_to_end; search
+    assert second.count("not measured") == 9  # of eleven on a CPU and a GPU and without hardware
     results.update([row(ours=14.5)], page)
     third = page.read_text()
     assert "11.5" not in third and all(number in third for number in ("12.5", "13.5", "14.5"))
@@ -461,7 +540,7 @@ def test_the_page_can_be_read():
 
 def test_results_ask_for_every_benchmark():
     page = results.text({})
-    assert page.count("not measured") == 5 and f"## {record.ANYWHERE}\n\n### search\n\nnot measured" in page
+    assert page.count("not measured") == 6 and f"## {record.ANYWHERE}\n\n### search\n\nnot measured" in page
     page = results.text(results.merge({}, [row(name) for name in NAMES]))
     assert page.count("Measured") == len(NAMES) and all(f"### {name}\n" in page for name in NAMES)
 
@@ -496,6 +575,45 @@ def test_parts_of_the_default_study_add_up():
     assert parts["training"] == 17.0 and parts["scoring"] == 4.0 and parts["sampling"] == 0.0
     assert parts["process start-up"] == 8.5 and parts["subsets, tables, figures, report"] == 2.5
     assert sum(parts.values()) == pytest.approx(60.0)
+
+
+def test_end_to_end_compares_the_same_computations():
+    parts = {"training": 8.0, "sampling": 3.0, "scoring": 1.0, "idle and waiting": 8.0}
+    executions = [end_to_end.Whole(seconds, parts, 4, 9) for seconds in (10.0, 12.0, 14.0)]
+    taken = {"training": 3.0, "sampling": 1.0, "scoring": 0.5}
+    rows = {row.case: row for row in end_to_end.rows(executions, {"plain": [taken] * 3}, 2, 2, "cpu")}
+    whole, same, training = (rows[case] for case in ("whole", "same computations", "training"))
+    assert (whole.ours, whole.plain, whole.tuned, whole.units) == (12.0, 9.0, None, "s")
+    assert whole.ratios == {"plain": [0.75, pytest.approx((9 / 14 + 0.75) / 2, 1e-3), pytest.approx(0.825)]}
+    assert whole.details["quartiles"] == "11 to 13" and whole.details["rounds"] == 3
+    assert (same.ours, same.plain, same.ratios["plain"]) == (12.0, 18.0, [1.5, 1.5, 1.5])
+    assert (training.ours, training.plain, training.details["share"]) == (8.0, 12.0, "33.3 %")
+    assert rows["idle and waiting"].plain is None
+
+
+@pytest.mark.parametrize("baseline", end_to_end.BASELINES)
+def test_a_baselines_run_trains_samples_and_scores(baseline):
+    setup = small(sampling__images=3, sampling__steps=2, training__snapshots=[0.5, 1.0])
+    drawn = labelled(setup, 12)
+    seconds = script.run(baseline, setup, drawn, CPU)
+    assert list(seconds) == list(script.PARTS) and all(value > 0 for value in seconds.values())
+
+
+def test_baselines_of_a_run_sample_from_their_averaged_weights():
+    setup, shape = small(sampling__images=5, sampling__steps=3), (1, 8, 8)
+    drawn = runs.random_subset(setup, 12)
+    for make in (script._plain, script._tuned):
+        advance, sampler = make(setup, drawn, CPU)
+        before = sampler(None)
+        for _ in range(3):
+            advance()
+        assert before.shape == (5, *shape) and not torch.equal(sampler(None), before)
+
+
+def test_a_baselines_runs_are_made_side_by_side():
+    setup = small(sampling__images=2, sampling__steps=2, training__snapshots=[1.0])
+    seconds = script.side_by_side("tuned", setup, 20, CPU, 2)
+    assert list(seconds) == list(script.PARTS) and all(0 < value < 60 for value in seconds.values())
 
 
 def test_large_project_asks_for_seven_runs_an_arm(tmp_path):
