@@ -60,6 +60,7 @@ CHAIN_IMAGES = 40  # training images of the run of all stages
 
 def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--part", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--cases", nargs="+", metavar="CASE", help="some cases of the parts, by name; by default all")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: only to try the benchmark")
     parser.add_argument("--rows", type=Path, help="file to which each row is appended")
     parser.add_argument("--seconds", type=float, default=540, help="of a part; cases that begin later are left out")
@@ -78,6 +79,8 @@ def measure(args: argparse.Namespace) -> Iterator[Row]:
     for part in args.part:
         begun = time.monotonic()
         for name, case in CASES[part].items():
+            if args.cases and name not in args.cases:
+                continue
             if time.monotonic() - begun > args.seconds:
                 rows: Iterator[Row] = iter([_row(part, name, device, {"error": "no time left"})])
             else:
@@ -195,7 +198,9 @@ def resumed(part: str, args: argparse.Namespace, device: torch.device) -> Iterat
     """A training that gets SIGTERM and resumes, against one that nobody disturbs."""
     from emmeter.stages import subset
 
-    setup = runs.adjusted(chain_setup(args, "float32"), training__duration="3200 images" if args.quick else "64000 images")
+    setup = runs.adjusted(
+        chain_setup(args, "float32"), training__duration="3200 images" if args.quick else "64000 images"
+    )
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         subset.subset(setup, n=CHAIN_IMAGES, replicate=0, output=folder / "subset.npz")
@@ -213,7 +218,9 @@ def resumed(part: str, args: argparse.Namespace, device: torch.device) -> Iterat
         clock = time.perf_counter()
         subprocess.run(command("whole"), check=True, capture_output=True, env=_environment())
         whole = time.perf_counter() - clock
-        with subprocess.Popen(command("parts"), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=_environment()) as process:
+        with subprocess.Popen(
+            command("parts"), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=_environment()
+        ) as process:
             assert process.stdout is not None
             process.stdout.readline()  # some steps are done
             process.send_signal(signal.SIGTERM)
@@ -221,7 +228,9 @@ def resumed(part: str, args: argparse.Namespace, device: torch.device) -> Iterat
         clock = time.perf_counter()
         subprocess.run(command("parts"), check=True, capture_output=True, env=_environment())
         second = time.perf_counter() - clock
-        losses = [(folder / into / "training.csv").read_text().splitlines()[-1].split(",")[3] for into in ("whole", "parts")]
+        losses = [
+            (folder / into / "training.csv").read_text().splitlines()[-1].split(",")[3] for into in ("whole", "parts")
+        ]
         details = {
             "status at SIGTERM": status, "whole, s": whole, "after resuming, s": second,
             "resumed at image": json.loads((folder / "parts/training.json").read_text())["resumed_at_image"],
@@ -507,9 +516,7 @@ def host(part: str, args: argparse.Namespace, device: torch.device) -> Iterator[
             yield from together(part, args, "cpu", count, compiled)
 
 
-def together(
-    part: str, args: argparse.Namespace, device: str, count: int, compiled: packages.When
-) -> Iterator[Row]:
+def together(part: str, args: argparse.Namespace, device: str, count: int, compiled: packages.When) -> Iterator[Row]:
     """Start processes of `worker`, and add up their speeds."""
     seconds = 1.0 if args.quick else 6.0
     command = [sys.executable, "-m", "benchmarks", "gpu", "--worker", str(seconds), "--device", device]
@@ -521,7 +528,9 @@ def together(
         "processes": count, "compile": compiled, "seconds to the first step": max(r["start"] for r in results),
         "slowest process, images/s": min(r["rate"] for r in results),
     }  # fmt: skip
-    name = f"{count} processes on the {'GPU' if device == 'cuda' else 'host'}{', package' if compiled == 'always' else ''}"
+    name = (
+        f"{count} processes on the {'GPU' if device == 'cuda' else 'host'}{', package' if compiled == 'always' else ''}"
+    )
     yield _row(part, name, torch.device(args.device), details, "images/s", sum(r["rate"] for r in results))
 
 

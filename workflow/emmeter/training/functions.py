@@ -32,7 +32,11 @@ def gradient_function(denoiser: Denoiser, parameters: FlatParameters, package: P
     count, layout = parameters.layout.without(LABELS)
     of_labels = [parameter for name, parameter in network.named_parameters() if name.startswith(LABELS)]
     run = package or own_step(denoiser, layout)
-    mask = None if package is None else torch.tensor(network.skip_flags, dtype=torch.float32, device=parameters.values.device)
+    mask = (
+        None
+        if package is None
+        else torch.tensor(network.skip_flags, dtype=torch.float32, device=parameters.values.device)
+    )
 
     def gradient(images: Tensor, sigma: Tensor, noise: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
         embedding = denoiser.embed(sigma, labels)

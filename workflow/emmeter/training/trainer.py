@@ -236,7 +236,9 @@ def start(
         compiled = "build"
     package = packages.provided(recipe, compiled) if before in (None, recipe.key) else None
     if before and package is None:
-        print(f"{folder}: began with the package {before}, which this machine lacks; starting this run again", flush=True)
+        print(
+            f"{folder}: began with the package {before}, which this machine lacks; starting this run again", flush=True
+        )
         saved = None
     if processes.first(int(package is not None)) != int(package is not None):
         raise packages.PackageError(f"{recipe.path}: does not load in all processes of this run; delete it")
