@@ -557,6 +557,8 @@ def test_jobs_are_timed_by_module(tmp_path):
     assert subprocess.run(
         [tmp_path / "programs" / "python", "-m", "emmeter.nothing"], stderr=subprocess.DEVNULL
     ).returncode
+    asked = [tmp_path / "programs" / "python", "-c", "import sys; print(sys.prefix)"]
+    assert subprocess.run(asked, capture_output=True, text=True).stdout.strip() == sys.prefix
     with (tmp_path / "log").open("a") as log:
         log.write("emmeter.machine.slots 1.0 2.0\n")  # has become another job, which has a line of its own
     jobs = project.jobs(tmp_path / "log")
