@@ -159,7 +159,8 @@ def execute(cores: int, overlays: Sequence[Path], device: torch.device, starts: 
             starts[LOADING] = loading - starts["train"]
     if not (runs := sum(job.module == "score" for job in done.jobs)):
         raise StageError("end_to_end: the configuration made no run")
-    parts = split(done, starts, cores * starts[LOADING], cores * done.seconds)
+    waiting = min(cores, sum(job.module == "train" for job in done.jobs))
+    parts = split(done, starts, waiting * starts[LOADING], cores * done.seconds)
     return Whole(done.seconds, parts, runs, len(done.jobs))
 
 

@@ -2,8 +2,9 @@
 
 A contestant starts in a process of its own, in which nothing else is loaded.  Its first call makes one training step,
 or the first images.  The *start* is the time from the start of the process to the end of this call.  *Compiling* is the
-time of all calls before the speed is steady, beyond that of as many steady calls.  *Memory* is the peak during one
-steady call: of the tensors on a GPU, of the whole process on a CPU.
+time of all calls before the speed is steady, beyond that of as many steady calls.  For a package, which only its first
+process builds, it is the start of this process beyond later ones, and *start* is that of later ones.  *Memory* is the
+peak during one steady call: of the tensors on a GPU, of the whole process on a CPU.
 """
 
 import importlib
@@ -18,7 +19,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 
@@ -28,8 +29,10 @@ from emmeter.errors import StageError
 from emmeter.machine.device import select
 from emmeter.settings.sections import Setup
 from emmeter.settings.validation import read_setup
+from emmeter.training import packages
 
-CACHES = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")  # environment variables of torch's compiler
+# Environment variables that name the folders of torch's compiler and of our packages.
+CACHES = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", packages.VARIABLE)
 Way = TypeVar("Way")
 
 
@@ -44,7 +47,7 @@ class Start:
 
 @contextmanager
 def compiler_caches() -> Iterator[None]:
-    """Begin with empty caches of torch's compiler, which this process and those that it starts share."""
+    """Begin without anything compiled; this process and those that it starts share what they compile."""
     before = {name: os.environ.get(name) for name in CACHES}
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         os.environ.update({name: os.path.join(folder, name) for name in CACHES})
@@ -108,24 +111,28 @@ def rows(
     case: str,
     details: Mapping[Any, dict[str, Any]],
     made: Mapping[Any, list[Start]],
-    once: Collection[Any],
+    compiling: Mapping[Any, float | None],
     device: torch.device,
 ) -> Iterator[Row]:
-    """Yield rows of start, compiling and memory for each of our ways, which are the keys of `details`."""
+    """Yield rows of start, compiling and memory for each of our ways, which are the keys of `details`.
+
+    Args:
+        compiling: seconds of each way that compiles.
+    """
     plain, tuned = made["plain"], made["tuned"]
     for way, conditions in details.items():
         ours = made[way]
         ratios = {name: _ratio(made[name], ours) for name in ("plain", "tuned") if made[name] and ours}
         described = {**conditions, "starts": len(ours)}
-        seconds, compiling, memory = (partial(_median, field) for field in ("seconds", "compiling", "memory"))
+        seconds, memory = (partial(median, field=field) for field in ("seconds", "memory"))
         yield make(
             benchmark, f"{case}: start", "s", seconds(ours), seconds(plain), None, described, device.type,
             tuned=seconds(tuned), ratios=ratios,
         )  # fmt: skip
-        if way in once or "tuned" in once:
+        if way in compiling or "tuned" in compiling:
             yield make(
-                benchmark, f"{case}: compiling", "s", compiling(ours) if way in once else None, None, None, described,
-                device.type, tuned=compiling(tuned) if "tuned" in once else None,
+                benchmark, f"{case}: compiling", "s", compiling.get(way), None, None, described, device.type,
+                tuned=compiling.get("tuned"),
             )  # fmt: skip
         yield make(
             benchmark, f"{case}: memory", "MB", memory(ours), memory(plain), None, described, device.type,
@@ -139,8 +146,13 @@ def _ratio(slow: list[Start], fast: list[Start]) -> timing.Ratio:
     return timing.ratio([start.seconds for start in slow[:count]], [start.seconds for start in fast[:count]])
 
 
-def _median(field: str, starts: list[Start]) -> float | None:
-    """Median of a field over the starts; memory in MB."""
+def excess(first: Start | None, later: list[Start]) -> float | None:
+    """Seconds that the first start took beyond the median of later ones; None without both."""
+    return None if first is None or not later else first.seconds - statistics.median(start.seconds for start in later)
+
+
+def median(starts: list[Start], field: Literal["seconds", "compiling", "memory"]) -> float | None:
+    """Median of a field over the starts, memory in MB; None without a value."""
     values = [value for start in starts if (value := asdict(start)[field]) is not None]
     return statistics.median(values) / (1e6 if field == "memory" else 1) if values else None
 

@@ -12,13 +12,18 @@ from pathlib import Path
 from benchmarks.runs import ROOT
 from emmeter.errors import StageError
 
-# A script that precedes Python on the PATH of the jobs and notes the module and time of each job.
+# A script that precedes Python on the PATH of the jobs and notes the module and time of each job.  It does not note
+# other calls, such as that by which the workflow finds out whether this is the Python of its environment.
 STOPWATCH = """#!/bin/sh
 begun=$(date +%s.%N)
 {python} "$@"
 status=$?
-for module in "$@"; do case $module in emmeter.machine.warm) ;; emmeter.*) break ;; esac; done
-echo "$module $begun $(date +%s.%N)" >> {log}
+for word in "$@"; do
+    case $word in
+        emmeter.machine.warm) ;;
+        emmeter.*) echo "$word $begun $(date +%s.%N)" >> {log}; break ;;
+    esac
+done
 exit $status
 """
 

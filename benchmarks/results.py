@@ -15,9 +15,11 @@ PAGE = Path(__file__).with_name("RESULTS.md")
 HEAD = """# Results
 
 Written by `uv run python -m benchmarks all`; [README.md](README.md) describes each benchmark. `/ plain`, `/ tuned`:
-our speed over that of this baseline (of a search: cost of the baseline over ours), as the median over rounds, with the
-quartiles in brackets. `/ plain CPU`, `/ tuned CPU`: the same in processor time. Tables with the columns `ratio` and
-`spread` are older: median and extremes over three pairs of runs, against plain.
+our speed over that of this baseline, as the median over rounds, with the quartiles in brackets. Of times, it is the
+baseline's over ours. `/ plain CPU`, `/ tuned CPU`: the same in processor time. `/ one`: speed over that of one
+process with one thread. Of a search, `/ plain` is the cost of the paper's procedure over ours, with the extremes over
+parts of the arms. Tables with the columns `ratio` and `spread` are older: median and extremes over pairs of runs,
+against plain.
 """
 TIMED = ("train", "sample", "score", "scaling", "end_to_end")  # on a CPU and on a GPU
 WORKFLOW = ("dag",)  # Snakemake's own time, without a GPU

@@ -32,9 +32,8 @@ from emmeter.training.trainer import Trainer, start
 STEP_FLOPS = 3.2e11  # of a step on a CPU, at most
 SMALLEST_BATCH = 2
 BASELINES = ("plain", "tuned")
-# How a step is computed: by eager PyTorch, by a network that this process compiles, by a library compiled earlier.
-Kind = Literal["eager", "compiled", "package"]
-COMPILE: dict[Kind, Literal["never", "always"]] = {"eager": "never", "compiled": "always"}  # argument of `start`
+Kind = Literal["eager", "package"]  # how a step is computed: by eager PyTorch, or by a package compiled ahead of time
+COMPILE: dict[Kind, Literal["never", "always"]] = {"eager": "never", "package": "always"}  # argument of `start`
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,9 @@ Way = Mode | Literal["plain", "tuned"]
 
 def options(parser: argparse.ArgumentParser) -> None:
     runs.options(parser, runs.CASES)
-    parser.add_argument("--compile", action="store_true", help="also compile (default: on a GPU, the last precision)")
+    parser.add_argument(
+        "--compile", action="store_true", help="also by compiled packages (default: on a GPU, in the last precision)"
+    )
     parser.add_argument("--batch", type=positive, help="images per step, instead of the run's number or one that fits")
     parser.add_argument("--seconds", type=float, default=1.0, help="per timing, at least one step")
     parser.add_argument("--tuned-mode", choices=get_args(tuned.Mode),
@@ -69,15 +70,15 @@ def _measure(args: argparse.Namespace) -> Iterator[Row]:
         flops = 3 * operations.planned(setup.network, runs.shape(setup))[0]
         timed = runs.adjusted(setup, training__batch_size=args.batch or batch(setup, flops, device))
         chosen = modes(args, device)
-        with timing.compiling(device.type == "cuda" or any(mode.kind == "compiled" for mode in chosen)):
+        with timing.compiling(device.type == "cuda"):
             yield from compare(name, timed, flops, chosen, args, device, threads)
 
 
 def modes(args: argparse.Namespace, device: torch.device) -> list[Mode]:
-    """Every requested precision, then the compiled ones."""
+    """Every requested precision, then the packages."""
     chosen = args.precision or runs.precisions(device.type)
-    compiled = chosen if args.compile else chosen[-1:] if device.type == "cuda" else []
-    return [Mode(precision) for precision in chosen] + [Mode(precision, "compiled") for precision in compiled]
+    packages = chosen if args.compile else chosen[-1:] if device.type == "cuda" else []
+    return [Mode(precision) for precision in chosen] + [Mode(precision, "package") for precision in packages]
 
 
 def batch(setup: Setup, flops: int, device: torch.device) -> int:
@@ -150,15 +151,18 @@ def starts(
 
     Args:
         conditions: details of the rows of each mode.
-        count: number of starts of each way that does not compile.
+        count: number of starts of each way; the tuned baseline on a GPU, which compiles, starts once.
         options: further arguments of the module's `contestant`.
     """  # fmt: skip
     ways: Sequence[Way] = (*BASELINES, *conditions)
-    compile_here: set[Way] = {mode for mode in conditions if mode.kind == "compiled"}
-    compile_here |= {"tuned"} if device.type == "cuda" else set()
     launches = {way: partial(fresh.launch, benchmark, way, setup, device, threads, **options) for way in ways}
-    made = fresh.alternate(launches, compile_here, count)
-    yield from fresh.rows(benchmark, name, conditions, made, compile_here, device)
+    # The first start of a package builds it.  The later ones find it, as all jobs of a workflow do but one.
+    building = {mode: launches[mode]() for mode in conditions if mode.kind == "package"}
+    compiled: tuple[Way, ...] = ("tuned",) if device.type == "cuda" else ()
+    made = fresh.alternate(launches, compiled, count)
+    compiling = {way: fresh.median(made[way], "compiling") for way in compiled}
+    compiling |= {mode: fresh.excess(first, made[mode]) for mode, first in building.items()}
+    yield from fresh.rows(benchmark, name, conditions, made, compiling, device)
 
 
 def way_of(written: str | Mapping[str, Any]) -> Way:

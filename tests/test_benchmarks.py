@@ -405,7 +405,7 @@ def test_sampling_takes_more_of_a_run_the_slower_it_is():
     assert share.units == "% of a run" and 0 < share.ours < 100
 
 
-def test_contestants_start_in_turns_and_compile_once(monkeypatch):
+def test_contestants_start_in_turns_and_compile_once():
     begun = []
 
     def launched(name):
@@ -416,12 +416,27 @@ def test_contestants_start_in_turns_and_compile_once(monkeypatch):
     made = fresh.alternate(ways, {"tuned"}, 3)
     assert begun == ["plain", "big", "tuned", "plain", "plain"]
     assert {name: len(starts) for name, starts in made.items()} == {"plain": 3, "big": 0, "tuned": 1}
-    start, compiling, memory = fresh.rows("train", "tiny", {"big": {}}, made, {"tuned"}, CPU)
+    start, compiling, memory = fresh.rows("train", "tiny", {"big": {}}, made, {"tuned": 4.0}, CPU)
     assert (start.ours, start.plain, start.tuned, start.ratios) == (None, 4.0, 3.0, {})
     assert (compiling.case, compiling.ours, compiling.tuned) == ("tiny: compiling", None, 4.0)
     assert (memory.ours, memory.plain, memory.units) == (None, 5.0, "MB")
-    start, *_ = fresh.rows("train", "tiny", {"plain": {}}, made, set(), CPU)
+    start, *_ = fresh.rows("train", "tiny", {"plain": {}}, made, {}, CPU)
     assert start.ratios == {"plain": [1.0, 1.0, 1.0], "tuned": [3.0, 3.0, 3.0]}
+
+
+def test_the_first_start_of_a_package_builds_it(monkeypatch):
+    begun = []
+
+    def launched(benchmark, way, *_, **options):
+        begun.append(way)
+        return fresh.Start(60.0 if begun == [way] else 2.0, 0.0, None)
+
+    monkeypatch.setattr(fresh, "launch", launched)
+    package = train.Mode("float32", "package")
+    start, compiling, memory = train.starts("train", "tiny", small(), {package: {}}, 2, CPU, 1, mode="default")
+    assert begun == [package, "plain", "tuned", package, package, "tuned", "plain"]
+    assert (start.ours, compiling.ours, compiling.tuned, memory.ours) == (2.0, 58.0, None, None)
+    assert start.details["starts"] == 2
 
 
 def test_a_contestant_that_fails_says_why():
@@ -486,7 +501,7 @@ def test_tf32_is_measured_on_a_gpu_only():
     assert "tf32" in runs.precisions("cuda") and runs.precisions("cpu") == ["float32", "bfloat16"]
     args = argparse.Namespace(precision=None, compile=False)
     assert train.modes(args, CPU) == [train.Mode("float32"), train.Mode("bfloat16")]
-    assert train.modes(args, torch.device("cuda"))[-1] == train.Mode("bfloat16", "compiled")
+    assert train.modes(args, torch.device("cuda"))[-1] == train.Mode("bfloat16", "package")
 
 
 def test_rows_need_no_package_beyond_torch_and_numpy(monkeypatch):
@@ -557,6 +572,8 @@ def test_jobs_are_timed_by_module(tmp_path):
     assert subprocess.run(
         [tmp_path / "programs" / "python", "-m", "emmeter.nothing"], stderr=subprocess.DEVNULL
     ).returncode
+    asked = [tmp_path / "programs" / "python", "-c", "import sys; print(sys.prefix)"]
+    assert subprocess.run(asked, capture_output=True, text=True).stdout.strip() == sys.prefix
     with (tmp_path / "log").open("a") as log:
         log.write("emmeter.machine.slots 1.0 2.0\n")  # has become another job, which has a line of its own
     jobs = project.jobs(tmp_path / "log")
