@@ -4,6 +4,7 @@ Each part takes at most nine minutes, and needs torch, numpy, scipy, scikit-lear
 Snakemake nor FAISS must be installed.  Where pydantic is missing, four small wheels bring it: pydantic, pydantic-core,
 annotated-types and typing-inspection.
 
+``packages``  builds the compiled packages of all other parts, at once.
 ``stages``  every stage in every precision, with and without a compiled package; peaks; exactness of scoring; a killed
             and resumed training; the time that a save of a large state takes.
 ``wide``    the paper's network for 32x32 images at its batch of 512: training and sampling, eager and compiled, against
@@ -24,7 +25,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -50,10 +52,11 @@ from emmeter.training.graphs import Graphed
 from emmeter.training.optimizer import FlatParameters
 from emmeter.training.trainer import Trainer, build, start
 
-PARTS = ("stages", "wide", "tiny")
+PARTS = ("packages", "stages", "wide", "tiny")
 RUNS = (1, 8, 32, 64)  # of an ensemble
 PROCESSES = (1, 4, 14)  # on one GPU
 COPIED = 2**30  # bytes that are copied to measure the memory's speed
+KINDS: tuple[packages.Kind, ...] = ("step", "denoiser")
 WIDE = "32x32 width 128"
 CHAIN_IMAGES = 40  # training images of the run of all stages
 
@@ -115,6 +118,44 @@ def _row(
 
 
 Case = Callable[[str, argparse.Namespace, torch.device], Iterator[Row]]
+
+
+# ---- packages
+
+
+def building(part: str, args: argparse.Namespace, device: torch.device) -> Iterator[Row]:
+    """Compile the packages of the other parts in processes side by side, and say how long each takes."""
+    wide = runs.adjusted(_wide(args), training__precision="bfloat16", sampling__precision="bfloat16")
+    recipes = {
+        f"{name}, {kind}": packages.recipe(kind, setup, runs.shape(setup), device, 1, batch)
+        for name, setup, batches in (
+            ("tiny", _tiny(args), (_tiny(args).training.batch_size, _images(args, _tiny(args)))),
+            ("wide", wide, (wide.training.batch_size, _images(args, wide))),
+        )
+        for kind, batch in zip(KINDS, batches, strict=True)
+    }
+    os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = str(max(1, cores() // len(recipes)))
+
+    def built(chosen: packages.Recipe) -> dict[str, Any]:
+        clock = time.perf_counter()
+        try:
+            packages.build(chosen)
+            return {"bytes": chosen.path.stat().st_size, "seconds": time.perf_counter() - clock}
+        except packages.PackageError as error:
+            return {"error": str(error)[:900], "seconds": time.perf_counter() - clock}
+
+    with ThreadPoolExecutor(len(recipes)) as pool:
+        futures = {pool.submit(built, chosen): name for name, chosen in recipes.items()}
+        for future in as_completed(futures):
+            details = future.result()
+            yield _row(part, f"build {futures[future]}", device, details, "s", details["seconds"])
+
+
+def _images(args: argparse.Namespace, setup: Setup) -> int:
+    """Images that the sampler generates at once."""
+    if args.quick:
+        return 4
+    return 250 if setup.data.resolution == 8 else 500
 
 
 # ---- stages
@@ -199,7 +240,7 @@ def resumed(part: str, args: argparse.Namespace, device: torch.device) -> Iterat
     from emmeter.stages import subset
 
     setup = runs.adjusted(
-        chain_setup(args, "float32"), training__duration="3200 images" if args.quick else "64000 images"
+        chain_setup(args, "float32"), training__duration="3200 images" if args.quick else "12800 images"
     )
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -336,8 +377,8 @@ def wide_training(part: str, args: argparse.Namespace, device: torch.device) -> 
 
 def wide_sampling(part: str, args: argparse.Namespace, device: torch.device) -> Iterator[Row]:
     """The sampler of the paper's network, at the batch of the configuration."""
-    batch = 4 if args.quick else 500
-    yield from sampling(part, args, device, runs.adjusted(_wide(args), sampling__precision="bfloat16"), batch, 3)
+    setup = runs.adjusted(_wide(args), sampling__precision="bfloat16")
+    yield from sampling(part, args, device, setup, _images(args, setup), 3)
 
 
 def sampling(
@@ -427,7 +468,7 @@ def tiny_training(part: str, args: argparse.Namespace, device: torch.device) -> 
 def tiny_sampling(part: str, args: argparse.Namespace, device: torch.device) -> Iterator[Row]:
     """The sampler of the default study's network."""
     setup = _tiny(args)
-    yield from sampling(part, args, device, setup, 20 if args.quick else 250, setup.sampling.steps)
+    yield from sampling(part, args, device, setup, _images(args, setup), setup.sampling.steps)
 
 
 def graph_is_the_step(part: str, args: argparse.Namespace, device: torch.device) -> Iterator[Row]:
@@ -562,6 +603,7 @@ def _environment() -> dict[str, str]:
 
 
 CASES: dict[str, dict[str, Case]] = {
+    "packages": {"building": building},
     "stages": {
         "ceilings": ceilings,
         "stages": partial(chain, "never"),

@@ -235,14 +235,15 @@ def compiled(chosen: Recipe) -> None:
     Raises:
         PackageError: the compiler fails, or the package disagrees with eager PyTorch.
     """
-    from torch._inductor import aoti_compile_and_package
+    from torch._inductor import aoti_compile_and_package, config
 
     torch.set_num_threads(chosen.threads)
     torch.manual_seed(0)
     function, inputs = example(chosen, network_of(chosen))
     try:
         graph = _Module(traced(chosen, function, inputs))
-        with torch.no_grad(), tempfile.TemporaryDirectory() as scratch:
+        # With torch's own random numbers, dropout draws the masks that it draws in eager PyTorch.
+        with torch.no_grad(), config.patch(fallback_random=True), tempfile.TemporaryDirectory() as scratch:
             program = torch.export.export(graph, tuple(inputs), strict=False)
             package = Path(aoti_compile_and_package(program, package_path=f"{scratch}/package.pt2"))
             with replacing(chosen.path) as path:
