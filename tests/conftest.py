@@ -12,6 +12,14 @@ import pytest
 from project import Finished, Project, fresh
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_packages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Compiled packages of the user must not decide which code the tests run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EMM_PACKAGES", str(tmp_path_factory.mktemp("packages")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     """One complete run of the tiny configuration.  Tests must not change it; `project` is a copy."""

@@ -2,6 +2,7 @@
 import functools
 import shlex
 
+from emmeter.pipeline import compiling as emm_compiling
 from emmeter.pipeline.limits import Limits
 
 LIMITS = Limits(INDEX)
@@ -68,3 +69,31 @@ def minutes(stage):
         return LIMITS.minutes(stage, wildcards.key, int(wildcards.n), attempt, known=known)
 
     return limit
+
+
+@functools.cache
+def planned_work():
+    """The steps and evaluations that the requested studies still need, by architecture."""
+    return emm_compiling.planned(INDEX, asked_studies())
+
+
+@functools.cache
+def require_compiler():
+    """Tell the user once, before any job starts, if jobs would build packages but cannot."""
+    if workflow.is_main_process and (line := emm_compiling.missing_compiler()):
+        print(line, file=sys.stderr)
+
+
+def packaged(kind, stage):
+    """Resource function: whether a job may use a compiled package, and build it if it is missing."""
+
+    def when(wildcards):
+        # A cluster's job uses packages that exist.  On a GPU, a CUDA graph takes their place.
+        here = not (GPUS or workflow.remote_exec or submits() or SETTINGS.execution.device == "cuda")
+        setup = INDEX.setups[stage, wildcards.key]
+        if SETTINGS.execution.compile == "auto" and here and emm_compiling.builds(INDEX, kind, setup, planned_work()):
+            require_compiler()
+            return "build"
+        return SETTINGS.execution.compile
+
+    return when

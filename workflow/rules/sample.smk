@@ -14,6 +14,7 @@ rule sample:
         gpu_slots=gpu_slots(),
         device=emm_gpus.device(SETTINGS.execution),
         batch=SETTINGS.execution.sampling_batch,
+        compile=packaged("denoiser", "sample"),
         runtime=minutes("sample"),
         gpu=cluster_gpus(),
     params:
@@ -26,4 +27,4 @@ rule sample:
         "OMP_NUM_THREADS={threads} {params.claim} python -m emmeter.machine.warm emmeter.stages.sample --settings {params.settings:q} --key {wildcards.key}"
         " --n {wildcards.n} --replicate {wildcards.r} --subset {input.subset} --snapshots {input.snapshots}"
         " --output {output.samples} --record {output.record} --state {params.state} --batch {resources.batch}"
-        " --device {resources.device} --threads {threads} > {log} 2>&1"
+        " --compile {resources.compile} --device {resources.device} --threads {threads} > {log} 2>&1"

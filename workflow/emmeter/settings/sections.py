@@ -391,7 +391,9 @@ class Execution(Section):
     sampling_batch: PositiveInt = Field(default=500, description="Images that are generated at the same time.")
     compile: Literal["auto", "never", "always"] = Field(
         default="auto",
-        description="Compile the network for training. `auto`: only trainings that are long enough for it to pay.",
+        description="Use compiled packages of the network (stored in your cache, shared by all runs and projects). "
+        "`auto`: those that exist, and new ones where the planned work pays for them. `always`: build what is missing, "
+        "and stop where that fails.",
     )
     throughput: PositiveFloat | None = Field(
         default=None,

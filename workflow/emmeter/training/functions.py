@@ -55,7 +55,8 @@ def denoise_function(
 ) -> Callable[[Tensor, Tensor, Tensor | None], Tensor]:
     """The denoiser D(x, sigma, labels) of a sampler, by a package if there is one.
 
-    A package takes batches of one size.  Smaller batches are filled up with copies of their last image, which are dropped again.
+    A package takes batches of one size.  Smaller batches are filled up with copies of their last image; the results of
+    these are dropped.
 
     Args:
         parameters: those of the denoiser's network, which may change between calls.

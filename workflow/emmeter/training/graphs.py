@@ -15,7 +15,7 @@ Update = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 
 
 class Graphed:
-    """An update of `emmeter.training.trainer.Trainer`, run as it is in the first steps and as a CUDA graph from then on.
+    """An update of `emmeter.training.trainer.Trainer`, which becomes a CUDA graph after its first steps.
 
     Random numbers that the update draws itself, for dropout, follow the generator's seed as they do without a graph.
     """

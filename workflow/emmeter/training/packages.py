@@ -30,7 +30,7 @@ from emmeter.diffusion.precision import cast, choose
 from emmeter.diffusion.preconditioning import Denoiser, preconditioning
 from emmeter.diffusion.unet import UNet
 from emmeter.errors import StageError
-from emmeter.files.writing import replacing
+from emmeter.files.writing import replacing, write_text
 from emmeter.settings.sections import Diffusion, Network, Setup
 from emmeter.settings.types import Precision
 
@@ -156,17 +156,23 @@ def _loaded(path: Path, device: str) -> Callable[[list[Tensor]], list[Tensor]]:
     return _aoti.AOTIModelPackageLoader(str(path), "model", True, 1, torch.cuda.current_device()).run
 
 
-def build(chosen: Recipe) -> None:
+def build(chosen: Recipe, again: bool = False) -> None:
     """Build a package unless it exists, in a process of its own, so that this process does not load the compiler.
 
-    A second process that builds the same package waits for the first one.
+    A second process that builds the same package waits for the first one.  A failure is noted beside the package's
+    path, so that not every job of a workflow spends a minute on it.
 
+    Args:
+        again: try although an earlier attempt has failed.
     Raises:
         PackageError: there is no compiler, or the package does not compute what eager PyTorch does.
     """
+    failure = chosen.path.with_suffix(".failed")
     with locks.held(chosen.path.with_suffix(".lock")):
         if chosen.path.is_file():
             return
+        if failure.is_file() and not again:
+            raise PackageError(f"{failure.read_text(encoding='utf-8').strip()}; to try again, delete {failure}")
         content = {field.name: getattr(chosen, field.name) for field in fields(chosen)}
         content |= {"network": chosen.network.model_dump(), "diffusion": chosen.diffusion.model_dump()}
         command = [sys.executable, "-m", "emmeter.training.packages", json.dumps(content)]
@@ -174,7 +180,10 @@ def build(chosen: Recipe) -> None:
         done = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True)
         if done.returncode or not chosen.path.is_file():
             lines = [line for line in done.stderr.splitlines() if line.strip()] or ["no reason given"]
-            raise PackageError(f"compiling failed: {lines[-1].removeprefix('error: ')}")
+            error = f"compiling failed: {lines[-1].removeprefix('error: ')}"
+            write_text(failure, error + "\n")
+            raise PackageError(error)
+        failure.unlink(missing_ok=True)
 
 
 def provided(chosen: Recipe, when: When) -> Package | None:
@@ -190,7 +199,7 @@ def provided(chosen: Recipe, when: When) -> Package | None:
         return None
     try:
         if when != "auto":
-            build(chosen)
+            build(chosen, again=when == "always")
         return load(chosen)
     except PackageError as error:
         if when == "always":
@@ -222,11 +231,15 @@ def example(chosen: Recipe, denoiser: Denoiser) -> tuple[Callable[..., Any], lis
 
 
 def traced(chosen: Recipe, function: Callable[..., Any], inputs: list[Tensor]) -> torch.nn.Module:
-    """The function as one graph of operations, gradients included."""
+    """The function as one graph of operations, gradients included.
+
+    It is traced with fake tensors, as the compiler computes shapes and strides.  The strides of a GPU's attention
+    differ from these.
+    """
     from torch.fx.experimental.proxy_tensor import make_fx
 
     with torch.set_grad_enabled(chosen.kind == "step"):
-        return make_fx(function, tracing_mode="real")(*inputs)
+        return make_fx(function, tracing_mode="fake", _allow_non_fake_inputs=True)(*inputs)
 
 
 def compiled(chosen: Recipe) -> None:
@@ -235,15 +248,14 @@ def compiled(chosen: Recipe) -> None:
     Raises:
         PackageError: the compiler fails, or the package disagrees with eager PyTorch.
     """
-    from torch._inductor import aoti_compile_and_package, config
+    from torch._inductor import aoti_compile_and_package
 
     torch.set_num_threads(chosen.threads)
     torch.manual_seed(0)
     function, inputs = example(chosen, network_of(chosen))
     try:
         graph = _Module(traced(chosen, function, inputs))
-        # With torch's own random numbers, dropout draws the masks that it draws in eager PyTorch.
-        with torch.no_grad(), config.patch(fallback_random=True), tempfile.TemporaryDirectory() as scratch:
+        with torch.no_grad(), tempfile.TemporaryDirectory() as scratch:
             program = torch.export.export(graph, tuple(inputs), strict=False)
             package = Path(aoti_compile_and_package(program, package_path=f"{scratch}/package.pt2"))
             with replacing(chosen.path) as path:

@@ -24,6 +24,7 @@ from emmeter.settings.sections import Setup
 from emmeter.training import packages, snapshots, state
 from emmeter.training.batches import ahead, batches
 from emmeter.training.functions import gradient_function
+from emmeter.training.graphs import Graphed
 from emmeter.training.optimizer import FlatParameters, Optimizer
 from emmeter.training.packages import Package, When
 from emmeter.training.parallel import ALONE, Processes
@@ -243,6 +244,8 @@ def start(
     if processes.first(int(package is not None)) != int(package is not None):
         raise packages.PackageError(f"{recipe.path}: does not load in all processes of this run; delete it")
     trainer = Trainer(setup, n, seed, denoiser, subset, device, processes, package)
+    if device.type == "cuda" and processes.size == 1:
+        trainer.update = Graphed(trainer.update)  # type: ignore[method-assign]
     if saved:
         trainer.restore(saved)
     return trainer

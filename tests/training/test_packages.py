@@ -1,0 +1,204 @@
+"""Compiled packages: they compute what eager PyTorch does, for every label and mask, and machines without a compiler."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from emmeter.training import log, packages, state
+from emmeter.training.loop import Interrupted, train
+from emmeter.training.packages import PackageError
+from emmeter.training.trainer import Trainer, start
+from one_run import Pipeline, call
+from small_run import CPU, N, setup_with, subset_of
+
+THREADS = 1
+DROPOUT = {"network": {"dropout": 0.2}}
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(THREADS)
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the packages of the small run, step and denoiser, which takes a minute or two to build."""
+    folder = tmp_path_factory.mktemp("packages")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(packages.VARIABLE, str(folder))
+        setup, shape = setup_with(**DROPOUT), subset_of().images.shape[1:]
+        torch.set_num_threads(THREADS)
+        packages.build(packages.recipe("step", setup, shape, CPU, THREADS, setup.training.batch_size))
+        packages.build(packages.recipe("denoiser", setup, shape, CPU, THREADS, 16))
+    return folder
+
+
+@pytest.fixture
+def available(built: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv(packages.VARIABLE, str(built))
+    return built
+
+
+def begun(folder: Path, compiled: packages.When, labels: int = 0, **changes: object) -> Trainer:
+    setup = setup_with(**DROPOUT, **changes)
+    return start(setup, subset_of(N, labels), N, 0, CPU, folder, compiled=compiled)
+
+
+@pytest.mark.exhaustive  # builds a package
+@pytest.mark.parametrize("labels", [0, 3])
+@pytest.mark.parametrize("skips", [None, [1, 0]])
+def test_a_package_trains_as_eager_pytorch_does(available, tmp_path, labels, skips):
+    """One package serves all label counts and skip masks; dropout draws the same masks."""
+    network = DROPOUT["network"] | {"skips": skips}
+    setup = setup_with(network=network)
+    eager, packaged = (
+        start(setup, subset_of(N, labels), N, 0, CPU, tmp_path / when, compiled=when) for when in ("never", "auto")
+    )
+    assert eager.package is None
+    assert packaged.package is not None
+    for _ in range(8):
+        losses = [trainer.advance().item() for trainer in (eager, packaged)]
+        assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    moved = (eager.parameters.values - packaged.parameters.values).abs().max()
+    assert moved < 1e-4
+    rows = [log.append(trainer) for trainer in (eager, packaged)]
+    assert rows[0]["train_loss"] == pytest.approx(rows[1]["train_loss"], rel=1e-4)
+
+
+@pytest.mark.exhaustive
+def test_a_resumed_run_computes_as_it_began(available, tmp_path, monkeypatch):
+    for when, later in (("auto", "never"), ("never", "auto")):
+        folder = tmp_path / when
+        folder.mkdir()
+        whole, part = (begun(tmp_path / f"{when}-whole", when), begun(folder, when))
+        for _ in range(6):
+            whole.advance()
+        for _ in range(3):
+            part.advance()
+        state.save(folder, part.state())
+        other = begun(folder, later)
+        assert other.step == 3
+        assert (other.package is None) == (part.package is None)
+        for _ in range(3):
+            other.advance()
+        assert torch.equal(whole.parameters.values, other.parameters.values)
+
+
+@pytest.mark.exhaustive
+def test_a_run_whose_package_is_gone_starts_again(available, tmp_path, monkeypatch, capsys):
+    part = begun(tmp_path, "auto")
+    part.advance()
+    state.save(tmp_path, part.state())
+    monkeypatch.setenv(packages.VARIABLE, str(tmp_path / "others"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("CXX", str(tmp_path / "nothing"))
+    other = begun(tmp_path, "auto")
+    assert other.step == 0
+    assert other.package is None
+    assert "which this machine lacks; starting this run again" in capsys.readouterr().out
+
+
+@pytest.mark.exhaustive
+def test_a_machine_without_a_compiler_trains_without_a_package(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv(packages.VARIABLE, str(tmp_path / "packages"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("CXX", str(tmp_path / "nothing"))
+    assert begun(tmp_path / "run", "build").package is None
+    assert "note: computed without a compiled package" in capsys.readouterr().err
+    monkeypatch.setattr(packages.subprocess, "run", None)  # the failure is noted, and not tried again
+    assert begun(tmp_path / "run", "build").package is None
+    assert "to try again, delete" in capsys.readouterr().err
+
+
+def test_a_damaged_package_is_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv(packages.VARIABLE, str(tmp_path))
+    setup, shape = setup_with(), subset_of().images.shape[1:]
+    recipe = packages.recipe("step", setup, shape, CPU, THREADS, setup.training.batch_size)
+    recipe.path.write_bytes(b"\x7fELF, but no library")
+    with pytest.raises(PackageError, match=r"does not load \(.*\); delete it"):
+        packages.load(recipe)
+    assert begun(tmp_path / "run", "auto") is not None
+
+
+def test_no_package_is_used_where_there_is_none(tmp_path, monkeypatch):
+    monkeypatch.setenv(packages.VARIABLE, str(tmp_path))
+    assert begun(tmp_path / "run", "auto").package is None
+
+
+def test_a_key_depends_on_everything_but_masks_and_label_counts(monkeypatch):
+    shape = subset_of().images.shape[1:]
+
+    def key(kind="step", batch=4, threads=1, **changes):
+        return packages.recipe(kind, setup_with(**changes), shape, CPU, threads, batch).key
+
+    first = key()
+    assert first == key(network={"skips": [1, 0]}) == key(training={"learning_rate": 0.5})
+    others = [
+        key("denoiser"), key(batch=8), key(threads=2), key(network={"channels": 16}),
+        key(diffusion={"preconditioning": "vp"}), key(network={"dropout": 0.5}), key(training={"precision": "bfloat16"}),
+    ]  # fmt: skip
+    monkeypatch.setattr(packages, "machine", lambda device: "another")
+    assert len({first, *others, key()}) == len(others) + 2
+    assert key("denoiser", network={"dropout": 0.5}) == key("denoiser")
+
+
+def test_wrong_results_are_noticed(monkeypatch):
+    """A compiler that confuses two results is caught by the comparison that each package must pass."""
+    setup, shape = setup_with(), subset_of().images.shape[1:]
+    recipe = packages.recipe("denoiser", setup, shape, CPU, THREADS, 4)
+    function, inputs = packages.example(recipe, packages.network_of(recipe))
+    monkeypatch.setattr(packages, "_loaded", lambda path, device: lambda tensors: [function(*tensors)])
+    packages.check(recipe, Path(), function, inputs)
+    monkeypatch.setattr(packages, "_loaded", lambda path, device: lambda tensors: [1.001 * function(*tensors)])
+    with pytest.raises(PackageError, match="off by 0.001, more than rounding"):
+        packages.check(recipe, Path(), function, inputs)
+
+
+@pytest.mark.parametrize("kind", ["step", "denoiser"])
+def test_the_traced_graph_computes_the_function(kind):
+    recipe = packages.recipe(kind, setup_with(**DROPOUT), subset_of().images.shape[1:], CPU, THREADS, 4)
+    function, inputs = packages.example(recipe, packages.network_of(recipe))
+    graph = packages.traced(recipe, function, inputs)
+    torch.manual_seed(3)
+    expected = function(*inputs)
+    torch.manual_seed(3)
+    values, outputs = (part if isinstance(part, tuple) else (part,) for part in (expected, graph(*inputs)))
+    for value, output in zip(values, outputs, strict=True):
+        assert (value - output).abs().max() <= 1e-5 * value.abs().max()
+
+
+@pytest.mark.exhaustive
+def test_samples_of_a_package_have_the_same_grey_levels(available, tmp_path):
+    """25 images at 16 a batch: the second batch is filled up."""
+    from emmeter.diffusion.sampling import draws, generate, noise_levels
+    from emmeter.training.functions import denoise_function
+    from emmeter.training.optimizer import FlatParameters
+    from emmeter.training.trainer import build
+
+    setup = setup_with(**DROPOUT)
+    torch.manual_seed(0)
+    denoiser = build(setup, subset_of().images.shape[1:], 0).eval().requires_grad_(False)
+    for parameter in denoiser.network.parameters():
+        parameter.add_(0.05 * torch.randn_like(parameter))
+    parameters, shape = FlatParameters(denoiser.network), subset_of().images.shape[1:]
+    package = packages.load(packages.recipe("denoiser", setup, shape, CPU, THREADS, 16))
+    drawn, levels = draws(25, shape, None, 0), noise_levels(setup.sampling)
+    images = [
+        generate(denoise_function(denoiser, parameters, used), drawn, levels, 16, CPU) for used in (None, package)
+    ]
+    assert (images[0].int() - images[1].int()).abs().max() <= 1
+    assert images[0].float().std() > 10
+
+
+@pytest.mark.exhaustive
+def test_records_name_the_package(tmp_path, monkeypatch):
+    """The stages with `--compile always` build packages, and write their keys into the records."""
+    monkeypatch.setenv(packages.VARIABLE, str(tmp_path / "packages"))
+    pipeline = Pipeline(tmp_path / "results")
+    assert pipeline.call("subset") == 0
+    for stage in ("train", "sample"):
+        assert call(*pipeline.arguments(stage), "--compile", "always", "--threads", "1") == 0
+    keys = {json.loads(pipeline.record(stage).read_text())["package"] for stage in ("train", "sample")}
+    assert {path.stem for path in (tmp_path / "packages").glob("*.so")} == keys
