@@ -1,7 +1,7 @@
 """Several runs of one architecture as one training step: their weights are rows of one tensor, mapped by `vmap`.
 
-A small network leaves nearly all of a GPU idle, so many runs take little longer than one.  Each run has its own weights,
-batch and noise.  The runs are unconditional, and share learning rate and decays.
+A small network leaves nearly all of a GPU idle, so many runs take little longer than one.  Each run has its own
+weights, batch and noise.  The runs are unconditional, and share learning rate and decays.
 """
 
 from collections.abc import Callable
@@ -68,7 +68,7 @@ class Ensemble:
         gradients, losses = self.gradients()
         self.losses.copy_(losses)
         self.step += 1
-        torch._fused_adam_(
+        torch._fused_adam_(  # type: ignore[attr-defined]
             [self.values], [gradients], [self.first], [self.second], [], [self.step], lr=self.rate, beta1=BETAS[0],
             beta2=BETAS[1], weight_decay=0.0, eps=EPSILON, amsgrad=False, maximize=False,
         )  # fmt: skip

@@ -25,7 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import partial
 from pathlib import Path
@@ -45,7 +45,6 @@ from emmeter.files.provenance import cores
 from emmeter.machine.device import select
 from emmeter.settings.sections import Setup
 from emmeter.settings.types import Precision
-from emmeter.settings.validation import read_setup
 from emmeter.training import packages, state
 from emmeter.training.functions import denoise_function
 from emmeter.training.graphs import Graphed
@@ -184,46 +183,55 @@ def chain_setup(args: argparse.Namespace, precision: Precision) -> Setup:
 
 def chain(compiled: packages.When, part: str, args: argparse.Namespace, device: torch.device) -> Iterator[Row]:
     """Every stage from the subset to the score, in every precision."""
+    for precision in runs.precisions(device.type):
+        with tempfile.TemporaryDirectory() as folder:
+            details, rate = whole_run(chain_setup(args, precision), Path(folder), args.device, compiled)
+        name = f"stages{'' if compiled == 'never' else ', package'}"
+        yield _row(part, name, device, {"precision": precision} | details, "images/s", rate)
+
+
+def whole_run(setup: Setup, folder: Path, device: str, compiled: packages.When) -> tuple[dict[str, Any], float]:
+    """Run all stages in a folder; return the seconds of each and what came out, and the training's images/s."""
     from emmeter.stages import sample, subset
     from emmeter.stages import score as scoring
     from emmeter.stages import train as training
 
-    for precision in runs.precisions(device.type):
-        setup, threads = chain_setup(args, precision), 1
-        with tempfile.TemporaryDirectory() as name:
-            folder, common = Path(name), {"n": CHAIN_IMAGES, "replicate": 0}
-            files = {stage: folder / stage for stage in ("subset", "train", "sample", "score")}
-            for path in files.values():
-                path.mkdir()
-            images, snapshots = files["subset"] / "subset.npz", files["train"] / "snapshots.safetensors"
-            records = [files["train"] / "training.json", files["sample"] / "sampling.json"]
-            seconds: dict[str, float] = {}
+    common: dict[str, Any] = {"n": CHAIN_IMAGES, "replicate": 0}
+    on: dict[str, Any] = {"device": device, "threads": 1, "compiled": compiled}
+    paths = {stage: folder / stage for stage in ("subset", "train", "sample", "score")}
+    for path in paths.values():
+        path.mkdir()
+    images, snapshots = paths["subset"] / "subset.npz", paths["train"] / "snapshots.safetensors"
+    samples, log = paths["sample"] / "samples.npz", paths["train"] / "training.csv"
+    records = [paths["train"] / "training.json", paths["sample"] / "sampling.json"]
+    outputs = training.Outputs(snapshots, log, records[0])
+    seconds: dict[str, Any] = {}
 
-            def clocked(stage: str, work: Callable[[], Any], seconds: dict[str, float] = seconds) -> Any:
-                begun = time.perf_counter()
-                result = work()
-                seconds[f"{stage}, s"] = time.perf_counter() - begun
-                return result
+    def clocked(stage: str, work: Callable[[], Any]) -> Any:
+        begun = time.perf_counter()
+        result = work()
+        seconds[f"{stage}, s"] = time.perf_counter() - begun
+        return result
 
-            on = {"device": args.device, "threads": threads, "compiled": compiled}
-            outputs = training.Outputs(snapshots, files["train"] / "training.csv", records[0])
-            clocked("subset", lambda: subset.subset(setup, output=images, **common))
-            clocked("train", lambda: training.train(setup, images, outputs, state=folder / "state", **common, **on))
-            clocked("sample", lambda: sample.sample(
-                setup, images, snapshots, output=files["sample"] / "samples.npz", record=records[1], **common, **on
-            ))  # fmt: skip
-            result = clocked("score", lambda: scoring.score(
-                setup, images, files["sample"] / "samples.npz", records, output=files["score"] / "score.json",
-                neighbours=files["score"] / "neighbours.npz", gallery=files["score"] / "gallery.npz", **common,
-            ))  # fmt: skip
-            trained = json.loads(records[0].read_text())
-            details = seconds | {
-                "precision": precision, "package": trained["package"],
-                "last loss": float(outputs.log.read_text().splitlines()[-1].split(",")[3]),
-                "memorization ratio": result["snapshots"][-1]["ratio"],
-            }  # fmt: skip
-            name = f"stages{'' if compiled == 'never' else ', package'}"
-            yield _row(part, name, device, details, "images/s", trained["images_per_second"])
+    clocked("subset", lambda: subset.subset(setup, output=images, **common))
+    clocked("train", lambda: training.train(setup, images, outputs, state=folder / "state", **common, **on))
+    clocked(
+        "sample",
+        lambda: sample.sample(setup, images, snapshots, output=samples, record=records[1], **common, **on),
+    )
+    neighbours, gallery = paths["score"] / "neighbours.npz", paths["score"] / "gallery.npz"
+    result = clocked(
+        "score",
+        lambda: scoring.score(
+            setup, images, samples, records, output=paths["score"] / "score.json", neighbours=neighbours,
+            gallery=gallery, **common,
+        ),
+    )  # fmt: skip
+    trained = json.loads(records[0].read_text())
+    last = float(log.read_text().splitlines()[-1].split(",")[3])
+    ratio = result["snapshots"][-1]["ratio"]
+    more = {"package": trained["package"], "last loss": last, "memorization ratio": ratio}
+    return seconds | more, trained["images_per_second"]
 
 
 def scoring_exactly(part: str, args: argparse.Namespace, device: torch.device) -> Iterator[Row]:
@@ -246,29 +254,34 @@ def resumed(part: str, args: argparse.Namespace, device: torch.device) -> Iterat
         folder = Path(name)
         subset.subset(setup, n=CHAIN_IMAGES, replicate=0, output=folder / "subset.npz")
 
-        def command(into: str) -> list[str]:
+        def run(into: str, after: str | None = None) -> tuple[int, float]:
+            """Train, to the end or until the first line of progress; return the exit status and the seconds."""
             (folder / into).mkdir(exist_ok=True)
-            return [
-                sys.executable, "-m", "emmeter.stages.train", "--settings", setup.model_dump_json(), "--key", "",
-                "--n", str(CHAIN_IMAGES), "--replicate", "0", "--subset", str(folder / "subset.npz"),
-                "--snapshots", str(folder / into / "snapshots.safetensors"), "--log", str(folder / into / "training.csv"),
-                "--record", str(folder / into / "training.json"), "--state", str(folder / f"{into}-state"),
-                "--device", args.device, "--threads", "1", "--compile", "never", "--log-seconds", "0.2",
-            ]  # fmt: skip
+            outputs = {
+                "snapshots": folder / into / "snapshots.safetensors", "log": folder / into / "training.csv",
+                "record": folder / into / "training.json", "state": folder / f"{into}-state",
+            }  # fmt: skip
+            options = {
+                "settings": setup.model_dump_json(), "key": "", "n": CHAIN_IMAGES, "replicate": 0,
+                "subset": folder / "subset.npz", "device": args.device, "threads": 1, "compile": "never",
+                "log-seconds": 0.2,
+            }  # fmt: skip
+            words = [word for name, value in (options | outputs).items() for word in (f"--{name}", str(value))]
+            command = [sys.executable, "-m", "emmeter.stages.train", *words]
+            clock = time.perf_counter()
+            with subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=_environment()
+            ) as process:
+                if after:
+                    assert process.stdout is not None
+                    process.stdout.readline()  # some steps are done
+                    process.send_signal(signal.SIGTERM)
+                process.communicate()
+            return process.returncode, time.perf_counter() - clock
 
-        clock = time.perf_counter()
-        subprocess.run(command("whole"), check=True, capture_output=True, env=_environment())
-        whole = time.perf_counter() - clock
-        with subprocess.Popen(
-            command("parts"), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=_environment()
-        ) as process:
-            assert process.stdout is not None
-            process.stdout.readline()  # some steps are done
-            process.send_signal(signal.SIGTERM)
-            status = process.wait()
-        clock = time.perf_counter()
-        subprocess.run(command("parts"), check=True, capture_output=True, env=_environment())
-        second = time.perf_counter() - clock
+        _, whole = run("whole")
+        status, _ = run("parts", "SIGTERM")
+        _, second = run("parts")
         losses = [
             (folder / into / "training.csv").read_text().splitlines()[-1].split(",")[3] for into in ("whole", "parts")
         ]
@@ -301,8 +314,12 @@ def _wide(args: argparse.Namespace) -> Setup:
 
 
 def _trainer(setup: Setup, device: torch.device, compiled: packages.When = "never") -> Trainer:
+    """A trainer of random images; its steps are no CUDA graphs, unlike those of `start`."""
     with tempfile.TemporaryDirectory() as folder:
-        return start(setup, runs.random_subset(setup), runs.IMAGES, 0, device, Path(folder), compiled=compiled)
+        trainer = start(setup, runs.random_subset(setup), runs.IMAGES, 0, device, Path(folder), compiled=compiled)
+    if isinstance(trainer.update, Graphed):
+        trainer.update = trainer.update.update  # type: ignore[method-assign]
+    return trainer
 
 
 def _several(advance: Callable[[], Any], precision: Precision | None, steps: int) -> None:
@@ -312,38 +329,50 @@ def _several(advance: Callable[[], Any], precision: Precision | None, steps: int
         advance()
 
 
+Makers = Mapping[str, Callable[[], Callable[[], Any]]]
+
+
 def compete(
-    part: str, args: argparse.Namespace, device: torch.device, setup: Setup, makers: dict[str, Callable[[], Callable[[], Any]]],
-    units: str, amount: float, seconds: float, details: dict[str, Any], flops: float = 0.0,
+    part: str, args: argparse.Namespace, device: torch.device, makers: Makers, units: str, amount: float,
+    seconds: float, details: dict[str, Any], flops: float = 0.0,
 ) -> Iterator[Row]:  # fmt: skip
-    """Warm up each contestant, time them in turns, and yield a row for each; one that fails yields its error."""
+    """Time each contestant alone as soon as it is made, then all in turns; one that fails yields its error.
+
+    Args:
+        makers: by name, functions that make a contestant: a call that does `amount` of work.
+        seconds: of one timing.
+        flops: operations of a call, for the share of the peak.
+    """
     work: dict[str, Callable[[], Any]] = {}
-    built: dict[str, float] = {}
-    memory: dict[str, int | None] = {}
+    calls: dict[str, int] = {}
+    peak = timing.peak(device, "bfloat16") if flops else None
+
+    def row(name: str, each: timing.Times, more: dict[str, Any], ratios: dict[str, timing.Ratio]) -> Row:
+        median = statistics.median(each.wall)
+        share = {"share of bfloat16 peak": flops / median / peak} if peak else {}
+        measured = {"ms": 1000 * median} | share | more
+        return _row(part, name, device, details | measured, units, amount / median, ratios=ratios)
+
     for name, maker in makers.items():
         clock = time.perf_counter()
         try:
-            work[name] = maker()
-            if not timing.warm_up(work[name], device):
+            call = maker()
+            if not timing.warm_up(call, device):
                 raise torch.OutOfMemoryError("does not fit")
-            built[name] = time.perf_counter() - clock
-            memory[name] = timing.peak_memory(work[name], device)
+            more = {"first calls, s": time.perf_counter() - clock, "memory, bytes": timing.peak_memory(call, device)}
+            calls[name] = timing.repeats(call, seconds, device)
+            alone = timing.alternate({name: partial(_several, call, None, calls[name])}, 1, device)[name]
+            yield row(f"{name} (alone)", alone.over(calls[name]), more, {})
+            work[name] = call
         except Exception as error:
-            work.pop(name, None)
             text = " ".join(str(error).split())[:500]
             yield _row(part, name, device, details | {"error": f"{type(error).__name__}: {text}"})
-    calls = {name: timing.repeats(call, seconds, device) for name, call in work.items()}
     turns = {name: partial(_several, call, None, calls[name]) for name, call in work.items()}
     taken = timing.alternate(turns, 1 if args.quick else timing.ROUNDS, device)
     each = {name: taken[name].over(calls[name]) for name in work}
-    peaks = {precision: timing.peak(device, precision) for precision in ("float32", "bfloat16")} if flops else {}
     for name in work:
-        median = statistics.median(each[name].wall)
         ratios = {other: timing.ratio(each[other].wall, each[name].wall) for other in work if other != name}
-        more: dict[str, Any] = {"first calls, s": built[name], "memory, bytes": memory[name], "ms": 1000 * median}
-        if flops:
-            more |= {"share of bfloat16 peak": flops / median / peaks["bfloat16"]}
-        yield _row(part, name, device, details | more, units, amount / median, ratios=ratios)
+        yield row(name, each[name], {}, ratios)
 
 
 def wide_training(part: str, args: argparse.Namespace, device: torch.device) -> Iterator[Row]:
@@ -366,13 +395,13 @@ def wide_training(part: str, args: argparse.Namespace, device: torch.device) -> 
         return advance
 
     makers: dict[str, Callable[[], Callable[[], Any]]] = {
-        "train, tuned": partial(baseline, "default"),
         "train, eager bfloat16": partial(ours, "bfloat16", "never"),
         "train, package bfloat16": partial(ours, "bfloat16", "always"),
+        "train, tuned": partial(baseline, "default"),
     }
     if device.type == "cuda":
         makers["train, eager tf32"] = partial(ours, "tf32", "never")
-    yield from compete(part, args, device, setup, makers, "images/s", batch, 0.8, {"batch": batch}, flops)
+    yield from compete(part, args, device, makers, "images/s", batch, 0.8, {"batch": batch}, flops)
 
 
 def wide_sampling(part: str, args: argparse.Namespace, device: torch.device) -> Iterator[Row]:
@@ -400,7 +429,7 @@ def sampling(
     images: list[torch.Tensor] = []
     makers = {"sample, eager": partial(ours, "never"), "sample, package": partial(ours, "always")}
     details: dict[str, Any] = {"batch": batch, "steps": steps, "precision": setup.sampling.precision}
-    rows = compete(part, args, device, setup, makers, "images/s", batch, 0.5, details)
+    rows = compete(part, args, device, makers, "images/s", batch, 0.5, details)
     for row in rows:
         if len(images) == len(makers):
             difference = (images[0].int() - images[1].int()).abs().max().item()
@@ -451,18 +480,15 @@ def tiny_training(part: str, args: argparse.Namespace, device: torch.device) -> 
     def baseline(mode: tuned.Mode) -> Callable[[], Any]:
         return tuned.Training(setup, runs.random_subset(setup), device, mode).advance
 
-    makers: dict[str, Callable[[], Callable[[], Any]]] = {
-        "train, tuned": partial(baseline, "default"),
-        "train, eager": partial(ours, "never", False),
-        "train, package": partial(ours, "always", False),
-    }
+    makers: dict[str, Callable[[], Callable[[], Any]]] = {"train, eager": partial(ours, "never", False)}
     if device.type == "cuda":
-        makers |= {
-            "train, tuned with graphs": partial(baseline, "reduce-overhead"),
-            "train, eager in a graph": partial(ours, "never", True),
-            "train, package in a graph": partial(ours, "always", True),
-        }
-    yield from compete(part, args, device, setup, makers, "images/s", batch, 0.3, {"batch": batch})
+        makers["train, eager in a graph"] = partial(ours, "never", True)
+    makers["train, package"] = partial(ours, "always", False)
+    if device.type == "cuda":
+        makers["train, package in a graph"] = partial(ours, "always", True)
+        makers["train, tuned with graphs"] = partial(baseline, "reduce-overhead")
+    makers["train, tuned"] = partial(baseline, "default")
+    yield from compete(part, args, device, makers, "images/s", batch, 0.3, {"batch": batch})
 
 
 def tiny_sampling(part: str, args: argparse.Namespace, device: torch.device) -> Iterator[Row]:

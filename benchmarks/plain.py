@@ -11,7 +11,7 @@ written out here, so that a change of the project's network does not change the 
 import copy
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -138,9 +138,10 @@ class UNet(nn.Module):
 class Denoiser(nn.Module):
     """D(x; sigma, label) of a network that takes noise levels and labels itself, such as `UNet`."""
 
-    def __init__(self, network: Callable[[Tensor, Tensor, Tensor | None], Tensor], kind: Preconditioning):
+    def __init__(self, network: nn.Module, kind: Preconditioning):
         super().__init__()
-        self.network, self.kind = network, kind
+        self.network: nn.Module = network
+        self.kind = kind
 
     def forward(self, x: Tensor, sigma: Tensor, labels: Tensor | None = None) -> Tensor:
         """Denoise (B, C, H, W) images of noise levels (B,), with labels (B,) or None: (B, C, H, W) float32."""

@@ -17,14 +17,16 @@ import torch
 
 from benchmarks import fresh, plain, runs, timing, tuned
 from benchmarks.record import Row, make
-from benchmarks.train import BASELINES, Mode, Way, starts, tuned_mode
+from benchmarks.train import BASELINES, COMPILE, Mode, Way, modes, starts, tuned_mode
 from benchmarks.train import contestant as training
 from emmeter.command import positive
-from emmeter.diffusion.precision import cast, choose
-from emmeter.diffusion.preconditioning import Denoiser
-from emmeter.diffusion.sampling import draws, generate, noise_levels
+from emmeter.diffusion.precision import choose
+from emmeter.diffusion.sampling import Denoise, draws, generate, noise_levels
 from emmeter.settings.sections import Execution, Setup
 from emmeter.settings.types import Precision
+from emmeter.training import packages
+from emmeter.training.functions import denoise_function
+from emmeter.training.optimizer import FlatParameters
 from emmeter.training.schedule import budget
 from emmeter.training.trainer import build
 
@@ -36,6 +38,9 @@ TRAIN_SECONDS = 3.0  # for timing the training, for the share
 
 def options(parser: argparse.ArgumentParser) -> None:
     runs.options(parser, CASES)
+    parser.add_argument(
+        "--compile", action="store_true", help="also by compiled packages (default: on a CPU, the tiny network)"
+    )
     parser.add_argument("--images", type=positive, help="generated images, instead of the case's number")
     parser.add_argument("--steps", type=positive, help="sampler steps, instead of the case's number")
     parser.add_argument("--batch", type=positive, default=Execution().sampling_batch, help="images generated at once")
@@ -74,17 +79,18 @@ def compare(
 ) -> Iterator[Row]:
     """Time the samplers with the settings `timed`; rates are for those of `setup`."""
     count = timed.sampling.images
-    modes = [Mode(precision) for precision in args.precision or runs.precisions(device.type)]
+    chosen = modes(name, args, device)
     conditions = {
         mode: {
             "precision": mode.precision,
+            "kind": mode.kind,
             "steps": setup.sampling.steps,
             "steps timed": timed.sampling.steps,
             "images timed": count,
             "batch": args.batch,
             "threads": threads if device.type == "cpu" else None,
         }
-        for mode in modes
+        for mode in chosen
     }
     options = {"batch": args.batch, "mode": tuned_mode(name)}
     if args.starts:
@@ -95,7 +101,7 @@ def compare(
     def first(way: Way, sampler: Callable[[], torch.Tensor]) -> None:
         images[way] = sampler()
 
-    for way in (*BASELINES, *modes):
+    for way in (*BASELINES, *chosen):
         sampler = contestant(way, timed, device, **options)
         if timing.warm_up(partial(first, way, sampler), device):
             work[way] = sampler
@@ -109,7 +115,7 @@ def compare(
             return None
         return int((images[way].int() - images["plain"].int()).abs().max())
 
-    for mode in modes:
+    for mode in chosen:
         details = {
             **conditions[mode],
             "largest difference in grey levels": difference(mode),
@@ -139,7 +145,13 @@ def contestant(
         competent = tuned.denoiser(setup, shape, 0, device, mode).eval().requires_grad_(False)
         return partial(tunedly, competent, setup, batch, device)
     denoiser = build(setup, shape, 0).to(device).eval().requires_grad_(False)
-    return partial(ours, denoiser, way.precision, setup, batch, device)
+    parameters = FlatParameters(denoiser.network, choose(way.precision))
+    count = min(batch, setup.sampling.images)
+    own = runs.adjusted(setup, sampling__precision=way.precision)
+    recipe = packages.recipe("denoiser", own, shape, device, torch.get_num_threads(), count)
+    denoise = denoise_function(denoiser, parameters, packages.provided(recipe, COMPILE[way.kind]))
+    levels = noise_levels(setup.sampling, denoiser.kind.sigma_min, denoiser.kind.sigma_max)
+    return partial(ours, denoise, levels, way.precision, setup, count, device)
 
 
 def plainly(denoiser: plain.Denoiser, setup: Setup, batch: int, device: torch.device) -> torch.Tensor:
@@ -154,11 +166,12 @@ def tunedly(denoiser: plain.Denoiser, setup: Setup, batch: int, device: torch.de
     return tuned.sample(denoiser, setup, runs.shape(setup), None, batch, device)
 
 
-def ours(denoiser: Denoiser, precision: Precision, setup: Setup, batch: int, device: torch.device) -> torch.Tensor:
+def ours(
+    denoise: Denoise, levels: torch.Tensor, precision: Precision, setup: Setup, batch: int, device: torch.device
+) -> torch.Tensor:
     """Sample as `emmeter.stages.sample` does."""
-    cast(denoiser.network, choose(precision))
-    levels = noise_levels(setup.sampling, denoiser.kind.sigma_min, denoiser.kind.sigma_max)
-    return generate(denoiser, draws(setup.sampling.images, runs.shape(setup), None, 0), levels, batch, device)
+    choose(precision)
+    return generate(denoise, draws(setup.sampling.images, runs.shape(setup), None, 0), levels, batch, device)
 
 
 def share(setup: Setup, rates: dict[Way, float], threads: int, device: torch.device) -> Row:

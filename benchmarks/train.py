@@ -50,7 +50,7 @@ Way = Mode | Literal["plain", "tuned"]
 def options(parser: argparse.ArgumentParser) -> None:
     runs.options(parser, runs.CASES)
     parser.add_argument(
-        "--compile", action="store_true", help="also by compiled packages (default: on a GPU, in the last precision)"
+        "--compile", action="store_true", help="also by compiled packages (default: on a CPU, the tiny network)"
     )
     parser.add_argument("--batch", type=positive, help="images per step, instead of the run's number or one that fits")
     parser.add_argument("--seconds", type=float, default=1.0, help="per timing, at least one step")
@@ -69,15 +69,16 @@ def _measure(args: argparse.Namespace) -> Iterator[Row]:
     for name, setup, device, threads in runs.chosen(args):
         flops = 3 * operations.planned(setup.network, runs.shape(setup))[0]
         timed = runs.adjusted(setup, training__batch_size=args.batch or batch(setup, flops, device))
-        chosen = modes(args, device)
+        chosen = modes(name, args, device)
         with timing.compiling(device.type == "cuda"):
             yield from compare(name, timed, flops, chosen, args, device, threads)
 
 
-def modes(args: argparse.Namespace, device: torch.device) -> list[Mode]:
-    """Every requested precision, then the packages."""
+def modes(name: str, args: argparse.Namespace, device: torch.device) -> list[Mode]:
+    """Every requested precision, then the packages: by default that of the tiny network on a CPU in float32."""
     chosen = args.precision or runs.precisions(device.type)
-    packages = chosen if args.compile else chosen[-1:] if device.type == "cuda" else []
+    default = [precision for precision in chosen if (name, device.type, precision) == (runs.TINY, "cpu", "float32")]
+    packages = chosen if args.compile else default
     return [Mode(precision) for precision in chosen] + [Mode(precision, "package") for precision in packages]
 
 

@@ -49,7 +49,7 @@ def denoiser(
     made = made.to(device).to(memory_format=torch.channels_last)
     if device.type == "cuda":
         network = torch.compile(made.network, mode=mode, dynamic=False)
-        return plain.Denoiser(network, made.kind)
+        return plain.Denoiser(network, made.kind)  # type: ignore[arg-type]  # torch.compile returns a module
     return made
 
 

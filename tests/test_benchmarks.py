@@ -500,8 +500,11 @@ def test_cases_are_the_papers_networks():
 def test_tf32_is_measured_on_a_gpu_only():
     assert "tf32" in runs.precisions("cuda") and runs.precisions("cpu") == ["float32", "bfloat16"]
     args = argparse.Namespace(precision=None, compile=False)
-    assert train.modes(args, CPU) == [train.Mode("float32"), train.Mode("bfloat16")]
-    assert train.modes(args, torch.device("cuda"))[-1] == train.Mode("bfloat16", "package")
+    both = [train.Mode("float32"), train.Mode("bfloat16")]
+    assert train.modes("32x32 width 128", args, CPU) == both
+    assert train.modes(runs.TINY, args, CPU) == [*both, train.Mode("float32", "package")]
+    args.compile = True
+    assert train.modes(runs.TINY, args, torch.device("cuda"))[-1] == train.Mode("bfloat16", "package")
 
 
 def test_rows_need_no_package_beyond_torch_and_numpy(monkeypatch):

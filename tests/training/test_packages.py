@@ -1,4 +1,4 @@
-"""Compiled packages: they compute what eager PyTorch does, for every label and mask, and machines without a compiler."""
+"""Compiled packages: they compute what eager PyTorch does, for every label and mask; machines without a compiler."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from emmeter.training import log, packages, state
-from emmeter.training.loop import Interrupted, train
 from emmeter.training.packages import PackageError
 from emmeter.training.trainer import Trainer, start
 from one_run import Pipeline, call
@@ -136,8 +135,8 @@ def test_a_key_depends_on_everything_but_masks_and_label_counts(monkeypatch):
     first = key()
     assert first == key(network={"skips": [1, 0]}) == key(training={"learning_rate": 0.5})
     others = [
-        key("denoiser"), key(batch=8), key(threads=2), key(network={"channels": 16}),
-        key(diffusion={"preconditioning": "vp"}), key(network={"dropout": 0.5}), key(training={"precision": "bfloat16"}),
+        key("denoiser"), key(batch=8), key(threads=2), key(network={"channels": 16}), key(network={"dropout": 0.5}),
+        key(diffusion={"preconditioning": "vp"}), key(training={"precision": "bfloat16"}),
     ]  # fmt: skip
     monkeypatch.setattr(packages, "machine", lambda device: "another")
     assert len({first, *others, key()}) == len(others) + 2
@@ -152,7 +151,7 @@ def test_wrong_results_are_noticed(monkeypatch):
     monkeypatch.setattr(packages, "_loaded", lambda path, device: lambda tensors: [function(*tensors)])
     packages.check(recipe, Path(), function, inputs)
     monkeypatch.setattr(packages, "_loaded", lambda path, device: lambda tensors: [1.001 * function(*tensors)])
-    with pytest.raises(PackageError, match="off by 0.001, more than rounding"):
+    with pytest.raises(PackageError, match=r"off by 0\.001, more than rounding"):
         packages.check(recipe, Path(), function, inputs)
 
 

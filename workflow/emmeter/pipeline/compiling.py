@@ -10,12 +10,12 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 from emmeter.measure.search import replay
 from emmeter.pipeline.costs import Assumed
 from emmeter.pipeline.index import Index
-from emmeter.settings.keys import key
+from emmeter.settings.keys import Stage, key
 from emmeter.settings.sections import Setup
 from emmeter.training.schedule import budget
 
@@ -25,6 +25,8 @@ STEPS, EVALUATIONS = 15_000, 5_000
 WIDEST = 32  # channels: of wider networks, nearly all time is spent in convolutions that no compiler makes faster
 
 Kind = Literal["step", "denoiser"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+STAGES: dict[Kind, Stage] = {"step": "train", "denoiser": "sample"}
 
 
 def planned(index: Index, studies: Sequence[str]) -> Counter[str]:
@@ -38,7 +40,8 @@ def planned(index: Index, studies: Sequence[str]) -> Counter[str]:
         scores = index.scores(name)
         for run in replay(setup.search, index.sizes[name], Assumed(setup, scores)).runs:
             amounts: dict[Kind, int] = {"step": budget(setup, run.n).steps, "denoiser": evaluations(index, setup)}
-            for kind, stage in (("step", "train"), ("denoiser", "sample")):
+            for kind in KINDS:
+                stage = STAGES[kind]
                 identity = (kind, key(stage, setup), run)  # arms may share trainings and samples
                 if run not in scores and identity not in counted:
                     work[architecture(index, kind, setup)] += amounts[kind]

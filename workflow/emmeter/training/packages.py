@@ -127,9 +127,9 @@ class Package:
 
     key: str
     batch: int
-    run: Callable[[list[Tensor]], list[Tensor]]
+    run: Callable[[list[Any]], list[Tensor]]
 
-    def __call__(self, *inputs: Tensor) -> list[Tensor]:
+    def __call__(self, *inputs: Tensor | None) -> list[Tensor]:
         return self.run(list(inputs))
 
 
@@ -149,7 +149,7 @@ def load(chosen: Recipe) -> Package:
 
 def _loaded(path: Path, device: str) -> Callable[[list[Tensor]], list[Tensor]]:
     # The public loader, torch._inductor.aoti_load_package, imports the compiler, which takes seconds.
-    from torch._C import _aoti
+    from torch._C import _aoti  # type: ignore[attr-defined]
 
     if device == "cpu":
         return _aoti.AOTIModelContainerRunnerCpu(str(path), 1).run
