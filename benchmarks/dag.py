@@ -42,8 +42,10 @@ PLAIN_RUNS = 50  # runs of the shell loop
 OCTAVES = 2.0  # of the crossing above search.start; three runs locate it there
 DECAY = 1e-6  # weight decay of the first arm; the other arms have multiples of it
 
-# Writes the outputs of `python -m emmeter.stages.MODULE OPTIONS` without its work.
+# Writes the outputs of `python -m emmeter.stages.MODULE OPTIONS` without its work.  It passes `python -c` on, by which
+# `emmeter.pipeline.jobs` asks a script for the Python behind it: the workflow ignores scripts that hide another Python.
 STAGE = """#!/bin/sh
+[ "$1" = -c ] && exec {python} "$@"
 [ "$2" = emmeter.machine.warm ] && shift
 module=$2
 shift 2

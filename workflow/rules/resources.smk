@@ -44,8 +44,9 @@ def require_gpus():
 def gpu_claim(count=lambda wildcards: 1):
     """Parameter function: words before a job's command, so that it waits for its slots and sees their GPUs alone."""
 
-    # Snakemake takes no change of a parameter that depends on `resources` for a change of the results.
-    def claim(wildcards, resources):
+    # Snakemake takes no change of a parameter that depends on `output` for a change of the results.  One that depends on
+    # `resources` makes it evaluate all resources of all finished runs.
+    def claim(wildcards, output):
         require_gpus()
         try:
             return shlex.join(emm_gpus.claim(shared_gpus(), SETTINGS.execution, count(wildcards)))

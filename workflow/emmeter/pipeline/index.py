@@ -4,7 +4,8 @@ The loop over N exists only here, as the search replayed on the scores that exis
 """
 
 import json
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
@@ -28,6 +29,18 @@ Versions = tuple[tuple[int, int] | None, ...]  # inode and time of change (ns) o
 
 
 @dataclass(frozen=True)
+class Search:
+    """The search of one arm, as it was last replayed."""
+
+    scores: Scores
+    trail: Trail
+    files: Sequence[str]
+    """Paths of the scores that the search has used or waits for.  Texts, because Snakemake asks for them very often."""
+    versions: Versions
+    """Versions of `files`."""
+
+
+@dataclass(frozen=True)
 class Index:
     """The index of a configuration: every stage key that occurs, with the settings behind it."""
 
@@ -35,6 +48,12 @@ class Index:
     results: Path
     survey: Survey
     setups: dict[tuple[Stage, str], Setup] = field(default_factory=dict)
+    keys: dict[tuple[Stage, str], dict[Stage, str]] = field(default_factory=dict)
+    """All keys of each of `setups`."""
+    texts: dict[tuple[Stage, str], str] = field(default_factory=dict)
+    """`json` of each key that it was asked for."""
+    names: dict[Stage, dict[str, list[str]]] = field(default_factory=dict)
+    """Arms behind each key of a stage that `arms` was asked for."""
     sizes: dict[str, list[int]] = field(default_factory=dict)
     """Ladder of each emm key."""
     usable: dict[str, tuple[int, int]] = field(default_factory=dict)
@@ -42,9 +61,9 @@ class Index:
     shapes: dict[str, Shape] = field(default_factory=dict)
     """(C, H, W) of the images of each subset key."""
     arm_keys: dict[str, list[str]] = field(default_factory=dict)
-    """`repeating` of each study that was asked for."""
-    searches: dict[str, tuple[Scores, Trail, Versions]] = field(default_factory=dict)
-    """Scores and state of the search of each emm key, when it was last replayed."""
+    """emm keys of the arms of each study that was asked for, in order."""
+    searches: dict[str, Search] = field(default_factory=dict)
+    """By emm key."""
     priors: dict[tuple[tuple[str, Versions], ...], Prior | None] = field(default_factory=dict)
     """Scatter by the scores that it was fitted to: their keys and versions."""
     impossible: dict[str, list[Fault]] = field(default_factory=dict)
@@ -54,11 +73,13 @@ class Index:
 
     def json(self, stage: Stage, key: str) -> str:
         """The settings of a stage as its command line takes them; one string, so that Snakemake notices any change."""
-        return json.dumps(stage_settings(stage, self.setups[stage, key]), sort_keys=True)
+        if (stage, key) not in self.texts:  # kept, because Snakemake asks for every run
+            self.texts[stage, key] = json.dumps(stage_settings(stage, self.setups[stage, key]), sort_keys=True)
+        return self.texts[stage, key]
 
     def upstream(self, stage: Stage, stage_key: str, before: Stage) -> str:
         """Key of an earlier stage for the key of a later one."""
-        return key(before, self.setups[stage, stage_key])
+        return self.keys[stage, stage_key][before]
 
     def study(self, name: str) -> Study:
         """The study of this name."""
@@ -66,72 +87,68 @@ class Index:
 
     def scores(self, emm_key: str) -> Scores:
         """The scores of an arm, read when they are asked for."""
-        setup = self.setups["emm", emm_key]
-        return Scores(self.results, key("score", setup), setup.scoring.snapshot)
+        snapshot = self.setups["emm", emm_key].scoring.snapshot
+        return Scores(self.results, self.upstream("emm", emm_key, "score"), snapshot)
 
     def trail(self, emm_key: str) -> list[Path]:
         """Files of the runs that a search has used, and of those that it needs next.
 
         Snakemake calls this again after every finished score (a checkpoint), so the list grows until the search ends.
         """
-        scores, trail, _ = self._search(emm_key)
-        return [path for run in trail.runs for path in run_files(scores, run)]
+        search = self._search(emm_key)
+        return [path for run in search.trail.runs for path in run_files(search.scores, run)]
 
     def repeating(self, studies: Iterable[str]) -> list[str]:
         """emm keys of the arms of `studies` that repeat their runs, each once: these arms show the scatter of runs.
 
         Studies that cannot run here contribute none.
         """
-        keys: dict[str, None] = {}
-        for name in studies:
-            if name not in self.impossible:
-                if name not in self.arm_keys:  # kept, because Snakemake asks after every finished score
-                    arms = [arm for arm in self.study(name).arms if repeats(arm.setup.search)]
-                    self.arm_keys[name] = [key("emm", arm.setup) for arm in arms]
-                keys |= dict.fromkeys(self.arm_keys[name])
-        return list(keys)
+        possible = [name for name in studies if name not in self.impossible]
+        keys = dict.fromkeys(emm_key for name in possible for emm_key in self._emm_keys(name))
+        return [emm_key for emm_key in keys if repeats(self.setups["emm", emm_key].search)]
 
     def pending(self, studies: Iterable[str]) -> list[Path]:
         """Missing scores that the repeating searches of these studies need next; empty once all searches are done."""
-        searches = (self._search(emm_key) for emm_key in self.repeating(studies))
-        return [scores.path(run) for scores, trail, _ in searches for run in trail.missing]
+        searches = map(self._search, self.repeating(studies))
+        return [search.scores.path(run) for search in searches for run in search.trail.missing]
 
     def prior(self) -> Prior | None:
         """The scatter of runs, from all arms of the configuration whose searches have finished."""
         keys = self.repeating(study.name for study in self.settings.studies)
-        finished = [search for search in map(self._search, keys) if search[1].finished]
-        versions = tuple((scores.key, version) for scores, _, version in finished)
+        finished = [search for search in map(self._search, keys) if search.trail.finished]
+        versions = tuple((search.scores.key, search.versions) for search in finished)
         if versions not in self.priors:
             arms = [
                 (scores.key, trail, {run: scores[run] for run in trail.confirm or trail.locate})
-                for scores, trail, _ in finished
+                for scores, trail in ((search.scores, search.trail) for search in finished)
             ]
             self.priors[versions] = scatter.fit(scatter.distinct(arms))
         return self.priors[versions]
 
-    def _search(self, emm_key: str) -> tuple[Scores, Trail, Versions]:
-        """The scores of an arm, where its search stands, and the versions of its scores.
+    def _search(self, emm_key: str) -> Search:
+        """The search of an arm, replayed only after a score has been made, or made again."""
+        search = self.searches.get(emm_key)
+        if search is None or search.versions != _versions(search.files):
+            scores = self.scores(emm_key)
+            trail = replay(self.setups["emm", emm_key].search, self.sizes[emm_key], scores)
+            files = [str(scores.path(run)) for run in trail.runs]
+            search = self.searches[emm_key] = Search(scores, trail, files, _versions(files))
+        return search
 
-        The search is replayed only after a score has been made, or made again.
-        """
-        if emm_key in self.searches:
-            scores, trail, versions = self.searches[emm_key]
-            if versions == _versions(scores, trail):
-                return scores, trail, versions
-        scores = self.scores(emm_key)
-        trail = replay(self.setups["emm", emm_key].search, self.sizes[emm_key], scores)
-        self.searches[emm_key] = scores, trail, _versions(scores, trail)
-        return self.searches[emm_key]
+    def _emm_keys(self, study: str) -> list[str]:
+        """emm keys of the arms of a study, in order."""
+        if study not in self.arm_keys:  # kept, because Snakemake asks after every finished score
+            self.arm_keys[study] = [key("emm", arm.setup) for arm in self.study(study).arms]
+        return self.arm_keys[study]
 
     def arms(self, stage: Stage, stage_key: str) -> str:
         """The arms behind a key, for readers: "conditioning/unconditional, width/w16"."""
-        names = [
-            f"{study.name}/{arm.name}"
-            for study in self.settings.studies
-            for arm in study.arms
-            if key(stage, arm.setup) == stage_key
-        ]
-        return ", ".join(names)
+        if stage not in self.names:  # kept, because Snakemake asks for every run
+            names = self.names[stage] = {}
+            for study in self.settings.studies:
+                for arm in study.arms:
+                    names.setdefault(key(stage, arm.setup), []).append(f"{study.name}/{arm.name}")
+        return ", ".join(self.names[stage].get(stage_key, []))
 
     def is_optimum(self, stage: Stage, stage_key: str) -> bool:
         """True for runs of the theoretical optimum, which have no training."""
@@ -175,24 +192,26 @@ class Index:
 
     def emm_files(self, study: str) -> list[Path]:
         """The records of the searches of a study's arms, in the order of the arms."""
-        return [emm_folder(self.results, key("emm", arm.setup)) / "emm.json" for arm in self.study(study).arms]
+        return [emm_folder(self.results, emm_key) / "emm.json" for emm_key in self._emm_keys(study)]
 
     def add(self, setup: Setup) -> None:
         """Add the keys of an arm that its data allow."""
-        emm_key, facts = key("emm", setup), self.survey.describe(setup.data)
-        self.shapes[key("subset", setup)] = facts.shape
+        stages: list[Stage] = ["subset", "train", "sample", "score", "emm"]
+        keys = {stage: key(stage, setup) for stage in stages}
+        emm_key, facts = keys["emm"], self.survey.describe(setup.data)
+        self.shapes[keys["subset"]] = facts.shape
         self.usable[emm_key] = feasibility.usable(facts, setup.data)
         self.sizes[emm_key] = ladder(setup.search, *self.usable[emm_key])
-        stages: list[Stage] = ["subset", "train", "sample", "score", "emm"]
-        self.setups.update({(stage, key(stage, setup)): setup for stage in stages})
+        self.setups.update({(stage, name): setup for stage, name in keys.items()})
+        self.keys.update({(stage, name): keys for stage, name in keys.items()})
 
 
-def _versions(scores: Scores, trail: Trail) -> Versions:
-    """Versions of the scores that a search has used or waits for.  Each score is replaced as a whole."""
+def _versions(files: Iterable[str]) -> Versions:
+    """Versions of scores.  Each score is replaced as a whole."""
     versions = []
-    for run in trail.runs:
+    for file in files:
         try:
-            status = scores.path(run).stat()
+            status = os.stat(file)
             versions.append((status.st_ino, status.st_mtime_ns))
         except OSError:
             versions.append(None)
