@@ -87,14 +87,14 @@ def require_compiler():
 
 def packaged(kind, stage):
     """Resource function: whether a job may use a compiled package, and build it if it is missing."""
+    # A cluster's job uses packages that exist.  On a GPU, a CUDA graph takes their place.
+    never = GPUS or workflow.remote_exec or SETTINGS.execution.device == "cuda" or SETTINGS.execution.compile != "auto"
 
-    def when(wildcards):
-        # A cluster's job uses packages that exist.  On a GPU, a CUDA graph takes their place.
-        here = not (GPUS or workflow.remote_exec or submits() or SETTINGS.execution.device == "cuda")
-        setup = INDEX.setups[stage, wildcards.key]
-        if SETTINGS.execution.compile == "auto" and here and emm_compiling.builds(INDEX, kind, setup, planned_work()):
-            require_compiler()
-            return "build"
-        return SETTINGS.execution.compile
+    @functools.cache
+    def decision(key):
+        if submits() or not emm_compiling.builds(INDEX, kind, INDEX.setups[stage, key], planned_work()):
+            return SETTINGS.execution.compile
+        require_compiler()
+        return "build"
 
-    return when
+    return lambda wildcards: SETTINGS.execution.compile if never else decision(wildcards.key)
