@@ -197,13 +197,14 @@ class Index:
     def add(self, setup: Setup) -> None:
         """Add the keys of an arm that its data allow."""
         stages: list[Stage] = ["subset", "train", "sample", "score", "emm"]
-        keys = {stage: key(stage, setup) for stage in stages}
+        keys: dict[Stage, str] = {stage: key(stage, setup) for stage in stages}
         emm_key, facts = keys["emm"], self.survey.describe(setup.data)
         self.shapes[keys["subset"]] = facts.shape
         self.usable[emm_key] = feasibility.usable(facts, setup.data)
         self.sizes[emm_key] = ladder(setup.search, *self.usable[emm_key])
-        self.setups.update({(stage, name): setup for stage, name in keys.items()})
-        self.keys.update({(stage, name): keys for stage, name in keys.items()})
+        for stage, name in keys.items():
+            self.setups[stage, name] = setup
+            self.keys[stage, name] = keys
 
 
 def _versions(files: Iterable[str]) -> Versions:
