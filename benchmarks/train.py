@@ -77,8 +77,9 @@ def _measure(args: argparse.Namespace) -> Iterator[Row]:
 def modes(name: str, args: argparse.Namespace, device: torch.device) -> list[Mode]:
     """Every requested precision, then the packages: by default that of the tiny network on a CPU in float32."""
     chosen: list[Precision] = args.precision or runs.precisions(device.type)
-    default = [precision for precision in chosen if (name, device.type, precision) == (runs.TINY, "cpu", "float32")]
-    packages = chosen if args.compile else default
+    packages: list[Precision] = list(chosen) if args.compile else []
+    if not packages and name == runs.TINY and device.type == "cpu" and "float32" in chosen:
+        packages = ["float32"]
     return [Mode(precision) for precision in chosen] + [Mode(precision, "package") for precision in packages]
 
 
