@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from emmeter.pipeline import compiling
 from emmeter.training import log, packages, state
 from emmeter.training.packages import PackageError
 from emmeter.training.trainer import Trainer, start
@@ -16,6 +17,11 @@ THREADS = 1
 DROPOUT = {"network": {"dropout": 0.2}}
 
 
+def require_compiler() -> None:
+    if compiling.missing_compiler():
+        pytest.skip("this machine has no C++ compiler")
+
+
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
     torch.set_num_threads(THREADS)
@@ -24,6 +30,7 @@ def one_thread() -> None:
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the packages of the small run, step and denoiser, which takes a minute or two to build."""
+    require_compiler()
     folder = tmp_path_factory.mktemp("packages")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(packages.VARIABLE, str(folder))
@@ -194,6 +201,7 @@ def test_samples_of_a_package_have_the_same_grey_levels(available, tmp_path):
 @pytest.mark.exhaustive
 def test_records_name_the_package(tmp_path, monkeypatch):
     """The stages with `--compile always` build packages, and write their keys into the records."""
+    require_compiler()
     monkeypatch.setenv(packages.VARIABLE, str(tmp_path / "packages"))
     pipeline = Pipeline(tmp_path / "results")
     assert pipeline.call("subset") == 0
