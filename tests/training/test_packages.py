@@ -103,7 +103,7 @@ def test_a_run_whose_package_is_gone_starts_again(available, tmp_path, monkeypat
     other = begun(tmp_path, "auto")
     assert other.step == 0
     assert other.package is None
-    assert "which this machine lacks; starting this run again" in capsys.readouterr().out
+    assert "this machine lacks the package" in capsys.readouterr().out
 
 
 @pytest.mark.exhaustive

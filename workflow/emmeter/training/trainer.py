@@ -230,17 +230,14 @@ def start(
     if saved and not snapshots.intact(folder, saved["kept"]):
         print(f"{folder}: a snapshot is damaged; starting this run again", flush=True)
         saved = None
-    before = saved.get("package") if saved else None
-    if saved and before is None:
-        compiled = "never"
-    elif saved:
-        compiled = "build"
-    package = packages.provided(recipe, compiled) if before in (None, recipe.key) else None
-    if before and package is None:
-        print(
-            f"{folder}: began with the package {before}, which this machine lacks; starting this run again", flush=True
-        )
-        saved = None
+    package = None
+    if saved and (before := saved.get("package")):
+        package = packages.provided(recipe, "build") if before == recipe.key else None
+        if package is None:
+            print(f"{folder}: this machine lacks the package {before}; starting this run again", flush=True)
+            saved = None
+    if not saved:
+        package = packages.provided(recipe, compiled)
     if processes.first(int(package is not None)) != int(package is not None):
         raise packages.PackageError(f"{recipe.path}: does not load in all processes of this run; delete it")
     trainer = Trainer(setup, n, seed, denoiser, subset, device, processes, package)
