@@ -38,9 +38,7 @@ TRAIN_SECONDS = 3.0  # for timing the training, for the share
 
 def options(parser: argparse.ArgumentParser) -> None:
     runs.options(parser, CASES)
-    parser.add_argument(
-        "--compile", action="store_true", help="also by compiled packages (default: on a CPU, the tiny network)"
-    )
+    parser.add_argument("--compile", action="store_true", help="also by compiled packages")
     parser.add_argument("--images", type=positive, help="generated images, instead of the case's number")
     parser.add_argument("--steps", type=positive, help="sampler steps, instead of the case's number")
     parser.add_argument("--batch", type=positive, default=Execution().sampling_batch, help="images generated at once")
@@ -79,7 +77,7 @@ def compare(
 ) -> Iterator[Row]:
     """Time the samplers with the settings `timed`; rates are for those of `setup`."""
     count = timed.sampling.images
-    chosen = modes(name, args, device)
+    chosen = modes(args, device)
     conditions = {
         mode: {
             "precision": mode.precision,

@@ -49,9 +49,7 @@ Way = Mode | Literal["plain", "tuned"]
 
 def options(parser: argparse.ArgumentParser) -> None:
     runs.options(parser, runs.CASES)
-    parser.add_argument(
-        "--compile", action="store_true", help="also by compiled packages (default: on a CPU, the tiny network)"
-    )
+    parser.add_argument("--compile", action="store_true", help="also by compiled packages")
     parser.add_argument("--batch", type=positive, help="images per step, instead of the run's number or one that fits")
     parser.add_argument("--seconds", type=float, default=1.0, help="per timing, at least one step")
     parser.add_argument("--tuned-mode", choices=get_args(tuned.Mode),
@@ -69,17 +67,15 @@ def _measure(args: argparse.Namespace) -> Iterator[Row]:
     for name, setup, device, threads in runs.chosen(args):
         flops = 3 * operations.planned(setup.network, runs.shape(setup))[0]
         timed = runs.adjusted(setup, training__batch_size=args.batch or batch(setup, flops, device))
-        chosen = modes(name, args, device)
+        chosen = modes(args, device)
         with timing.compiling(device.type == "cuda"):
             yield from compare(name, timed, flops, chosen, args, device, threads)
 
 
-def modes(name: str, args: argparse.Namespace, device: torch.device) -> list[Mode]:
-    """Every requested precision, then the packages: by default that of the tiny network on a CPU in float32."""
+def modes(args: argparse.Namespace, device: torch.device) -> list[Mode]:
+    """Every requested precision, then the packages if they are requested."""
     chosen: list[Precision] = args.precision or runs.precisions(device.type)
     packages: list[Precision] = list(chosen) if args.compile else []
-    if not packages and name == runs.TINY and device.type == "cpu" and "float32" in chosen:
-        packages = ["float32"]
     return [Mode(precision) for precision in chosen] + [Mode(precision, "package") for precision in packages]
 
 

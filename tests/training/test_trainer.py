@@ -103,12 +103,14 @@ def trained_images(
     """The images on which `steps` steps train, as uint8, and the images of the subset that the batches name."""
     seen = []
 
-    def loss(denoiser, kind, images, draw, noise, labels):
-        seen.append(((images + 1) * 127.5).round().to(torch.uint8))
-        return denoising_loss(denoiser, kind, images, draw, noise, labels)
-
-    monkeypatch.setattr("emmeter.training.trainer.denoising_loss", loss)
     trainer = start(setup, subset, len(subset.images), 0, CPU, folder)
+    update = trainer.update
+
+    def noted(images, draw, noise, labels):
+        seen.append(((images + 1) * 127.5).round().to(torch.uint8))
+        return update(images, draw, noise, labels)
+
+    monkeypatch.setattr(trainer, "update", noted)
     for _ in range(steps):
         trainer.advance()
     monkeypatch.undo()
