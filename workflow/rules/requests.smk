@@ -31,13 +31,15 @@ def arm_files(name):
     return files
 
 
-def pending_scores(wildcards):
-    """Scores that any requested study still waits for, because the scatter of runs is estimated from all together.
+def pending_score(wildcards):
+    """A score that any requested study still waits for, because the scatter of runs is estimated from all together.
 
-    Empty once all searches have finished, so that a study's inputs do not depend on what else was requested.  Scores
-    are checkpoints, so Snakemake calls this again after each.
+    None once all searches have finished, so that a study's inputs do not depend on what else was requested.  Scores are
+    checkpoints, so Snakemake calls this again after this one.  The rule `emm` requests all of them; if every study named
+    them all, too, then Snakemake would examine studies x arms edges after each finished score.  The last of the list
+    changes least often, because jobs start in about the order of the list.
     """
-    return PATHS.pending([*asked_studies(), wildcards.study])
+    return PATHS.pending([*asked_studies(), wildcards.study])[-1:]
 
 
 def prior_json(wildcards):
