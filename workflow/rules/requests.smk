@@ -31,15 +31,14 @@ def arm_files(name):
     return files
 
 
-def pending_score(wildcards):
+def awaited_score(wildcards):
     """A score that any requested study still waits for, because the scatter of runs is estimated from all together.
 
     None once all searches have finished, so that a study's inputs do not depend on what else was requested.  Scores are
-    checkpoints, so Snakemake calls this again after this one.  The rule `emm` requests all of them; if every study named
-    them all, too, then Snakemake would examine studies x arms edges after each finished score.  The last of the list
-    changes least often, because jobs start in about the order of the list.
+    checkpoints, so Snakemake calls this again after this one.  It is one, because Snakemake would examine all edges
+    between studies and scores after each finished score.  The rule `emm` requests the others.
     """
-    return PATHS.pending([*asked_studies(), wildcards.study])[-1:]
+    return PATHS.awaited([*asked_studies(), wildcards.study])
 
 
 def prior_json(wildcards):

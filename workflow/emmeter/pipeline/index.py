@@ -114,6 +114,17 @@ class Index:
         """Missing scores that the repeating searches of these studies need next; empty once all searches are done."""
         return [path for search in map(self._search, self.repeating(studies)) for path in search.missing]
 
+    def awaited(self, studies: Iterable[str]) -> list[Path]:
+        """One of the `pending` scores; empty once all searches are done.
+
+        Whoever waits for this score and then asks again has waited for all.  A damaged score, which no job makes again,
+        is awaited only if no other one is missing.
+        """
+        pending = self.pending(studies)
+        # Jobs start in about this order, so the last one changes least often.
+        missing = next((path for path in reversed(pending) if not path.exists()), None)
+        return pending[-1:] if missing is None else [missing]
+
     def prior(self) -> Prior | None:
         """The scatter of runs, from all arms of the configuration whose searches have finished."""
         keys = self.repeating(study.name for study in self.settings.studies)
@@ -200,13 +211,13 @@ class Index:
     def add(self, setup: Setup) -> None:
         """Add the keys of an arm that its data allow."""
         stages: list[Stage] = ["subset", "train", "sample", "score", "emm"]
-        keys = {stage: key(stage, setup) for stage in stages}
+        keys: dict[Stage, str] = {stage: key(stage, setup) for stage in stages}
         emm_key, facts = keys["emm"], self.survey.describe(setup.data)
         self.shapes[keys["subset"]] = facts.shape
         self.usable[emm_key] = feasibility.usable(facts, setup.data)
         self.sizes[emm_key] = ladder(setup.search, *self.usable[emm_key])
-        self.setups.update({(stage, name): setup for stage, name in keys.items()})
-        self.keys.update({(stage, name): keys for stage, name in keys.items()})
+        for stage, name in keys.items():
+            self.setups[stage, name], self.keys[stage, name] = setup, keys
 
 
 class _Counts(Mapping[RunId, Count]):
