@@ -15,7 +15,7 @@ with its part of the searches and tables.  The plain baseline calls the same scr
 loop.
 
 The clock of Snakemake's process splits its processor time into Python with Snakemake's imports, reading the rules (with
-our imports and the configuration), functions of the rules, and Snakemake's work on its graph of jobs, which is the rest.
+our imports and the configuration), functions of the rules, and the rest, Snakemake's work on its graph of jobs.
 """
 
 import argparse

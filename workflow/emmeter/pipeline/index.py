@@ -217,7 +217,8 @@ class Index:
         self.usable[emm_key] = feasibility.usable(facts, setup.data)
         self.sizes[emm_key] = ladder(setup.search, *self.usable[emm_key])
         for stage, name in keys.items():
-            self.setups[stage, name], self.keys[stage, name] = setup, keys
+            self.setups[stage, name] = setup
+            self.keys[stage, name] = keys
 
 
 class _Counts(Mapping[RunId, Count]):
