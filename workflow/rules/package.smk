@@ -28,8 +28,8 @@ from emmeter import project as emm_project
 for variable in ("PYTHONWARNINGS", "PYTHONINSPECT"):
     if os.environ.pop(variable, None):
         warnings.simplefilter("ignore")
-# A large project's DAG is a million objects, all of them in use.  Looking for garbage among them after every 700 new ones
-# takes a tenth of Snakemake's time.
+# The objects of a large project's DAG are all in use.  Looking for garbage among them after every 700 new objects, as
+# Python does by default, takes a tenth of Snakemake's time.
 gc.set_threshold(50_000)
 # Snakemake's log file has the encoding of the locale.  Without this, a character that it lacks causes a traceback.
 logging.raiseExceptions = False
