@@ -9,9 +9,13 @@ EMM two octaves above search.start.
 Only the jobs are not real.  A shell script precedes Python on their PATH.  It reads the same command line and writes
 files of the right names: a score and its checksum by N, and a line of text for everything else.
 
-Reported are the seconds of ``snakemake -n`` in the empty and in the finished project, and the seconds of the whole
-execution per run.  A run is a subset, a training, a sampling and a score, with its part of the searches and tables.
-The plain baseline calls the same script for the same four steps from a shell loop.
+Reported are the seconds of ``snakemake -n`` in the empty and in the finished project, as medians of STARTS starts after
+an untimed one, and the seconds of the whole execution per run.  A run is a subset, a training, a sampling and a score,
+with its part of the searches and tables.  The plain baseline calls the same script for the same four steps from a shell
+loop.
+
+The clock of Snakemake's process splits its processor time into Python with Snakemake's imports, reading the rules (with
+our imports and the configuration), functions of the rules, and the rest, Snakemake's work on its graph of jobs.
 """
 
 import argparse
@@ -21,7 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import yaml
@@ -40,7 +44,13 @@ from emmeter.settings.configuration import load, read
 from emmeter.settings.keys import key
 
 STUDIES, ARMS, RUNS = 15, 6, 7
-STARTS = 3  # of each dry run, of which the medians count
+STARTS = 3  # timed starts of each dry run, of which the medians count
+PARTS = {
+    "imports": "of these imports",
+    "rules": "reading the rules",
+    "functions": "functions of the rules",
+    "graph": "Snakemake's graph",
+}  # of the processor seconds, as rows name them
 PLAIN_RUNS = 50  # runs of the shell loop
 OCTAVES = 2.0  # of the crossing above search.start; three runs locate it there
 DECAY = 1e-6  # weight decay of the first arm; the other arms have multiples of it
@@ -102,10 +112,9 @@ def measure(args: argparse.Namespace) -> Iterator[Row]:
             programs / "python", STAGE.format(python=sys.executable, scores=Path(name, "scores"), sums=checksums.NAME)
         )
         given = ["--cores", args.cores, "--configfile", overlay]
-        dry = [*given, "--dry-run"]
-        before = [project.snakemake(folder, programs, log, dry) for _ in range(STARTS)]
+        before = dry_runs(folder, programs, log, given)
         done = project.snakemake(folder, programs, log, given)
-        after = [project.snakemake(folder, programs, log, dry) for _ in range(STARTS)]
+        after = dry_runs(folder, programs, log, given)
         runs = len(list((folder / "results" / "scores").glob("*/n*/r*/score.json")))
         if runs != args.studies * args.arms * RUNS:
             raise StageError(f"dag: {runs} runs have a score; expected {args.studies} x {args.arms} x {RUNS}")
@@ -116,15 +125,26 @@ def measure(args: argparse.Namespace) -> Iterator[Row]:
     details = {"studies": args.studies, "arms": args.arms, "runs": runs, "cores": args.cores}
 
     def dry_run(case: str, executions: list[project.Execution]) -> Row:
-        processor = statistics.median(execution.processor_seconds for execution in executions)
-        own = {**details, "Snakemake's processor seconds": processor, "starts": STARTS}
-        return make("dag", case, "s", statistics.median(execution.seconds for execution in executions), details=own)
+        seconds = statistics.median(execution.seconds for execution in executions)
+        return make("dag", case, "s", seconds, details={**details, **processor(executions), "starts": STARTS})
 
     yield dry_run("dry run of an empty project", before)
     each = done.seconds / runs
-    own = {**details, "Snakemake's processor seconds": done.processor_seconds}
+    own = {**details, **processor([done])}
     yield make("dag", "a finished run", "s", each, plain, timing.ratio([plain], [each]), own)
     yield dry_run("dry run of a finished project", after)
+
+
+def dry_runs(folder: Path, programs: Path, log: Path, given: list[object]) -> list[project.Execution]:
+    """STARTS dry runs, after one that compiles Python's modules and fills the caches of files."""
+    return [project.snakemake(folder, programs, log, [*given, "--dry-run"]) for _ in range(STARTS + 1)][1:]
+
+
+def processor(executions: Sequence[project.Execution]) -> dict[str, float]:
+    """Processor seconds of Snakemake's process and their parts, as medians."""
+    whole = {"Snakemake's processor seconds": [execution.processor_seconds for execution in executions]}
+    parts = {name: [execution.parts[part] for execution in executions] for part, name in PARTS.items()}
+    return {name: statistics.median(seconds) for name, seconds in (whole | parts).items()}
 
 
 def prepare(folder: Path, scores: Path, studies: int, arms: int) -> Path:

@@ -1,12 +1,13 @@
 """A fresh copy of the project, and Snakemake run in it with a stopwatch on every job."""
 
+import json
 import os
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.runs import ROOT
@@ -27,17 +28,34 @@ done
 exit $status
 """
 
-# Snakemake in a process that writes its own processor time at the end, without that of its jobs.
+# Snakemake in a process that writes parts of its own processor time at the end, without that of its jobs.
 SNAKEMAKE = """
-import atexit, pathlib, resource, sys
-from snakemake.cli import main
+import atexit, json, pathlib, sys, time
+import snakemake.cli, snakemake.rules, snakemake.workflow
+
+parts = {"imports": time.process_time(), "rules": 0.0, "functions": 0.0}
+
+def timed(owner, name, part):
+    original, depth = getattr(owner, name), [0]
+    def call(*args, **options):
+        depth[0] += 1
+        begun = time.process_time()
+        try:
+            return original(*args, **options)
+        finally:
+            depth[0] -= 1
+            if not depth[0]:  # rules include further ones
+                parts[part] += time.process_time() - begun
+    setattr(owner, name, call)
 
 def note(path):
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    path.write_text(str(used.ru_utime + used.ru_stime))
+    total = time.process_time()
+    path.write_text(json.dumps({**parts, "graph": total - sum(parts.values())}))
 
+timed(snakemake.workflow.Workflow, "include", "rules")
+timed(snakemake.rules.Rule, "apply_input_function", "functions")
 atexit.register(note, pathlib.Path(sys.argv.pop(1)))
-main()
+snakemake.cli.main()
 """
 
 
@@ -51,12 +69,18 @@ class Job:
 
 @dataclass(frozen=True)
 class Execution:
-    """One call of Snakemake: wall seconds, processor seconds of its own process, its jobs, its output."""
+    """One call of Snakemake: wall seconds, processor seconds of its own process, its jobs, its output.
+
+    Attributes:
+        parts: the processor seconds of Python and imports (`imports`), of reading the rules and the configuration with
+            the imports that this needs (`rules`), of the functions in rules (`functions`), and of all else (`graph`).
+    """
 
     seconds: float
     processor_seconds: float
     jobs: Sequence[Job]
     output: str
+    parts: Mapping[str, float] = field(default_factory=dict)
 
 
 def copy(folder: Path) -> None:
@@ -95,6 +119,7 @@ def snakemake(folder: Path, programs: Path, log: Path, arguments: Sequence[objec
     used = log.with_suffix(".processor")
     path = os.pathsep.join([str(programs), str(Path(sys.executable).parent), os.environ["PATH"]])
     environment = {**os.environ, "PATH": path, "TQDM_DISABLE": "1"}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # else the first start compiles all modules, and so do the others
     begun = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-c", SNAKEMAKE, str(used), *map(str, arguments)],
@@ -103,7 +128,8 @@ def snakemake(folder: Path, programs: Path, log: Path, arguments: Sequence[objec
     seconds = time.perf_counter() - begun
     if done.returncode:
         raise StageError(f"snakemake failed in {folder}: {' | '.join(done.stdout.splitlines()[-5:])}")
-    return Execution(seconds, float(used.read_text()), jobs(log), done.stdout)
+    parts = json.loads(used.read_text())
+    return Execution(seconds, sum(parts.values()), jobs(log), done.stdout, parts)
 
 
 def jobs(log: Path) -> list[Job]:

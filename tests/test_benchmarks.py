@@ -646,6 +646,13 @@ def test_large_project_asks_for_seven_runs_an_arm(tmp_path):
     assert len(scores) > dag.RUNS and all(0 <= one["memorized"] <= one["images"] for one in scores)
 
 
+def test_processor_time_of_dry_runs_is_split_into_medians():
+    parts = [{"imports": 1.0, "rules": 2.0, "functions": 3.0, "graph": graph} for graph in (9.0, 4.0, 5.0)]
+    executions = [project.Execution(0.0, sum(part.values()), [], "", part) for part in parts]
+    names = {"Snakemake's processor seconds": 11.0} | dict(zip(dag.PARTS.values(), (1.0, 2.0, 3.0, 5.0), strict=True))
+    assert dag.processor(executions) == names
+
+
 CURVE = search.Curve(slope=2.8, run_sd=0.4, gap=3.0, gap_sd=1.0, above=5, fallen=0)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from emmeter.files import scores
 from emmeter.files.writing import write_json
 from emmeter.measure import scatter
 from emmeter.measure.outcome import RunId
@@ -53,6 +54,52 @@ def test_scores_are_pending_until_the_searches_end(index):
     assert len(index.pending(["second"])) == 1
     # An arm without repeated runs shows no scatter, so nothing waits for it.
     assert index.pending(["once"]) == []
+
+
+def test_whoever_waits_for_one_score_after_another_waits_for_all(index):
+    waits = 0
+    while awaited := index.awaited(["first", "second"]):
+        assert awaited[0] in index.pending(["first", "second"]) and not awaited[0].exists()
+        score(index, awaited[0])
+        waits += 1
+    assert waits == len(list(index.results.glob("scores/*/n*/r*/score.json"))) > 3
+    assert index.pending(["first", "second"]) == []
+
+
+def test_a_damaged_score_is_awaited_last(index):
+    pending = index.pending(["first", "second"])
+    for path in pending[1:]:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("{")
+    assert index.awaited(["first", "second"]) == [pending[0]]
+    path = pending[0]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("{")
+    assert index.awaited(["first", "second"]) == [pending[-1]]
+
+
+def test_a_replay_reads_each_score_once(index, monkeypatch):
+    finish(index, "first")
+    files: list[Path] = []
+    original = scores.records.read
+    monkeypatch.setattr(scores.records, "read", lambda path, kind: files.append(path) or original(path, kind))
+    again = index_of(read(CONTENT), index.results)
+    assert again.pending(["first"]) == []
+    assert len(files) == len(set(files)) == len(list(index.results.glob("scores/*/n*/r*/score.json")))
+
+
+def test_arms_behind_a_score(index):
+    base, wide = (key("score", arm.setup) for arm in index.study("first").arms)
+    assert index.arms("score", base) == "first/base, second/same, once/alone"
+    assert index.arms("score", wide) == "first/wide"
+
+
+def test_keys_of_earlier_stages(index):
+    for study in index.settings.studies:
+        for arm in study.arms:
+            score_key = key("score", arm.setup)
+            assert index.upstream("score", score_key, "train") == key("train", arm.setup)
+            assert index.upstream("score", score_key, "subset") == key("subset", arm.setup)
 
 
 def test_the_prior_is_that_of_all_finished_arms_each_once(index):

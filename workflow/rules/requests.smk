@@ -31,13 +31,14 @@ def arm_files(name):
     return files
 
 
-def pending_scores(wildcards):
-    """Scores that any requested study still waits for, because the scatter of runs is estimated from all together.
+def awaited_score(wildcards):
+    """A score that any requested study still waits for, because the scatter of runs is estimated from all together.
 
-    Empty once all searches have finished, so that a study's inputs do not depend on what else was requested.  Scores
-    are checkpoints, so Snakemake calls this again after each.
+    None once all searches have finished, so that a study's inputs do not depend on what else was requested.  Scores are
+    checkpoints, so Snakemake calls this again after this one.  It is one, because Snakemake would examine all edges
+    between studies and scores after each finished score.  The rule `emm` requests the others.
     """
-    return PATHS.pending([*asked_studies(), wildcards.study])
+    return PATHS.awaited([*asked_studies(), wildcards.study])
 
 
 def prior_json(wildcards):

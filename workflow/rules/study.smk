@@ -1,6 +1,6 @@
 rule study:
     input:
-        pending_scores,
+        awaited_score,
         records=arm_files("emm.json"),
     output:
         emm=f"{STUDY}/emm.csv",

@@ -2,7 +2,6 @@
 
 from typing import TYPE_CHECKING, Any
 
-from emmeter.settings.keys import key
 from emmeter.settings.sections import Setup
 from emmeter.settings.validation import lookup
 
@@ -13,6 +12,7 @@ if TYPE_CHECKING:
 def description(index: "Index", name: str) -> dict[str, Any]:
     """Describe a study for its stages, which have the records of its arms besides; a mapping that JSON can hold."""
     study = index.study(name)
+    keys_of_arms = [index.keys["emm", emm_key] for emm_key in index.emm_keys_of(name)]
     return {
         "name": study.name,
         "title": study.title,
@@ -24,14 +24,14 @@ def description(index: "Index", name: str) -> dict[str, Any]:
                 "name": arm.name,
                 "value": str(lookup(arm.setup, study.factor)) if study.factor else "",
                 "search": arm.setup.search.model_dump(),
-                "key": key("score", arm.setup),
+                "key": keys["score"],
                 "data": arm.setup.data.source + (f" + {arm.setup.data.mixture}" if arm.setup.data.sources[1:] else ""),
-                "resolution": index.shapes[key("subset", arm.setup)][1],
+                "resolution": index.shapes[keys["subset"]][1],
                 "budget": arm.setup.training.duration if arm.setup.diffusion.denoiser == "network" else "",
-                "multiple": index.usable[key("emm", arm.setup)][0],
-                "available": index.usable[key("emm", arm.setup)][1],
+                "multiple": index.usable[keys["emm"]][0],
+                "available": index.usable[keys["emm"]][1],
             }
-            for arm in study.arms
+            for arm, keys in zip(study.arms, keys_of_arms, strict=True)
         ],
         "findings": [[name, finding.model_dump()] for name, finding in study.findings.items()],  # in order
     }

@@ -5,7 +5,7 @@ The loop over N exists only here, as the search replayed on the scores that exis
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
@@ -17,6 +17,7 @@ from emmeter.errors import Fault, SettingsError
 from emmeter.files.layout import CACHE, emm_folder
 from emmeter.files.scores import Scores, run_files
 from emmeter.measure import scatter
+from emmeter.measure.outcome import Count, RunId
 from emmeter.measure.scatter import Prior
 from emmeter.measure.search import Trail, ladder, repeats, replay
 from emmeter.settings.keys import Stage, key, stage_settings
@@ -35,7 +36,9 @@ class Search:
     scores: Scores
     trail: Trail
     files: Sequence[str]
-    """Paths of the scores that the search has used or waits for.  Texts, because Snakemake asks for them very often."""
+    """Paths of the scores that the search has used or waits for."""
+    missing: Sequence[Path]
+    """Paths of the scores that the search waits for."""
     versions: Versions
     """Versions of `files`."""
 
@@ -60,7 +63,7 @@ class Index:
     """`feasibility.usable` of each emm key."""
     shapes: dict[str, Shape] = field(default_factory=dict)
     """(C, H, W) of the images of each subset key."""
-    arm_keys: dict[str, list[str]] = field(default_factory=dict)
+    emm_keys: dict[str, list[str]] = field(default_factory=dict)
     """emm keys of the arms of each study that was asked for, in order."""
     searches: dict[str, Search] = field(default_factory=dict)
     """By emm key."""
@@ -104,13 +107,23 @@ class Index:
         Studies that cannot run here contribute none.
         """
         possible = [name for name in studies if name not in self.impossible]
-        keys = dict.fromkeys(emm_key for name in possible for emm_key in self._emm_keys(name))
+        keys = dict.fromkeys(emm_key for name in possible for emm_key in self.emm_keys_of(name))
         return [emm_key for emm_key in keys if repeats(self.setups["emm", emm_key].search)]
 
     def pending(self, studies: Iterable[str]) -> list[Path]:
         """Missing scores that the repeating searches of these studies need next; empty once all searches are done."""
-        searches = map(self._search, self.repeating(studies))
-        return [search.scores.path(run) for search in searches for run in search.trail.missing]
+        return [path for search in map(self._search, self.repeating(studies)) for path in search.missing]
+
+    def awaited(self, studies: Iterable[str]) -> list[Path]:
+        """One of the `pending` scores; empty once all searches are done.
+
+        Whoever waits for this score and then asks again has waited for all.  A damaged score, which no job makes again,
+        is awaited only if no other one is missing.
+        """
+        pending = self.pending(studies)
+        # Jobs start in about this order, so the last one changes least often.
+        missing = next((path for path in reversed(pending) if not path.exists()), None)
+        return pending[-1:] if missing is None else [missing]
 
     def prior(self) -> Prior | None:
         """The scatter of runs, from all arms of the configuration whose searches have finished."""
@@ -130,16 +143,17 @@ class Index:
         search = self.searches.get(emm_key)
         if search is None or search.versions != _versions(search.files):
             scores = self.scores(emm_key)
-            trail = replay(self.setups["emm", emm_key].search, self.sizes[emm_key], scores)
+            trail = replay(self.setups["emm", emm_key].search, self.sizes[emm_key], _Counts(scores))
             files = [str(scores.path(run)) for run in trail.runs]
-            search = self.searches[emm_key] = Search(scores, trail, files, _versions(files))
+            missing = [scores.path(run) for run in trail.missing]
+            search = self.searches[emm_key] = Search(scores, trail, files, missing, _versions(files))
         return search
 
-    def _emm_keys(self, study: str) -> list[str]:
+    def emm_keys_of(self, study: str) -> list[str]:
         """emm keys of the arms of a study, in order."""
-        if study not in self.arm_keys:  # kept, because Snakemake asks after every finished score
-            self.arm_keys[study] = [key("emm", arm.setup) for arm in self.study(study).arms]
-        return self.arm_keys[study]
+        if study not in self.emm_keys:  # kept, because Snakemake asks after every finished score
+            self.emm_keys[study] = [key("emm", arm.setup) for arm in self.study(study).arms]
+        return self.emm_keys[study]
 
     def arms(self, stage: Stage, stage_key: str) -> str:
         """The arms behind a key, for readers: "conditioning/unconditional, width/w16"."""
@@ -192,7 +206,7 @@ class Index:
 
     def emm_files(self, study: str) -> list[Path]:
         """The records of the searches of a study's arms, in the order of the arms."""
-        return [emm_folder(self.results, emm_key) / "emm.json" for emm_key in self._emm_keys(study)]
+        return [emm_folder(self.results, emm_key) / "emm.json" for emm_key in self.emm_keys_of(study)]
 
     def add(self, setup: Setup) -> None:
         """Add the keys of an arm that its data allow."""
@@ -205,6 +219,27 @@ class Index:
         for stage, name in keys.items():
             self.setups[stage, name] = setup
             self.keys[stage, name] = keys
+
+
+class _Counts(Mapping[RunId, Count]):
+    """Scores of which each file is read once, because a replay asks for the same counts again and again."""
+
+    def __init__(self, scores: Scores):
+        self.scores = scores
+        self.counts: dict[RunId, Count | None] = {}
+
+    def __getitem__(self, run: RunId) -> Count:
+        if run not in self.counts:
+            self.counts[run] = self.scores.get(run)
+        if (count := self.counts[run]) is None:
+            raise KeyError(run)
+        return count
+
+    def __iter__(self) -> Iterator[RunId]:
+        return iter(self.scores)
+
+    def __len__(self) -> int:
+        return len(self.scores)
 
 
 def _versions(files: Iterable[str]) -> Versions:

@@ -76,9 +76,9 @@ class Paths:
         """Paths of a file of the finished search of each arm of a study, in order."""
         return self._named([path.with_name(name) for path in self.index.emm_files(study)])
 
-    def pending(self, studies: list[str]) -> list[str]:
-        """Scores that the searches of these studies still wait for."""
-        return self._named(self.index.pending(studies))
+    def awaited(self, studies: list[str]) -> list[str]:
+        """A score that the searches of these studies still wait for; empty once all are done."""
+        return self._named(self.index.awaited(studies))
 
     def study(self, name: str) -> list[str]:
         """Tables and figures of one study.  Only a study with a claim about the onset of memorization draws it."""
