@@ -45,17 +45,15 @@ from emmeter.files.provenance import cores
 from emmeter.machine.device import select
 from emmeter.settings.sections import Setup
 from emmeter.settings.types import Precision
-from emmeter.training import packages, state
-from emmeter.training.functions import denoise_function
+from emmeter.stages.sample import sampler
+from emmeter.training import architecture, packages, state
 from emmeter.training.graphs import Graphed
-from emmeter.training.optimizer import FlatParameters
 from emmeter.training.trainer import Trainer, build, start
 
 PARTS = ("packages", "stages", "wide", "tiny")
 RUNS = (1, 8, 32, 64)  # of an ensemble
 PROCESSES = (1, 4, 14)  # on one GPU
 COPIED = 2**30  # bytes that are copied to measure the memory's speed
-KINDS: tuple[packages.Kind, ...] = ("step", "denoiser")
 WIDE = "32x32 width 128"
 CHAIN_IMAGES = 40  # training images of the run of all stages
 
@@ -125,14 +123,11 @@ Case = Callable[[str, argparse.Namespace, torch.device], Iterator[Row]]
 def building(part: str, args: argparse.Namespace, device: torch.device) -> Iterator[Row]:
     """Compile the packages of the other parts in processes side by side, and say how long each takes."""
     wide = runs.adjusted(_wide(args), training__precision="bfloat16", sampling__precision="bfloat16")
-    recipes = {
-        f"{name}, {kind}": packages.recipe(kind, setup, runs.shape(setup), device, 1, batch)
-        for name, setup, batches in (
-            ("tiny", _tiny(args), (_tiny(args).training.batch_size, _images(args, _tiny(args)))),
-            ("wide", wide, (wide.training.batch_size, _images(args, wide))),
-        )
-        for kind, batch in zip(KINDS, batches, strict=True)
-    }
+    recipes = {}
+    for name, setup in (("tiny", runs.case(runs.TINY)), ("wide", wide)):
+        shape = runs.shape(setup)
+        wanted = architecture.of_step(setup, shape), architecture.of_denoiser(setup, shape, _images(args, setup))
+        recipes |= {f"{name}, {each.kind}": packages.here(each, device) for each in wanted}
     os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = str(max(1, cores() // len(recipes)))
 
     def built(chosen: packages.Recipe) -> dict[str, Any]:
@@ -418,10 +413,7 @@ def sampling(
 
     def ours(compiled: packages.When) -> Callable[[], Any]:
         torch.manual_seed(0)
-        denoiser = build(setup, runs.shape(setup), 0).to(device).eval().requires_grad_(False)
-        parameters = FlatParameters(denoiser.network, choose(setup.sampling.precision))
-        recipe = packages.recipe("denoiser", setup, runs.shape(setup), device, torch.get_num_threads(), batch)
-        denoise = denoise_function(denoiser, parameters, packages.provided(recipe, compiled))
+        _, denoise, _ = sampler(setup, runs.shape(setup), 0, batch, device, compiled)
         levels = noise_levels(setup.sampling)[-steps - 1 :]
         images.append(generate(denoise, drawn, levels, batch, device))
         return lambda: generate(denoise, drawn, levels, batch, device)
@@ -445,6 +437,8 @@ def profile(part: str, args: argparse.Namespace, device: torch.device) -> Iterat
     activity = ProfilerActivity.CUDA if device.type == "cuda" else ProfilerActivity.CPU
     for compiled in ("never", "auto"):  # auto: the package that the case before has built
         trainer = _trainer(runs.adjusted(_wide(args), training__precision="bfloat16"), device, compiled)
+        if compiled == "auto" and trainer.package is None:
+            return
         _several(trainer.advance, "bfloat16", 2)
         with profiler(activities=list({activity, ProfilerActivity.CPU})) as recorded:
             _several(trainer.advance, "bfloat16", 2)
@@ -462,13 +456,9 @@ def profile(part: str, args: argparse.Namespace, device: torch.device) -> Iterat
 # ---- tiny
 
 
-def _tiny(args: argparse.Namespace) -> Setup:
-    return runs.case(runs.TINY)
-
-
 def tiny_training(part: str, args: argparse.Namespace, device: torch.device) -> Iterator[Row]:
     """Training steps of the default study's network, launched in five ways."""
-    setup = _tiny(args)
+    setup = runs.case(runs.TINY)
     batch = setup.training.batch_size
 
     def ours(compiled: packages.When, graph: bool) -> Callable[[], Any]:
@@ -493,13 +483,13 @@ def tiny_training(part: str, args: argparse.Namespace, device: torch.device) -> 
 
 def tiny_sampling(part: str, args: argparse.Namespace, device: torch.device) -> Iterator[Row]:
     """The sampler of the default study's network."""
-    setup = _tiny(args)
+    setup = runs.case(runs.TINY)
     yield from sampling(part, args, device, setup, _images(args, setup), setup.sampling.steps)
 
 
 def graph_is_the_step(part: str, args: argparse.Namespace, device: torch.device) -> Iterator[Row]:
     """Weights after some steps with and without a CUDA graph, with dropout, whose masks must be the same."""
-    setup = runs.adjusted(_tiny(args), network__dropout=0.2, training__lr_ramp="0 images")
+    setup = runs.adjusted(runs.case(runs.TINY), network__dropout=0.2, training__lr_ramp="0 images")
     ends, losses = [], []
     for graph in (False, True):
         trainer = _trainer(setup, device)
@@ -519,7 +509,7 @@ def graph_is_the_step(part: str, args: argparse.Namespace, device: torch.device)
 
 def ensembles(part: str, args: argparse.Namespace, device: torch.device) -> Iterator[Row]:
     """Ensembles of runs in one step; their gradients against those of single runs."""
-    setup = runs.adjusted(_tiny(args), network__dropout=0.0)
+    setup = runs.adjusted(runs.case(runs.TINY), network__dropout=0.0)
     batch, shape = setup.training.batch_size, runs.shape(setup)
     pixels = to_unit(torch.from_numpy(runs.random_subset(setup).images)).to(device)
     choose("float32")
@@ -578,7 +568,7 @@ def host(part: str, args: argparse.Namespace, device: torch.device) -> Iterator[
     """The same on the cores of the host, one process per core, eager and by a package."""
     for compiled in ("never", "always"):
         if compiled == "always":
-            _trainer(_tiny(args), torch.device("cpu"), "always")  # builds it, for all processes
+            _trainer(runs.case(runs.TINY), torch.device("cpu"), "always")  # builds it, for all processes
         for count in (1,) if args.quick else (1, cores()):
             yield from together(part, args, "cpu", count, compiled)
 

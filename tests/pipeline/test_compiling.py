@@ -1,5 +1,6 @@
 """Which jobs build compiled packages: those whose architecture has enough work left in the whole workflow."""
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -13,6 +14,7 @@ from emmeter.settings.configuration import load, read
 from emmeter.settings.sections import Setup
 
 ROOT = Path(__file__).parents[2]
+DEFAULT = "clang++" if sys.platform == "darwin" else "g++"
 
 
 def indexed(tmp_path: Path, changes: Mapping[str, object] = MappingProxyType({}), **arms: dict[str, object]) -> Index:
@@ -21,7 +23,7 @@ def indexed(tmp_path: Path, changes: Mapping[str, object] = MappingProxyType({})
     for name, value in changes.items():
         section, key = name.split(".")
         given.setdefault(section, {})[key] = value
-    return index_of(read(load([], ROOT, given)), tmp_path)
+    return index_of(read(load([], ROOT, given), asked=()), tmp_path, asked=())
 
 
 def setups(index: Index) -> list[Setup]:
@@ -32,7 +34,7 @@ def decisions(index: Index) -> list[tuple[bool, bool]]:
     """Whether the jobs of each arm build the package of the step, and that of the denoiser."""
     work = compiling.planned(index, ["own"])
     return [
-        (compiling.builds(index, "step", setup, work), compiling.builds(index, "denoiser", setup, work))
+        (compiling.builds(index, "train", setup, work), compiling.builds(index, "sample", setup, work))
         for setup in setups(index)
     ]
 
@@ -54,10 +56,10 @@ def test_skip_masks_and_labels_share_a_package_and_widths_do_not(tmp_path):
         tmp_path, base={}, masked={"network.skips": [1, 0, 0, 1]}, labelled={"data.labels": "true"},
         wide={"network.channels": 24}, large={"training.batch_size": 64},
     )  # fmt: skip
-    architectures = [compiling.architecture(index, "step", setup) for setup in setups(index)]
+    architectures = [compiling.architecture(index, "train", setup).text() for setup in setups(index)]
     assert architectures[0] == architectures[1] == architectures[2]
     assert len(set(architectures)) == 3
-    denoisers = [compiling.architecture(index, "denoiser", setup) for setup in setups(index)]
+    denoisers = [compiling.architecture(index, "sample", setup).text() for setup in setups(index)]
     assert denoisers[0] == denoisers[4] != denoisers[3]
 
 
@@ -73,7 +75,7 @@ def test_more_sampling_pays_for_the_denoiser(tmp_path):
 def test_shared_trainings_count_once(tmp_path):
     index = indexed(tmp_path, base={}, sampled={"sampling.steps": 30})
     alone = indexed(tmp_path, base={})
-    step = compiling.architecture(index, "step", setups(index)[0])
+    step = compiling.architecture(index, "train", setups(index)[0]).text()
     assert compiling.planned(index, ["own"])[step] == compiling.planned(alone, ["own"])[step] > 0
 
 
@@ -82,15 +84,21 @@ def test_the_optimum_needs_no_package(tmp_path):
     assert not compiling.planned(index, ["own"])
 
 
+def test_a_study_that_cannot_run_here_needs_no_package(tmp_path):
+    index = indexed(tmp_path, base={}, large={"search.n_min": 3000, "search.n_max": 4000})
+    assert "own" in index.impossible
+    assert not compiling.planned(index, ["own"])
+
+
 def test_a_missing_compiler_is_reported(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
     assert "no C++ compiler" in (compiling.missing_compiler() or "")
-    for name in ("g++", "other"):
+    for name in (DEFAULT, "other"):
         (tmp_path / name).write_text("#!/bin/sh\n")
         (tmp_path / name).chmod(0o755)
     assert compiling.missing_compiler() is None
     monkeypatch.setenv("CXX", "absent")
-    assert compiling.missing_compiler() is not None
+    assert "(absent)" in (compiling.missing_compiler() or "")
     monkeypatch.setenv("CXX", "other")
     assert compiling.missing_compiler() is None

@@ -1,19 +1,25 @@
 """Compiled packages: they compute what eager PyTorch does, for every label and mask; machines without a compiler."""
 
 import json
+import signal
+import subprocess
+import time
 from pathlib import Path
 
 import pytest
 import torch
 
 from emmeter.pipeline import compiling
-from emmeter.training import log, packages, state
-from emmeter.training.packages import PackageError
+from emmeter.settings.sections import Setup
+from emmeter.training import architecture, log, packages, state
+from emmeter.training.architecture import of_denoiser, of_step
+from emmeter.training.packages import PackageError, Recipe
 from emmeter.training.trainer import Trainer, start
 from one_run import Pipeline, call
 from small_run import CPU, N, setup_with, subset_of
 
 THREADS = 1
+SHAPE = (1, 8, 8)
 DROPOUT = {"network": {"dropout": 0.2}}
 
 
@@ -27,6 +33,16 @@ def one_thread() -> None:
     torch.set_num_threads(THREADS)
 
 
+def step_of(setup: Setup, threads: int = THREADS) -> Recipe:
+    return Recipe(of_step(setup, SHAPE), "cpu", threads)
+
+
+def denoiser_of(setup: Setup) -> Recipe:
+    """The denoiser at 16 images per call."""
+    more = setup.model_copy(update={"sampling": setup.sampling.model_copy(update={"images": 25})})
+    return Recipe(of_denoiser(more, SHAPE, 16), "cpu", THREADS)
+
+
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the packages of the small run, step and denoiser, which takes a minute or two to build."""
@@ -34,10 +50,9 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("packages")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(packages.VARIABLE, str(folder))
-        setup, shape = setup_with(**DROPOUT), subset_of().images.shape[1:]
         torch.set_num_threads(THREADS)
-        packages.build(packages.recipe("step", setup, shape, CPU, THREADS, setup.training.batch_size))
-        packages.build(packages.recipe("denoiser", setup, shape, CPU, THREADS, 16))
+        packages.build(step_of(setup_with(**DROPOUT)))
+        packages.build(denoiser_of(setup_with(**DROPOUT)))
     return folder
 
 
@@ -118,10 +133,48 @@ def test_a_machine_without_a_compiler_trains_without_a_package(tmp_path, monkeyp
     assert "to try again, delete" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_a_build_that_is_stopped_is_tried_again(tmp_path, monkeypatch, capsys, number):
+    """A note would keep later jobs from building, although nothing is wrong with the compiler."""
+    monkeypatch.setenv(packages.VARIABLE, str(tmp_path / "packages"))
+
+    def stopped(command, **options):
+        options.pop("capture_output")
+        with subprocess.Popen(command, stderr=subprocess.PIPE, **options) as process:
+            time.sleep(0.5)  # it imports torch
+            process.send_signal(number)
+            _, errors = process.communicate()
+        return subprocess.CompletedProcess(command, process.returncode, "", errors)
+
+    monkeypatch.setattr(packages.subprocess, "run", stopped)
+    assert begun(tmp_path / "run", "build").package is None
+    assert "compiling ended with status" in capsys.readouterr().err
+    assert [path.suffix for path in (tmp_path / "packages").iterdir()] == [".lock"]
+
+
+@pytest.mark.parametrize("when", ["auto", "build"])
+@pytest.mark.parametrize("folder", ["a file", "in a file", "no home"])
+def test_a_folder_that_cannot_hold_packages_costs_only_speed(tmp_path, monkeypatch, when, folder):
+    (tmp_path / "file").write_text("")
+    if folder == "no home":
+        monkeypatch.delenv(packages.VARIABLE)
+        monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+        monkeypatch.setenv("HOME", str(tmp_path / "file"))
+    else:
+        monkeypatch.setenv(packages.VARIABLE, str(tmp_path / ("file" if folder == "a file" else "file/packages")))
+    assert begun(tmp_path / "run", when).package is None
+
+
+def test_a_folder_that_cannot_hold_packages_ends_a_run_that_must_have_one(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv(packages.VARIABLE, str(tmp_path / "file"))
+    with pytest.raises(PackageError, match=r"^execution\.compile = 'always': .*file.*; use auto or never$"):
+        begun(tmp_path / "run", "always")
+
+
 def test_a_damaged_package_is_refused(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv(packages.VARIABLE, str(tmp_path))
-    setup, shape = setup_with(), subset_of().images.shape[1:]
-    recipe = packages.recipe("step", setup, shape, CPU, THREADS, setup.training.batch_size)
+    recipe = step_of(setup_with())
     recipe.path.write_bytes(b"\x7fELF, but no library")
     with pytest.raises(PackageError, match=r"does not load \(.*\); delete it"):
         packages.load(recipe)
@@ -134,26 +187,29 @@ def test_no_package_is_used_where_there_is_none(tmp_path, monkeypatch):
 
 
 def test_a_key_depends_on_everything_but_masks_and_label_counts(monkeypatch):
-    shape = subset_of().images.shape[1:]
-
-    def key(kind="step", batch=4, threads=1, **changes):
-        return packages.recipe(kind, setup_with(**changes), shape, CPU, threads, batch).key
+    def key(threads=THREADS, **changes):
+        return step_of(setup_with(**changes), threads).key
 
     first = key()
     assert first == key(network={"skips": [1, 0]}) == key(training={"learning_rate": 0.5})
     others = [
-        key("denoiser"), key(batch=8), key(threads=2), key(network={"channels": 16}), key(network={"dropout": 0.5}),
-        key(diffusion={"preconditioning": "vp"}), key(training={"precision": "bfloat16"}),
+        denoiser_of(setup_with()).key, key(training={"batch_size": 8}), key(threads=2), key(network={"channels": 16}),
+        key(network={"dropout": 0.5}), key(diffusion={"preconditioning": "vp"}),
+        key(training={"precision": "bfloat16"}),
     ]  # fmt: skip
     monkeypatch.setattr(packages, "machine", lambda device: "another")
     assert len({first, *others, key()}) == len(others) + 2
-    assert key("denoiser", network={"dropout": 0.5}) == key("denoiser")
+    assert denoiser_of(setup_with(network={"dropout": 0.5})).key == denoiser_of(setup_with()).key
+
+
+def test_an_architecture_reads_back_from_its_text():
+    for recipe in (step_of(setup_with(**DROPOUT)), denoiser_of(setup_with())):
+        assert architecture.read(recipe.architecture.text()) == recipe.architecture
 
 
 def test_wrong_results_are_noticed(monkeypatch):
     """A compiler that confuses two results is caught by the comparison that each package must pass."""
-    setup, shape = setup_with(), subset_of().images.shape[1:]
-    recipe = packages.recipe("denoiser", setup, shape, CPU, THREADS, 4)
+    recipe = denoiser_of(setup_with())
     function, inputs = packages.example(recipe, packages.network_of(recipe))
     monkeypatch.setattr(packages, "_loaded", lambda path, device: lambda tensors: [function(*tensors)])
     packages.check(recipe, Path(), function, inputs)
@@ -162,9 +218,9 @@ def test_wrong_results_are_noticed(monkeypatch):
         packages.check(recipe, Path(), function, inputs)
 
 
-@pytest.mark.parametrize("kind", ["step", "denoiser"])
-def test_the_traced_graph_computes_the_function(kind):
-    recipe = packages.recipe(kind, setup_with(**DROPOUT), subset_of().images.shape[1:], CPU, THREADS, 4)
+@pytest.mark.parametrize("recipe_of", [step_of, denoiser_of])
+def test_the_traced_graph_computes_the_function(recipe_of):
+    recipe = recipe_of(setup_with(**DROPOUT))
     function, inputs = packages.example(recipe, packages.network_of(recipe))
     graph = packages.traced(recipe, function, inputs)
     torch.manual_seed(3)
@@ -185,12 +241,12 @@ def test_samples_of_a_package_have_the_same_grey_levels(available, tmp_path):
 
     setup = setup_with(**DROPOUT)
     torch.manual_seed(0)
-    denoiser = build(setup, subset_of().images.shape[1:], 0).eval().requires_grad_(False)
-    for parameter in denoiser.network.parameters():
+    denoiser = build(setup, SHAPE, 0).eval().requires_grad_(False)
+    for parameter in denoiser.parameters():
         parameter.add_(0.05 * torch.randn_like(parameter))
-    parameters, shape = FlatParameters(denoiser.network), subset_of().images.shape[1:]
-    package = packages.load(packages.recipe("denoiser", setup, shape, CPU, THREADS, 16))
-    drawn, levels = draws(25, shape, None, 0), noise_levels(setup.sampling)
+    parameters = FlatParameters(denoiser.network)
+    package = packages.load(denoiser_of(setup))
+    drawn, levels = draws(25, SHAPE, None, 0), noise_levels(setup.sampling)
     images = [
         generate(denoise_function(denoiser, parameters, used), drawn, levels, 16, CPU) for used in (None, package)
     ]

@@ -79,22 +79,24 @@ def planned_work():
 
 
 @functools.cache
-def require_compiler():
-    """Tell the user once, before any job starts, if jobs would build packages but cannot."""
-    if workflow.is_main_process and (line := emm_compiling.missing_compiler()):
+def can_compile():
+    """Whether this machine has a compiler.  The user is told once, before any job starts, if it has none."""
+    line = emm_compiling.missing_compiler()
+    if line and workflow.is_main_process:
         print(line, file=sys.stderr)
+    return line is None
 
 
-def packaged(kind, stage):
-    """Resource function: whether a job may use a compiled package, and build it if it is missing."""
-    # A cluster's job uses packages that exist.  On a GPU, a CUDA graph takes their place.
-    never = GPUS or workflow.remote_exec or SETTINGS.execution.device == "cuda" or SETTINGS.execution.compile != "auto"
+def packaged(stage):
+    """Resource function: whether a stage's job may use a compiled package, and build it if it is missing."""
 
     @functools.cache
     def decision(key):
-        if submits() or not emm_compiling.builds(INDEX, kind, INDEX.setups[stage, key], planned_work()):
+        # A cluster's job uses packages that exist.  On a GPU, a CUDA graph takes their place.
+        elsewhere = GPUS or workflow.remote_exec or submits() or SETTINGS.execution.device == "cuda"
+        setup = INDEX.setups[stage, key]
+        if SETTINGS.execution.compile != "auto" or elsewhere or setup.training.gpus > 1:
             return SETTINGS.execution.compile
-        require_compiler()
-        return "build"
+        return "build" if emm_compiling.builds(INDEX, stage, setup, planned_work()) and can_compile() else "auto"
 
-    return lambda wildcards: SETTINGS.execution.compile if never else decision(wildcards.key)
+    return lambda wildcards: decision(wildcards.key)

@@ -14,7 +14,7 @@ rule sample:
         gpu_slots=gpu_slots(),
         device=emm_gpus.device(SETTINGS.execution),
         batch=SETTINGS.execution.sampling_batch,
-        compile=packaged("denoiser", "sample"),
+        compile=packaged("sample"),
         runtime=minutes("sample"),
         gpu=cluster_gpus(),
     params:

@@ -13,7 +13,7 @@ rule train:
     resources:
         gpu_slots=gpu_slots(devices),
         launcher=lambda wildcards: emm_jobs.launcher(devices(wildcards)),
-        compile=packaged("step", "train"),
+        compile=packaged("train"),
         process_threads=SETTINGS.execution.threads,
         device=emm_gpus.device(SETTINGS.execution),
         state_seconds=str(SETTINGS.execution.state_seconds),

@@ -101,6 +101,11 @@ class Index:
         search = self._search(emm_key)
         return [path for run in search.trail.runs for path in run_files(search.scores, run)]
 
+    def finished(self, emm_key: str) -> dict[RunId, Count]:
+        """Counts of the runs that the search of an arm has used so far."""
+        search = self._search(emm_key)
+        return {run: count for run in search.trail.runs if (count := search.scores.get(run)) is not None}
+
     def repeating(self, studies: Iterable[str]) -> list[str]:
         """emm keys of the arms of `studies` that repeat their runs, each once: these arms show the scatter of runs.
 

@@ -18,7 +18,7 @@ from emmeter.command import command, read_settings
 from emmeter.errors import SettingsError
 from emmeter.files.layout import RECORDS, run_folder
 from emmeter.machine import gpus
-from emmeter.measure.outcome import Count, RunId
+from emmeter.measure.outcome import RunId
 from emmeter.measure.search import Trail, replay
 from emmeter.pipeline.calibration import CALIBRATION, calibrate, calibrated, jobs_at_once, rates
 from emmeter.pipeline.costs import START, Assumed, Cost, Costs, Speed, throughput_speed
@@ -56,7 +56,7 @@ def plan(settings: Settings, index: Index) -> list[Planned]:
         scored: set[Sample] = set()
         chains = []
         for arm in study.arms:
-            setup, counts = arm.setup, finished(arm.setup, index)
+            setup, counts = arm.setup, index.finished(key("emm", arm.setup))
             trail = replay(setup.search, index.sizes[key("emm", setup)], Assumed(setup, counts))
             for run in trail.runs:
                 # Arms that differ only in sampling share trainings; arms that differ only in scoring share samples too.
@@ -73,13 +73,6 @@ def plan(settings: Settings, index: Index) -> list[Planned]:
         made |= set(required)
         plans.append(Planned(study.name, len(study.arms), len(required) + len(done), new, chains, done))
     return plans
-
-
-def finished(setup: Setup, index: Index) -> dict[RunId, Count]:
-    """Counts of the runs that the search of an arm has used so far."""
-    scores = index.scores(key("emm", setup))
-    trail = replay(setup.search, index.sizes[key("emm", setup)], scores)
-    return {run: scores[run] for run in trail.runs if run in scores}
 
 
 def _in_turn(setup: Setup, trail: Trail) -> Sequence[RunId]:

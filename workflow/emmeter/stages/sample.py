@@ -18,8 +18,8 @@ from emmeter.data.subset import load as load_subset
 from emmeter.diffusion import operations
 from emmeter.diffusion.optimum import OptimalDenoiser
 from emmeter.diffusion.precision import choose
-from emmeter.diffusion.preconditioning import to_unit
-from emmeter.diffusion.sampling import Draws, draws, generate, noise_levels
+from emmeter.diffusion.preconditioning import Denoiser, to_unit
+from emmeter.diffusion.sampling import Denoise, Draws, draws, generate, noise_levels
 from emmeter.errors import StageError
 from emmeter.files import checksums
 from emmeter.files.layout import record_settings
@@ -30,11 +30,11 @@ from emmeter.files.writing import write_json
 from emmeter.machine.device import describe, fastest_convolutions, select
 from emmeter.settings import keys
 from emmeter.settings.sections import Setup
-from emmeter.training import packages
+from emmeter.training import architecture, packages
 from emmeter.training import state as training_state
 from emmeter.training.functions import denoise_function
 from emmeter.training.optimizer import FlatParameters
-from emmeter.training.packages import When
+from emmeter.training.packages import Package, When
 from emmeter.training.snapshots import tensor_name
 from emmeter.training.trainer import build
 
@@ -133,6 +133,27 @@ def from_optimum(setup: Setup, subset: Subset, drawn: Draws, batch: int, device:
     return Generated([images], [1.0], [0], 0)
 
 
+def sampler(
+    setup: Setup, shape: tuple[int, ...], label_count: int, batch: int, device: torch.device, compiled: When = "never"
+) -> tuple[Denoiser, Denoise, Package | None]:
+    """Make the denoiser of a run for sampling, the function that computes it, and the package that this function uses.
+
+    Weights that are loaded into the denoiser later count for the function, too.
+
+    Args:
+        shape: (C, H, W) of the images.
+        label_count: number of classes; 0 for an unconditional network.
+        batch: images generated at once.
+    Raises:
+        StageError: `compiled` is "always", and no package can be built.
+    """
+    denoiser = build(setup, shape, label_count).to(device).eval().requires_grad_(False)
+    parameters = FlatParameters(denoiser.network, choose(setup.sampling.precision))
+    recipe = packages.here(architecture.of_denoiser(setup, shape, batch), device)
+    package = packages.provided(recipe, compiled)
+    return denoiser, denoise_function(denoiser, parameters, package), package
+
+
 def from_snapshots(
     setup: Setup, subset: Subset, path: Path, drawn: Draws, batch: int, device: torch.device, compiled: When = "never"
 ) -> Generated:
@@ -143,12 +164,8 @@ def from_snapshots(
         StageError: the file is damaged or belongs to other settings, or no package can be built under "always".
     """
     checksums.check([path])
-    shape, batch = subset.images.shape[1:], min(batch, len(drawn.latents))
-    denoiser = build(setup, shape, subset.label_count).to(device).eval().requires_grad_(False)
-    parameters = FlatParameters(denoiser.network, choose(setup.sampling.precision))
-    recipe = packages.recipe("denoiser", setup, shape, device, torch.get_num_threads(), batch)
-    package = packages.provided(recipe, compiled)
-    denoise = denoise_function(denoiser, parameters, package)
+    shape = subset.images.shape[1:]
+    denoiser, denoise, package = sampler(setup, shape, subset.label_count, batch, device, compiled)
     levels = noise_levels(setup.sampling, denoiser.kind.sigma_min, denoiser.kind.sigma_max)
     evaluations = 2 * setup.sampling.steps - 1
     batches = evaluations * len(setup.training.snapshots) * max(1, len(drawn.latents) // batch)

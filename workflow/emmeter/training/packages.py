@@ -12,12 +12,13 @@ import hashlib
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,16 +30,17 @@ from emmeter.diffusion.functional import Layout, denoising, step
 from emmeter.diffusion.precision import cast, choose
 from emmeter.diffusion.preconditioning import Denoiser, preconditioning
 from emmeter.diffusion.unet import UNet
-from emmeter.errors import StageError
+from emmeter.errors import StageError, reason
 from emmeter.files.writing import replacing, write_text
-from emmeter.settings.sections import Diffusion, Network, Setup
-from emmeter.settings.types import Precision
+from emmeter.machine.process import end_with_parent
+from emmeter.training import architecture
+from emmeter.training.architecture import Architecture
 
-VERSION = 1  # of the compiled functions: raise it when their arguments or results change
+VERSION = 2  # of the compiled functions: raise it when their arguments or results change
 TOLERANCE = {"float32": 1e-4, "tf32": 2e-2, "bfloat16": 0.1}  # largest relative difference of a new package from eager
 VARIABLE = "EMM_PACKAGES"  # environment variable: the folder of the packages
+FAILED = "error: "  # head of the line in which the compiling process reports its failure
 
-Kind = Literal["step", "denoiser"]
 When = Literal["never", "auto", "build", "always"]
 
 
@@ -48,36 +50,22 @@ class PackageError(StageError):
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that determines a package, beside the machine.
+    """An architecture on this machine.
 
     Attributes:
-        kind: "step" (loss and gradients) or "denoiser".
-        network: without skip mask, which is an input of the package.
-        shape: (C, H, W) of the images.
-        batch: images per call.
-        precision: in which the network computes.
         device: type of the device, "cpu" or "cuda".
         threads: of the process.
     """
 
-    kind: Kind
-    network: Network
-    diffusion: Diffusion
-    shape: tuple[int, int, int]
-    batch: int
-    precision: Precision
+    architecture: Architecture
     device: str
     threads: int
 
     @functools.cached_property
     def key(self) -> str:
-        """Name of the package on this machine: 16 hexadecimal digits."""
-        network = self.network.model_dump(exclude={"dropout"} if self.kind == "denoiser" else set())
-        content = [
-            VERSION, torch.__version__, machine(self.device), self.kind, network, self.diffusion.model_dump(),
-            self.shape, self.batch, self.precision, self.threads,
-        ]  # fmt: skip
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+        """Name of the package: 16 hexadecimal digits."""
+        content = [VERSION, torch.__version__, machine(self.device), self.architecture.text(), self.threads]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
     @property
     def path(self) -> Path:
@@ -85,20 +73,16 @@ class Recipe:
         return folder() / f"{self.key}.{'so' if self.device == 'cpu' else 'pt2'}"
 
 
-def recipe(kind: Kind, setup: Setup, shape: Sequence[int], device: torch.device, threads: int, batch: int) -> Recipe:
-    """The recipe for a run's network."""
-    channels, height, width = shape
-    network = setup.network.model_copy(update={"skips": None})
-    precision = setup.training.precision if kind == "step" else setup.sampling.precision
-    return Recipe(
-        kind, network, setup.diffusion, (channels, height, width), batch, precision, device.type, threads,
-    )  # fmt: skip
+def here(wanted: Architecture, device: torch.device) -> Recipe:
+    """The recipe for this process, whose number of threads has been set."""
+    return Recipe(wanted, device.type, torch.get_num_threads())
 
 
 def folder() -> Path:
     """The folder of the user's packages."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    return Path(os.environ.get(VARIABLE) or cache / "emmeter" / "packages")
+    if chosen := os.environ.get(VARIABLE):
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "emmeter" / "packages"
 
 
 @functools.cache
@@ -142,9 +126,9 @@ def load(chosen: Recipe) -> Package:
     if not chosen.path.is_file():
         raise PackageError(f"{chosen.path}: is missing")
     try:
-        return Package(chosen.key, chosen.batch, _loaded(chosen.path, chosen.device))
+        return Package(chosen.key, chosen.architecture.batch, _loaded(chosen.path, chosen.device))
     except Exception as error:  # of many types, depending on the loader
-        raise PackageError(f"{chosen.path}: does not load ({_line(error)}); delete it") from None
+        raise PackageError(f"{chosen.path}: does not load ({reason(error)}); delete it") from None
 
 
 def _loaded(path: Path, device: str) -> Callable[[list[Tensor]], list[Tensor]]:
@@ -159,13 +143,14 @@ def _loaded(path: Path, device: str) -> Callable[[list[Tensor]], list[Tensor]]:
 def build(chosen: Recipe, again: bool = False) -> None:
     """Build a package unless it exists, in a process of its own, so that this process does not load the compiler.
 
-    A second process that builds the same package waits for the first one.  A failure is noted beside the package's
-    path, so that not every job of a workflow spends a minute on it.
+    A second process that builds the same package waits for the first one.  A failure of the compiler is noted beside
+    the package's path, so that not every job of a workflow spends a minute on it.  A build that is killed is not noted.
 
     Args:
         again: try although an earlier attempt has failed.
     Raises:
         PackageError: there is no compiler, or the package does not compute what eager PyTorch does.
+        OSError: the folder of packages cannot be written.
     """
     failure = chosen.path.with_suffix(".failed")
     with locks.held(chosen.path.with_suffix(".lock")):
@@ -173,14 +158,17 @@ def build(chosen: Recipe, again: bool = False) -> None:
             return
         if failure.is_file() and not again:
             raise PackageError(f"{failure.read_text(encoding='utf-8').strip()}; to try again, delete {failure}")
-        content = {field.name: getattr(chosen, field.name) for field in fields(chosen)}
-        content |= {"network": chosen.network.model_dump(), "diffusion": chosen.diffusion.model_dump()}
-        command = [sys.executable, "-m", "emmeter.training.packages", json.dumps(content)]
+        command = [
+            sys.executable, "-m", "emmeter.training.packages", chosen.architecture.text(), chosen.device,
+            str(chosen.threads),
+        ]  # fmt: skip
         environment = os.environ | project.child_environment() | {"OMP_NUM_THREADS": str(chosen.threads)}
         done = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True)
         if done.returncode or not chosen.path.is_file():
-            lines = [line for line in done.stderr.splitlines() if line.strip()] or ["no reason given"]
-            error = f"compiling failed: {lines[-1].removeprefix('error: ')}"
+            last = (done.stderr.strip().splitlines() or [""])[-1]
+            if not last.startswith(FAILED):
+                raise PackageError(f"compiling ended with status {done.returncode} ({last or 'no reason given'})")
+            error = f"compiling failed: {last.removeprefix(FAILED)}"
             write_text(failure, error + "\n")
             raise PackageError(error)
         failure.unlink(missing_ok=True)
@@ -195,13 +183,15 @@ def provided(chosen: Recipe, when: When) -> Package | None:
     Raises:
         PackageError: `when` is "always", and the package cannot be built or loaded.
     """
-    if when == "never" or (when == "auto" and not chosen.path.is_file()):
+    if when == "never":
         return None
     try:
+        if when == "auto" and not chosen.path.is_file():
+            return None
         if when != "auto":
             build(chosen, again=when == "always")
         return load(chosen)
-    except PackageError as error:
+    except (PackageError, OSError) as error:  # of the folder, which may be on a full disk, or not the user's
         if when == "always":
             raise PackageError(f"execution.compile = 'always': {error}; use auto or never") from None
         print(f"note: computed without a compiled package: {error}", file=sys.stderr, flush=True)
@@ -210,22 +200,23 @@ def provided(chosen: Recipe, when: When) -> Package | None:
 
 def network_of(chosen: Recipe) -> Denoiser:
     """Make an initialized denoiser without labels, in the mode in which the package runs."""
-    network = UNet(chosen.network, chosen.shape[-1], chosen.shape[0]).to(memory_format=torch.channels_last)
-    denoiser = Denoiser(network, preconditioning(chosen.diffusion)).train(chosen.kind == "step").to(chosen.device)
-    cast(network, choose(chosen.precision))
+    wanted = chosen.architecture
+    network = UNet(wanted.network, wanted.shape[-1], wanted.shape[0]).to(memory_format=torch.channels_last)
+    denoiser = Denoiser(network, preconditioning(wanted.diffusion)).train(wanted.kind == "step").to(chosen.device)
+    cast(network, choose(wanted.precision))
     return denoiser
 
 
 def example(chosen: Recipe, denoiser: Denoiser) -> tuple[Callable[..., Any], list[Tensor]]:
     """The function of a recipe, and inputs of the shapes that it takes."""
-    parameters = dict(denoiser.network.named_parameters())
+    parameters, wanted = dict(denoiser.network.named_parameters()), chosen.architecture
     layout = Layout.of(parameters)
     flat = layout.flat(parameter.detach() for parameter in parameters.values())
-    images, noise = torch.randn(2, chosen.batch, *chosen.shape, device=chosen.device)
-    sigma = torch.rand(chosen.batch, device=chosen.device) + 0.1
+    images, noise = torch.randn(2, wanted.batch, *wanted.shape, device=chosen.device)
+    sigma = torch.rand(wanted.batch, device=chosen.device) + 0.1
     embedding = denoiser.embed(sigma).detach()
     mask = torch.ones(len(denoiser.network.skip_flags), device=chosen.device)
-    if chosen.kind == "denoiser":
+    if wanted.kind == "denoiser":
         return denoising(denoiser, layout), [flat, images, sigma, embedding, mask]
     return step(denoiser, layout), [flat, images, sigma, noise, embedding, mask]
 
@@ -238,7 +229,7 @@ def traced(chosen: Recipe, function: Callable[..., Any], inputs: list[Tensor]) -
     """
     from torch.fx.experimental.proxy_tensor import make_fx
 
-    with torch.set_grad_enabled(chosen.kind == "step"):
+    with torch.set_grad_enabled(chosen.architecture.kind == "step"):
         return make_fx(function, tracing_mode="fake", _allow_non_fake_inputs=True)(*inputs)
 
 
@@ -269,7 +260,7 @@ def compiled(chosen: Recipe) -> None:
     except PackageError:
         raise
     except Exception as error:  # each compiler raises its own kind
-        raise PackageError(_line(error)) from None
+        raise PackageError(reason(error)) from None
 
 
 def check(chosen: Recipe, path: Path, function: Callable[..., Any], inputs: list[Tensor]) -> None:
@@ -286,7 +277,7 @@ def check(chosen: Recipe, path: Path, function: Callable[..., Any], inputs: list
     outputs = run(inputs)
     for value, output in zip(expected if isinstance(expected, tuple) else (expected,), outputs, strict=True):
         difference = (value - output).abs().max() / value.abs().max()
-        if not difference <= TOLERANCE[chosen.precision]:
+        if not difference <= TOLERANCE[chosen.architecture.precision]:
             raise PackageError(f"the package's results are off by {difference:.2g}, more than rounding")
 
 
@@ -301,19 +292,13 @@ class _Module(torch.nn.Module):
         return self.function(*inputs)
 
 
-def _line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    return " ".join(lines[: 2 if lines[0].endswith(":") else 1])
-
-
 def main(argv: list[str] | None = None) -> None:
-    content = json.loads((sys.argv[1:] if argv is None else argv)[0])
-    network, diffusion = Network(**content.pop("network")), Diffusion(**content.pop("diffusion"))
-    chosen = Recipe(network=network, diffusion=diffusion, shape=tuple(content.pop("shape")), **content)
+    text, device, threads = sys.argv[1:] if argv is None else argv
+    end_with_parent(signal.SIGTERM)
     try:
-        compiled(chosen)
+        compiled(Recipe(architecture.read(text), device, int(threads)))
     except PackageError as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"{FAILED}{error}")
 
 
 if __name__ == "__main__":

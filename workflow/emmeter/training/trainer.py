@@ -21,7 +21,7 @@ from emmeter.diffusion.unet import UNet
 from emmeter.errors import StageError
 from emmeter.machine.device import reseed
 from emmeter.settings.sections import Setup
-from emmeter.training import packages, snapshots, state
+from emmeter.training import architecture, packages, snapshots, state
 from emmeter.training.batches import ahead, batches
 from emmeter.training.functions import gradient_function
 from emmeter.training.graphs import Graphed
@@ -215,17 +215,15 @@ def start(
         replicate: number of the training seed, which is derived from (setup.seed, replicate, n).
         folder: the run's state folder.
         processes: the processes that train the run together.
-        compiled: whether to use a package, as for `packages.provided`.
+        compiled: whether to use a package, as for `packages.provided`.  Unless "never", one GPU runs the steps as a
+            CUDA graph.
     Raises:
         PackageError: `compiled` is "always" on a machine that cannot compile.
     """
     seed = derive(setup.seed, "train", replicate, n)
     torch.manual_seed(derive(seed, "weights"))
     denoiser = build(setup, subset.images.shape[1:], subset.label_count).to(device).train()
-    recipe = packages.recipe(
-        "step", setup, subset.images.shape[1:], device, torch.get_num_threads(),
-        setup.training.batch_size // processes.size,
-    )  # fmt: skip
+    recipe = packages.here(architecture.of_step(setup, subset.images.shape[1:], processes.size), device)
     saved = state.load(folder)
     if saved and not snapshots.intact(folder, saved["kept"]):
         print(f"{folder}: a snapshot is damaged; starting this run again", flush=True)
@@ -241,7 +239,7 @@ def start(
     if processes.first(int(package is not None)) != int(package is not None):
         raise packages.PackageError(f"{recipe.path}: does not load in all processes of this run; delete it")
     trainer = Trainer(setup, n, seed, denoiser, subset, device, processes, package)
-    if device.type == "cuda" and processes.size == 1:
+    if device.type == "cuda" and processes.size == 1 and compiled != "never":
         trainer.update = Graphed(trainer.update)  # type: ignore[method-assign]
     if saved:
         trainer.restore(saved)
