@@ -168,7 +168,10 @@ def test_a_folder_that_cannot_hold_packages_costs_only_speed(tmp_path, monkeypat
 def test_a_folder_that_cannot_hold_packages_ends_a_run_that_must_have_one(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv(packages.VARIABLE, str(tmp_path / "file"))
-    with pytest.raises(PackageError, match=r"^execution\.compile = 'always': .*file.*; use auto or never$"):
+    with pytest.raises(
+        PackageError,
+        match=r"^execution\.compile = 'always': .*file: .*; EMM_PACKAGES must name a folder.*; use auto or never$",
+    ):
         begun(tmp_path / "run", "always")
 
 

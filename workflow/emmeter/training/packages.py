@@ -191,10 +191,13 @@ def provided(chosen: Recipe, when: When) -> Package | None:
         if when != "auto":
             build(chosen, again=when == "always")
         return load(chosen)
-    except (PackageError, OSError) as error:  # of the folder, which may be on a full disk, or not the user's
+    except (PackageError, OSError) as error:
+        why = str(error)
+        if isinstance(error, OSError):  # of the folder, which may be on a full disk, or not the user's
+            why = f"{error.filename}: {error.strerror}; {VARIABLE} must name a folder that can be written"
         if when == "always":
-            raise PackageError(f"execution.compile = 'always': {error}; use auto or never") from None
-        print(f"note: computed without a compiled package: {error}", file=sys.stderr, flush=True)
+            raise PackageError(f"execution.compile = 'always': {why}; use auto or never") from None
+        print(f"note: computed without a compiled package: {why}", file=sys.stderr, flush=True)
         return None
 
 
