@@ -133,7 +133,7 @@ def test_a_machine_without_a_compiler_trains_without_a_package(tmp_path, monkeyp
     assert "to try again, delete" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_build_that_is_stopped_is_tried_again(tmp_path, monkeypatch, capsys, number):
     """A note would keep later jobs from building, although nothing is wrong with the compiler."""
     monkeypatch.setenv(packages.VARIABLE, str(tmp_path / "packages"))
