@@ -39,12 +39,17 @@ def found(emm: float, low: float, high: float) -> Estimate:
     return Estimate(emm, low, high, "estimated")
 
 
+def over(first: Estimate, second: Estimate) -> Contrast:
+    """The ratio of two EMMs as if they were independent."""
+    return mover([(1, first), (-1, second)])
+
+
 # MOVER
 
 
 def test_mover_by_hand_and_its_inverse():
     a, b = found(40, 30, 50), found(20, 18, 25)
-    ratio, back = mover(a, b), mover(b, a)
+    ratio, back = over(a, b), over(b, a)
     lower = math.hypot(math.log2(40 / 30), math.log2(25 / 20))
     upper = math.hypot(math.log2(50 / 40), math.log2(20 / 18))
     assert (ratio.ratio, ratio.low, ratio.high) == pytest.approx((2, 2 * 2**-lower, 2 * 2**upper))
@@ -53,12 +58,12 @@ def test_mover_by_hand_and_its_inverse():
 
 
 def test_mover_adds_nothing_for_a_known_emm():
-    ratio = mover(found(40, 30, 50), found(20, 20, 20))
+    ratio = over(found(40, 30, 50), found(20, 20, 20))
     assert (ratio.ratio, ratio.low, ratio.high) == pytest.approx((2, 1.5, 2.5))
 
 
 def test_mover_of_an_arm_with_itself_holds_one():
-    same = mover(found(40, 30, 50), found(40, 30, 50))
+    same = over(found(40, 30, 50), found(40, 30, 50))
     assert same.ratio == 1
     assert same.low < 1 < same.high == pytest.approx(1 / same.low)
 
@@ -134,13 +139,13 @@ BLOCKS = Blocks(arms=3, own=0.04, df=4, between=1.0, df_between=2)
 
 
 def test_error_of_equal_arms_is_their_own_scatter_alone():
-    variance, df = BLOCKS.error(arm([0.0] * 4), arm([0.0] * 4))
+    variance, df = BLOCKS.error([(1, arm([0.0] * 4)), (-1, arm([0.0] * 4))])
     assert variance == pytest.approx(0.04 * 2 / (4 * 2.5**2))
     assert df == pytest.approx(4)
 
 
 def test_error_of_arms_that_fall_at_different_rates_by_hand():
-    variance, df = BLOCKS.error(arm([0.0] * 4, fall=2.0), arm([0.0] * 4, fall=4.0))
+    variance, df = BLOCKS.error([(1, arm([0.0] * 4, fall=2.0)), (-1, arm([0.0] * 4, fall=4.0))])
     common = 4 * (1 / (4 * 2) - 1 / (4 * 4)) ** 2 / 3
     own, between = 0.04 * (4 / (4 * 2) ** 2 + 4 / (4 * 4) ** 2 - common), 1.0 * common
     assert variance == pytest.approx(own + between)
@@ -158,7 +163,7 @@ def test_error_is_the_variance_of_a_difference_with_correlated_runs(falls, off, 
     known = Blocks(3, own, 4, own + 3 * shared, 2)
     covariance = own * np.eye(8) + shared * np.kron(np.ones((2, 2)), np.eye(4))
     weights = np.concatenate([a.weights, -b.weights])
-    assert known.error(a, b)[0] == pytest.approx(weights @ covariance @ weights)
+    assert known.error([(1, a), (-1, b)])[0] == pytest.approx(weights @ covariance @ weights)
 
 
 # Comparing
@@ -189,9 +194,9 @@ def test_arms_without_an_estimate_tell_of_the_scatter_alone(status):
     assert known.residuals == pytest.approx(confirmed(trail, counts, found(1000, 950, 1050), UNIT).residuals)  # type: ignore[union-attr]
     arms = three_arms()
     runs = [one for _, one in arms]
-    assert compare(arms[1], (bounded, known), runs).ratio is None
-    assert compare(arms[1], arms[0], [*runs, known]).high != compare(arms[1], arms[0], runs).high
-    assert compare(arms[1], arms[0], [*runs[:2], known]).paired  # three arms, of which two have an estimate
+    assert compare([arms[1]], [(bounded, known)], runs).ratio is None
+    assert compare([arms[1]], [arms[0]], [*runs, known]).high != compare([arms[1]], [arms[0]], runs).high
+    assert compare([arms[1]], [arms[0]], [*runs[:2], known]).paired  # three arms, of which two have an estimate
 
 
 def test_no_confirming_runs_are_none():
@@ -225,8 +230,8 @@ def three_arms() -> list[tuple[Estimate, Confirmed]]:
 def test_paired_interval_by_hand():
     arms = three_arms()
     runs = [one for _, one in arms]
-    ratio = compare(arms[2], arms[0], runs)
-    variance, df = known_blocks(runs).error(runs[2], runs[0])
+    ratio = compare([arms[2]], [arms[0]], runs)
+    variance, df = known_blocks(runs).error([(1, runs[2]), (-1, runs[0])])
     half = student.ppf(0.975, df) * math.sqrt(variance)
     assert ratio.paired
     assert ratio.ratio == pytest.approx(2)
@@ -238,7 +243,7 @@ def test_the_inverse_ratio_has_the_inverse_interval(paired):
     arms = three_arms()
     for a, b in itertools.permutations(arms, 2):
         runs = [one for _, one in (arms if paired else (a, b))]  # two arms are too few to pair
-        one, other = compare(a, b, runs), compare(b, a, runs)
+        one, other = compare([a], [b], runs), compare([b], [a], runs)
         assert one.paired == other.paired == paired
         assert one.ratio is not None and other.ratio is not None
         assert (one.ratio, one.low, one.high) == pytest.approx((1 / other.ratio, 1 / other.high, 1 / other.low))
@@ -248,31 +253,31 @@ def test_the_inverse_ratio_has_the_inverse_interval(paired):
 def test_replicates_that_differ_fall_back_to_mover():
     (a, runs_a), (b, runs_b), (_, third) = three_arms()
     later = arm(runs_b.residuals, replicates=(5, 6, 7, 8), crossing=runs_b.crossing)
-    assert compare((a, runs_a), (b, later), [runs_a, later, third]) == mover(a, b)
+    assert compare([(a, runs_a)], [(b, later)], [runs_a, later, third]) == over(a, b)
 
 
 def test_arms_on_the_very_same_runs_count_once_and_do_not_differ():
     arms = three_arms()
     runs = [one for _, one in arms]
-    assert compare(arms[1], arms[0], [*runs, runs[0], runs[1], runs[1]]) == compare(arms[1], arms[0], runs)
+    assert compare([arms[1]], [arms[0]], [*runs, runs[0], runs[1], runs[1]]) == compare([arms[1]], [arms[0]], runs)
     assert blocks([runs[0]] * 5) is None
-    same = compare(arms[1], arms[1], runs)
+    same = compare([arms[1]], [arms[1]], runs)
     assert (same.ratio, same.low, same.high, same.paired) == (1, 1, 1, True)
     # At another epsilon the same runs give another EMM.
     other = arm(runs[1].residuals, crossing=10.1, x_mean=10.5)
-    assert compare((found(2**10.1, 900, 1300), other), arms[1], runs).low < 2**10.1 / 2**10.6
+    assert compare([(found(2**10.1, 900, 1300), other)], [arms[1]], runs).low < 2**10.1 / 2**10.6
 
 
 def test_two_arms_have_too_few_blocks():
     first, second, _ = three_arms()
-    assert compare(first, second, [first[1], second[1]]) == mover(first[0], second[0])
+    assert compare([first], [second], [first[1], second[1]]) == over(first[0], second[0])
 
 
 def test_arms_without_runs_do_not_enter_the_blocks():
     arms = three_arms()
     runs = [one for _, one in arms]
     later = arm([9.0, -9.0, -9.0, 9.0], replicates=(5, 6, 7, 8))
-    assert compare(arms[1], arms[0], [None, *runs, later]) == compare(arms[1], arms[0], runs)
+    assert compare([arms[1]], [arms[0]], [None, *runs, later]) == compare([arms[1]], [arms[0]], runs)
 
 
 AT_LEAST, BELOW = Estimate(None, 640.0, None, "at_least"), Estimate(None, None, 10.0, "below")
@@ -296,7 +301,7 @@ KNOWN = (Estimate(40, 32, 50, "estimated", run_sd=0.5), arm([0.0] * 4, crossing=
     ],
 )
 def test_limits_and_brackets_bound_the_ratio_without_giving_one(first, second, low, high):
-    ratio, back = compare(first, second, []), compare(second, first, [])
+    ratio, back = compare([first], [second], []), compare([second], [first], [])
     assert ratio == Contrast(None, pytest.approx(low), pytest.approx(high))
     inverse = [1 / end if end else math.inf for end in (high, low)]
     assert back == Contrast(None, pytest.approx(inverse[0]), pytest.approx(inverse[1]))
@@ -306,12 +311,12 @@ def test_curves_that_are_not_straight_widen_the_ratio():
     """By the distance of each arm's isotonic fit, in the direction that it moves the ratio; the inverse likewise."""
     arms = three_arms()
     runs = [one for _, one in arms]
-    plain = compare(arms[2], arms[0], runs)
+    plain = compare([arms[2]], [arms[0]], runs)
     bent = replace(runs[2], shift=0.3), replace(runs[0], shift=0.1)
     known = [bent[1], runs[1], bent[0]]
-    ratio = compare((arms[2][0], bent[0]), (arms[0][0], bent[1]), known)
+    ratio = compare([(arms[2][0], bent[0])], [(arms[0][0], bent[1])], known)
     assert (ratio.low, ratio.high) == pytest.approx((plain.low * 2**-0.1, plain.high * 2**0.3))
-    back = compare((arms[0][0], bent[1]), (arms[2][0], bent[0]), known)
+    back = compare([(arms[0][0], bent[1])], [(arms[2][0], bent[0])], known)
     assert (back.low, back.high) == pytest.approx((1 / ratio.high, 1 / ratio.low))
 
 
@@ -449,10 +454,10 @@ def calibrate(make, falls, shared, own, repeats, seed) -> dict[str, float]:
             one = estimate(SEARCH, trail, counts, SIZES, variance)
             known.append((one, confirmed(trail, counts, one, variance)))
         for i in range(1, len(falls)):
-            ratio, truth = compare(known[i], known[0], [runs for _, runs in known]), emms[i] / emms[0]
+            ratio, truth = compare([known[i]], [known[0]], [runs for _, runs in known]), emms[i] / emms[0]
             pairs += ratio.ratio is not None
             if ratio.paired:
-                alone = mover(known[i][0], known[0][0])
+                alone = over(known[i][0], known[0][0])
                 held.append(ratio.low <= truth <= ratio.high)
                 mover_held.append(alone.low <= truth <= alone.high)
                 widths.append(math.log2(ratio.high / ratio.low))

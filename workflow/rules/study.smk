@@ -14,6 +14,7 @@ rule study:
         contrasts=f"{STUDY}/contrasts.csv",
         findings=f"{STUDY}/findings.csv",
         onset=f"{STUDY}/onset.csv",
+        budget=f"{STUDY}/budget.csv",
         page=report(
             f"{STUDY}/emm.html",
             caption="../report/emm_table.rst",
@@ -34,7 +35,7 @@ rule study:
         "tables of study {wildcards.study}"
     shell:
         "python -m emmeter.stages.study --study {params.study:q} --prior {params.prior:q} --records {params.records:q} --emm {output.emm} --curves {output.curves}"
-        " --contrasts {output.contrasts} --findings {output.findings} --onset {output.onset} --page {output.page}"
+        " --contrasts {output.contrasts} --findings {output.findings} --onset {output.onset} --budget {output.budget} --page {output.page}"
         " > {log} 2>&1"
 
 
@@ -81,10 +82,32 @@ rule onset_figure:
         style=SETTINGS.figures.model_dump_json(),
         folder=lambda wildcards, output: os.path.dirname(output[0]),
     message:
-        "onset of memorization in study {wildcards.study}"
+        "onset of memorization against N in study {wildcards.study}"
     shell:
-        "python -m emmeter.stages.onset_figure --study {params.study:q} --style {params.style:q} --onset {input}"
-        " --folder {params.folder} > {log} 2>&1"
+        "python -m emmeter.stages.claim_figure --kind onset --study {params.study:q} --style {params.style:q}"
+        " --table {input} --folder {params.folder} > {log} 2>&1"
+
+
+# Only of studies that claim something about the training budget.
+rule budget_figure:
+    input:
+        f"{STUDY}/budget.csv",
+    output:
+        figure("budget", "EMM against the training budget"),
+    log:
+        "logs/budget_figure/{study}.log",
+    localrule: True
+    conda:
+        environment("envs/cpu.yaml")
+    params:
+        study=description_json,
+        style=SETTINGS.figures.model_dump_json(),
+        folder=lambda wildcards, output: os.path.dirname(output[0]),
+    message:
+        "EMM against the training budget in study {wildcards.study}"
+    shell:
+        "python -m emmeter.stages.claim_figure --kind budget --study {params.study:q} --style {params.style:q}"
+        " --table {input} --folder {params.folder} > {log} 2>&1"
 
 
 rule summary:

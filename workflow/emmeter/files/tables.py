@@ -30,6 +30,10 @@ FINDING_COLUMNS = (
     "effect", "effect_low", "effect_high", "paired", "further_runs", "note", "setting", "arm_keys",
 )  # fmt: skip
 ONSET_COLUMNS = ("study", "arm", "n", "replicate", "level", "onset_images", "onset_epochs", "note")
+BUDGET_COLUMNS = (
+    "study", "finding", "arm", "images", "emm", "emm_low", "emm_high", "exponent", "exponent_low", "exponent_high",
+    "law", "law_low", "law_high", "forecast", "law_fixed", "law_linear", "law_quadratic",
+)  # fmt: skip
 LOG_COLUMNS = ("images_seen", "progress", "learning_rate", "loss", "train_loss", "held_out_loss")
 PUBLISHED_COLUMNS = (
     "study", "arm", "n", "epoch", "runs", "ours_percent", "paper_percent", "difference", "tolerance", "within",
@@ -41,7 +45,7 @@ PAPER_COLUMNS = ("study", "arm", "n", "epoch", "memorized_percent", "reading_err
 # The columns of all tables that hold text or truth values; the others hold numbers.
 TEXT = frozenset({
     "study", "arm", "factor", "value", "status", "data", "budget", "rule", "snapshot", "note", "role", "baseline",
-    "setting", "paired", "finding", "claim", "source", "expect", "arms", "verdict", "arm_keys", "within", "figure",
+    "setting", "paired", "finding", "claim", "source", "expect", "arms", "verdict", "arm_keys", "within", "figure", "forecast",
 })  # fmt: skip
 
 

@@ -15,7 +15,8 @@ from emmeter.measure.onset import Growth
 from emmeter.settings.studies import Finding
 
 Verdict = Literal["reproduced", "contradicted", "differs at this scale", "not resolved"]
-Compare = Callable[[str, str, float], Contrast]  # first arm against second, by their names, at a confidence
+Side = tuple[str, ...]  # names of the arm, or of the arms whose mean is meant, on one side of a comparison
+Compare = Callable[[Side, Side, float], Contrast]  # first side against second, at a confidence
 CONFIDENCE = 0.95
 POWER = 0.84 / 1.96  # half widths to add to the interval's own for a decision with a chance of 80 %
 MOST = 1000  # largest number of further runs per arm that is reported
@@ -69,14 +70,14 @@ def judge(finding: Finding, compare: Compare, runs: int, advices: Mapping[str, s
     if finding.expect in ("increasing", "decreasing"):
         judgement = _judge_row(finding, compare, runs)
     else:
-        contrast = compare(finding.arms[0], finding.arms[1], CONFIDENCE)
+        contrast = compare(*finding.sides, CONFIDENCE)
         if finding.expect == "same":
             verdict = _within(contrast.low, contrast.high, finding.margin)
             judgement = _judgement(verdict, contrast, runs, finding.margin)
         else:
             judgement = _judgement(_direction(contrast, finding.expect == "more"), contrast, runs)
     if judgement.verdict == "not resolved" and judgement.effect is None:
-        lacking = [f"{arm}: {advices[arm]}" for arm in finding.arms if advices and arm in advices]
+        lacking = [f"{arm}: {advices[arm]}" for arm in finding.names if advices and arm in advices]
         judgement = replace(judgement, note=" ".join(lacking) or judgement.note)
     return judgement
 
@@ -88,13 +89,31 @@ def _judge_row(finding: Finding, compare: Compare, runs: int) -> Judgement:
     procedure, which suffices to find out whether any step contradicts.
     """
     rises = finding.expect == "increasing"
-    ends = compare(finding.arms[-1], finding.arms[0], CONFIDENCE)
-    steps = list(zip(finding.arms[1:], finding.arms[:-1], strict=True))
+    sides = finding.sides
+    ends = compare(sides[-1], sides[0], CONFIDENCE)
+    steps = list(zip(sides[1:], sides[:-1], strict=True))
     confidence = 1 - (1 - CONFIDENCE) / len(steps)
     against = [pair for pair in steps if _direction(compare(*pair, confidence), rises) == "contradicted"]
     verdict = "contradicted" if against else _direction(ends, rises)
-    note = f"From {against[0][1]} to {against[0][0]} it goes the other way." if against else ""
+    note = f"From {named(against[0][1])} to {named(against[0][0])} it goes the other way." if against else ""
     return _judgement(verdict, ends, runs, note=note)
+
+
+def named(side: Side) -> str:
+    """A side in words: the arm, or "mean of a, b and c"."""
+    return side[0] if len(side) == 1 else f"mean of {', '.join(side[:-1])} and {side[-1]}"
+
+
+def judge_forecast(finding: Finding, contrast: Contrast) -> Judgement:
+    """Judge a claim that the law of the budget forecasts EMM of the last arm from the others.
+
+    Args:
+        contrast: measured over forecast EMM.
+    """
+    if contrast.ratio is None:
+        return Judgement("not resolved", None, contrast.low, contrast.high, note=contrast.note)
+    verdict = _within(contrast.low, contrast.high, finding.margin)
+    return Judgement(verdict, contrast.ratio, contrast.low, contrast.high, note=contrast.note)
 
 
 def _judgement(verdict: Verdict, contrast: Contrast, runs: int, margin: float = 1.0, note: str = "") -> Judgement:

@@ -80,22 +80,26 @@ class Blocks:
     between: float
     df_between: int
 
-    def error(self, first: Confirmed, second: Confirmed) -> tuple[float, float]:
-        """Variance of the difference of two crossings (octaves squared), and its degrees of freedom.
+    def error(self, terms: Sequence[tuple[float, Confirmed]]) -> tuple[float, float]:
+        """Variance of a weighted sum of crossings (octaves squared), and its degrees of freedom.
 
-        The variance is own (|u|^2 + |w|^2) + shared |u - w|^2 with the weights u and w of the arms.  With equal weights
-        the shared effects cancel; with unequal weights, as of arms with different slopes, a part remains.  Degrees of
-        freedom are Satterthwaite's, for the sum of the two mean squares and for the scatter of the two arms.
+        The variance is own (|u|^2 + |w|^2 + ...) + shared |u + w + ...|^2, with the weights u, w, ... of the arms times
+        their factors.  In the difference of two arms of equal weights the shared effects cancel; with unequal weights,
+        as of arms with different slopes, a part remains.  Degrees of freedom are Satterthwaite's, for the sum of the
+        two mean squares and for the scatter of the arms.
+
+        Args:
+            terms: factor and runs of each arm.
         """
-        u, w = first.weights, second.weights
-        u_squared, w_squared = float((u**2).sum()), float((w**2).sum())
-        common = float(((u - w) ** 2).sum()) / self.arms
-        own = self.own * (u_squared + w_squared - common)
+        weights = [factor * arm.weights for factor, arm in terms]
+        squares = [float((weight**2).sum()) for weight in weights]
+        common = float((sum(weights) ** 2).sum()) / self.arms
+        own = self.own * (sum(squares) - common)
         between = self.between * common
         variance = own + between
         uncertainty = (own**2 / self.df + between**2 / self.df_between) / variance**2
-        share = u_squared / (u_squared + w_squared)
-        uncertainty += share**2 / first.variance.df + (1 - share) ** 2 / second.variance.df
+        for square, (_, arm) in zip(squares, terms, strict=True):
+            uncertainty += (square / sum(squares)) ** 2 / arm.variance.df
         return variance, 1 / uncertainty
 
 
@@ -155,36 +159,48 @@ def blocks(arms: Iterable[Confirmed]) -> Blocks | None:
     return Blocks(len(arms), own, df, max(len(arms) * float((means**2).sum()) / df_between, own), df_between)
 
 
-def compare(
-    first: tuple[Estimate, Confirmed | None],
-    second: tuple[Estimate, Confirmed | None],
-    study: Sequence[Confirmed | None],
-    confidence: float = 0.95,
-) -> Contrast:
-    """The ratio of two arms' EMMs, first over second.
+Side = Sequence[tuple[Estimate, Confirmed | None]]  # one arm or several, each with its confirming runs
+
+
+def compare(first: Side, second: Side, study: Sequence[Confirmed | None], confidence: float = 0.95) -> Contrast:
+    """The ratio of two arms' EMMs, first over second.  The EMM of several arms is their geometric mean.
 
     Args:
         first, second: each arm's estimate at this confidence, and its confirming runs.
         study: the confirming runs of all arms of the study, from which the effects of replicates are estimated.
         confidence: coverage of the interval, 0..1.
     """
-    (a, runs_a), (b, runs_b) = first, second
-    if runs_a is None or runs_b is None or runs_a.crossing is None or runs_b.crossing is None:
-        (a_low, a_high), (b_low, b_high) = _bounds(a), _bounds(b)
-        return Contrast(None, a_low / b_high if b_high < math.inf else 0.0, a_high / b_low if b_low else math.inf)
-    if runs_a.runs == runs_b.runs and runs_a.crossing == runs_b.crossing:  # one arm under two names
+    terms: list[tuple[float, Estimate, Confirmed]] = []
+    for sign, side in ((1, first), (-1, second)):
+        for estimate, runs in side:
+            if runs is None or runs.crossing is None:
+                (a_low, a_high), (b_low, b_high) = _bounds(first), _bounds(second)
+                return Contrast(None, a_low / b_high if b_high < math.inf else 0.0, a_high / b_low if b_low else math.inf)
+            terms.append((sign / len(side), estimate, runs))
+    terms = _merged(terms)
+    if not terms:  # the same arms under two names
         return Contrast(1.0, 1.0, 1.0, True)
-    if runs_a.replicates == runs_b.replicates:
-        shared = blocks(arm for arm in study if arm is not None and arm.replicates == runs_a.replicates)
+    if len({runs.replicates for _, _, runs in terms}) == 1:
+        shared = blocks(arm for arm in study if arm is not None and arm.replicates == terms[0][2].replicates)
         if shared is not None and shared.df >= FEWEST:
-            variance, df = shared.error(runs_a, runs_b)
+            variance, df = shared.error([(factor, runs) for factor, _, runs in terms])
             half = _half_width(variance, df, confidence)
-            middle = runs_a.crossing - runs_b.crossing
-            # Curves that are not straight move the two crossings, in the worst case by different amounts.
-            moved = [runs_a.shift, -runs_b.shift, runs_a.shift - runs_b.shift, 0.0]
-            low, high = middle - half + min(moved), middle + half + max(moved)
+            middle = sum(factor * float(runs.crossing or 0) for factor, _, runs in terms)
+            # Curves that are not straight move the crossings, in the worst case by different amounts.
+            moved = [factor * runs.shift for factor, _, runs in terms]
+            low = middle - half + sum(min(move, 0.0) for move in moved)
+            high = middle + half + sum(max(move, 0.0) for move in moved)
             return Contrast(2.0**middle, 2.0**low, 2.0**high, True)
-    return mover(a, b)
+    return mover([(factor, estimate) for factor, estimate, _ in terms])
+
+
+def _merged(terms: Sequence[tuple[float, Estimate, Confirmed]]) -> list[tuple[float, Estimate, Confirmed]]:
+    """The terms with one per set of runs: factors of arms that share runs and crossing are added, zeros left out."""
+    merged: dict[object, tuple[float, Estimate, Confirmed]] = {}
+    for factor, estimate, runs in terms:
+        same = runs.runs, runs.crossing
+        merged[same] = merged.get(same, (0.0,))[0] + factor, estimate, runs
+    return [term for term in merged.values() if abs(term[0]) > 1e-9]
 
 
 def _half_width(variance: float, df: float, confidence: float) -> float:
@@ -245,25 +261,33 @@ def compare_at(first: AtSize, second: AtSize, confidence: float = 0.95) -> Contr
     return Contrast(None, 0.0 if -1 in directions else low, math.inf if 1 in directions else high)
 
 
-def mover(a: Estimate, b: Estimate) -> Contrast:
-    """Ratio of two EMMs with intervals, first over second, as if they were independent.
+def mover(terms: Sequence[tuple[float, Estimate]]) -> Contrast:
+    """Product of powers of EMMs with intervals, as if they were independent; +1 and -1 give a ratio.
 
     The intervals are combined on the log2 scale by their distances from the estimates (MOVER; Zou and Donner 2008),
     which preserves their asymmetry.
+
+    Args:
+        terms: power and estimate of each arm.
     """
-    (x, x_low, x_high), (y, y_low, y_high) = (
-        tuple(math.log2(value) for value in (side.emm, side.low, side.high) if value is not None) for side in (a, b)
-    )
-    middle = x - y
-    low, high = middle - math.hypot(x - x_low, y_high - y), middle + math.hypot(x_high - x, y - y_low)
-    return Contrast(2.0**middle, 2.0**low, 2.0**high)
+    middle = down = up = 0.0
+    for factor, side in terms:
+        assert side.emm is not None and side.low is not None and side.high is not None
+        below, above = math.log2(side.emm / side.low), math.log2(side.high / side.emm)
+        middle += factor * math.log2(side.emm)
+        down += (factor * (below if factor > 0 else above)) ** 2
+        up += (factor * (above if factor > 0 else below)) ** 2
+    return Contrast(2.0**middle, 2.0 ** (middle - math.sqrt(down)), 2.0 ** (middle + math.sqrt(up)))
 
 
-def _bounds(estimate: Estimate) -> tuple[float, float]:
-    """Limits of an EMM: its interval, or a limit on one side, or 0 and infinity.
+def _bounds(side: Side) -> tuple[float, float]:
+    """Limits of an EMM, or of the geometric mean of several: an interval, or a limit on one side, or 0 and infinity.
 
     A bracket of the grid is no limit: if an EMM is near a size of the grid, chance decides between two brackets.
     """
-    if estimate.status == "estimated" and estimate.run_sd is None:
-        return 0.0, math.inf
-    return estimate.low or 0.0, estimate.high or math.inf
+    low = high = 1.0
+    for estimate, _ in side:
+        bracket = estimate.status == "estimated" and estimate.run_sd is None
+        low *= (0.0 if bracket else estimate.low or 0.0) ** (1 / len(side))
+        high *= (math.inf if bracket else estimate.high or math.inf) ** (1 / len(side))
+    return low, high

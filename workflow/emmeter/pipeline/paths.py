@@ -9,7 +9,8 @@ from emmeter.pipeline.index import Index
 from emmeter.settings.keys import Stage
 
 FIGURES = ("curves", "emm", "progress", "gallery")
-TABLES = ("emm", "curves", "contrasts", "findings", "onset")
+TABLES = ("emm", "curves", "contrasts", "findings", "onset", "budget")
+OWN = {"proportional": "onset", "forecast": "budget"}  # figures only of studies with such a claim, by what it expects
 KINDS = ("svg", "png")
 
 
@@ -81,10 +82,10 @@ class Paths:
         return self._named(self.index.awaited(studies))
 
     def study(self, name: str) -> list[str]:
-        """Tables and figures of one study.  Only a study with a claim about the onset of memorization draws it."""
+        """Tables and figures of one study.  Onset and budget are drawn for claims about them."""
         folder = self.results / "studies" / name
-        claims = self.index.study(name).findings.values()
-        figures = [*FIGURES, *(["onset"] if any(claim.expect == "proportional" for claim in claims) else [])]
+        expected = {claim.expect for claim in self.index.study(name).findings.values()}
+        figures = [*FIGURES, *(figure for expect, figure in OWN.items() if expect in expected)]
         files = [*(f"{table}.csv" for table in TABLES), "emm.html"]
         return [str(folder / file) for file in [*files, *(f"{figure}.{kind}" for figure in figures for kind in KINDS)]]
 

@@ -1,5 +1,6 @@
 """The figures of a study, drawn from its tables."""
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from emmeter.files.writing import replacing
+from emmeter.measure.budget import Law
 from emmeter.measure.outcome import logit
 from emmeter.presentation.style import (
     COLOURS,
@@ -228,6 +230,45 @@ def draw_onset(study: Row, onsets: "DataFrame", style: Figures) -> Figure:
     missing = len(onsets) - len(runs)
     parent, position = (axes, "upper left") if len(arms) <= TOGETHER else (figure, "outside right center")
     parent.legend(loc=position, title=f"runs without an onset: {missing}" if missing else None, alignment="left")
+    return figure
+
+
+def draw_budget(study: Row, rows: "DataFrame", style: Figures) -> Figure:
+    """EMM against images seen in training, with the law through all arms but the last and what it forecasts for that.
+
+    Local exponents stand between neighbouring arms.  Each claim about a forecast has its own colour.
+    """
+    figure, axes = subplots(figsize=(style.width, style.width * 0.58), layout="constrained")
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    known = rows.dropna(subset=["images", "emm"])
+    for index, (_, claim) in enumerate(known.groupby("finding", sort=False)):
+        tint = colour(index)
+        seen, emm = claim["images"].to_numpy(), claim["emm"].to_numpy()
+        ends = np.nan_to_num(np.abs(claim[["emm_low", "emm_high"]].to_numpy().T - emm), nan=0.0)
+        axes.errorbar(seen, emm, ends, fmt="o", color=tint, ms=6, lw=2, zorder=3, label="measured, 95 % interval")
+        for before, arm in itertools.pairwise(claim.to_dict("records")):
+            if not math.isnan(arm["exponent"]):
+                middle = math.sqrt(before["images"] * arm["images"]), math.sqrt(before["emm"] * arm["emm"])
+                axes.annotate(f"{arm['exponent']:.2f}", middle, xytext=(8, -12), textcoords="offset points", color=tint)
+        first = claim.iloc[0]
+        if not math.isnan(first["law_linear"]):
+            law = Law(first["law_fixed"], first["law_linear"], first["law_quadratic"])
+            x = np.geomspace(seen.min(), seen.max(), 100)
+            axes.plot(x, [law.emm(images) for images in x], color=tint, lw=1, ls=(0, (4, 3)), label="law without the last")
+            last = claim.iloc[-1]
+            ends = [[last["law"] - last["law_low"]], [last["law_high"] - last["law"]]]
+            label = f"forecast {last['law']:.0f} ({last['law_low']:.0f} to {last['law_high']:.0f})"
+            beside = last["images"] * 1.08
+            axes.errorbar(beside, last["law"], ends, fmt="D", mfc="white", color=tint, ms=6, lw=1, label=label)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(LogLocator(10, (1, 2, 5)))
+        axis.set_minor_locator(NullLocator())
+        axis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    axes.set_xlabel("images seen in training (numbers: local exponents)")
+    axes.set_ylabel("EMM, training images")
+    axes.legend(loc="upper left")
+    axes.set_title(wrapped(study["title"], TITLE))
     return figure
 
 

@@ -7,11 +7,12 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from emmeter.measure import onset
+from emmeter.measure import budget, onset
 from emmeter.measure.advice import advice
 from emmeter.measure.arms import ArmResult
-from emmeter.measure.claims import CONFIDENCE, Judgement, judge, judge_growth, worded
+from emmeter.measure.claims import CONFIDENCE, Judgement, judge, judge_forecast, judge_growth, worded
 from emmeter.measure.comparison import compare_emms, compare_odds
+from emmeter.measure.contrasts import Contrast
 from emmeter.measure.scatter import Prior
 from emmeter.presentation.tables import images_and_budget
 from emmeter.settings.studies import Finding
@@ -90,7 +91,7 @@ def contrast_rows(study: Mapping[str, Any], arms: Sequence[ArmResult], prior: Pr
     compare = compare_emms(arms, prior)
     rows = []
     for arm in others:
-        contrast = compare(arm.name, baseline.name, CONFIDENCE)
+        contrast = compare((arm.name,), (baseline.name,), CONFIDENCE)
         rows.append(
             {
                 "study": study["name"],
@@ -130,6 +131,74 @@ def onset_rows(study: Mapping[str, Any], arms: Sequence[ArmResult]) -> list[Row]
     return rows
 
 
+def budget_rows(study: Mapping[str, Any], arms: Sequence[ArmResult], prior: Prior | None) -> list[Row]:
+    """Rows of budget.csv: the arms of every claim about a forecast, in the order of the claim.
+
+    Columns `law*` hold EMM by the law through all arms but the last.  That of the last arm is a forecast.
+    """
+    by_name = {arm.name: arm for arm in arms}
+    compare = compare_emms(arms, prior)
+    rows = []
+    for name, claim in _claims(study).items():
+        if claim.expect != "forecast":
+            continue
+        compared = [by_name[arm] for arm in claim.names]
+        law = _law(compared, prior)
+        for index, arm in enumerate(compared):
+            estimate, images = arm.estimate(prior), _images(arm)
+            before = _images(compared[index - 1]) if index else None
+            contrast = compare((arm.name,), (compared[index - 1].name,), CONFIDENCE)
+            local = budget.exponent(contrast, images, before) if images and before else None
+            expected = law.emms[index] if law else None
+            rows.append(
+                {
+                    "study": study["name"],
+                    "finding": name,
+                    "arm": arm.name,
+                    "images": images,
+                    "emm": estimate.emm,
+                    "emm_low": estimate.low,
+                    "emm_high": estimate.high,
+                    "exponent": local and local[0],
+                    "exponent_low": local and local[1],
+                    "exponent_high": local and local[2],
+                    "law": expected and expected.emm,
+                    "law_low": expected and expected.low,
+                    "law_high": expected and expected.high,
+                    "forecast": index == len(compared) - 1,
+                    "law_fixed": law and law.law.fixed,
+                    "law_linear": law and law.law.linear,
+                    "law_quadratic": law and law.law.quadratic,
+                }
+            )
+    return rows
+
+
+def _images(arm: ArmResult) -> float | None:
+    """Images that a training of the arm sees; None if it is given in epochs and so depends on N."""
+    span = Span.parse(arm.about["budget"])
+    return span.images(1) if span.unit == "images" else None
+
+
+def _law(arms: Sequence[ArmResult], prior: Prior | None) -> budget.Forecast | None:
+    """The law through all arms but the last, at the budgets of all; None if an arm has no budget or no interval."""
+    images = [_images(arm) for arm in arms]
+    estimates = [arm.estimate(prior) for arm in arms[:-1]]
+    if not all(images) or not all(estimate.emm and estimate.run_sd for estimate in estimates):
+        return None
+    known = [number for number in images if number]
+    return budget.forecast(known[:-1], estimates, known)
+
+
+def _forecast(arms: Sequence[ArmResult], prior: Prior | None) -> Contrast:
+    """Measured over forecast EMM of the last arm."""
+    law, measured = _law(arms, prior), arms[-1].estimate(prior)
+    if law is None or not (measured.emm and measured.run_sd):
+        note = "The law needs an EMM with an interval of every arm, and budgets in images."
+        return Contrast(None, 0.0, math.inf, note=note)
+    return budget.measured_over_forecast(measured, law.emms[-1])
+
+
 def judge_claims(claims: Mapping[str, Finding], arms: Sequence[ArmResult], prior: Prior | None) -> dict[str, Judgement]:
     """The judgement on every claim of a study, by the claim's name."""
     by_name = {arm.name: arm for arm in arms}
@@ -137,10 +206,12 @@ def judge_claims(claims: Mapping[str, Finding], arms: Sequence[ArmResult], prior
     advices = {arm.name: text for arm in arms if (text := advice(arm, arm.estimate(prior)))}
     judgements = {}
     for name, claim in claims.items():
-        first = by_name[claim.arms[0]]
+        first = by_name[claim.names[0]]
         if claim.expect == "proportional":
             onsets = [onset.onset(run["snapshots"])[0] for run in first.record["runs"]]
             judgements[name] = judge_growth(claim, onset.growth([run["n"] for run in first.record["runs"]], onsets))
+        elif claim.expect == "forecast":
+            judgements[name] = judge_forecast(claim, _forecast([by_name[arm] for arm in claim.names], prior))
         elif claim.at:
             runs = sum(run.n == claim.at for run in first.trail.runs)
             judgements[name] = judge(claim, compare_odds(arms, prior, claim.at), runs)
@@ -151,10 +222,14 @@ def judge_claims(claims: Mapping[str, Finding], arms: Sequence[ArmResult], prior
 
 def finding_rows(study: Mapping[str, Any], arms: Sequence[ArmResult], prior: Prior | None) -> list[Row]:
     """Rows of findings.csv, one per claim of the study, judged."""
-    claims = {name: Finding.model_validate(content) for name, content in study["findings"]}
+    claims = _claims(study)
     # A claim without a source of its own has that of the study's figure.
     claims = {n: claim.model_copy(update={"source": claim.source or study["source"]}) for n, claim in claims.items()}
     return claim_rows(study["name"], claims, judge_claims(claims, arms, prior), arms, study["as_published"])
+
+
+def _claims(study: Mapping[str, Any]) -> dict[str, Finding]:
+    return {name: Finding.model_validate(content) for name, content in study["findings"]}
 
 
 def claim_rows(
@@ -175,7 +250,7 @@ def claim_rows(
     rows = []
     for name, claim in claims.items():
         judgement = judgements[name]
-        compared = [by_name[arm] for arm in claim.arms]
+        compared = [by_name[arm] for arm in claim.names]
         rows.append(
             {
                 "study": study,
@@ -183,9 +258,9 @@ def claim_rows(
                 "claim": claim.claim,
                 "source": claim.source,
                 "expect": claim.expect,
-                "margin": claim.margin if claim.expect in ("same", "proportional") else None,
+                "margin": claim.margin if claim.expect in ("same", "proportional", "forecast") else None,
                 "at": claim.at,
-                "arms": " ".join(claim.arms),
+                "arms": " ".join("+".join(side) for side in claim.sides),
                 "verdict": worded(judgement.verdict, claim.source, as_published),
                 "effect": judgement.effect,
                 "effect_low": judgement.low or None,

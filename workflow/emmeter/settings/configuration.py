@@ -21,7 +21,7 @@ from emmeter.settings.written import ConfigText, StudyText
 
 # Rules of the workflow.  Each study is a rule too, so no study may have one of these names.
 RULES = (
-    "all", "plan", "subset", "train", "sample", "score", "emm", "study", "figures", "onset_figure", "summary",
+    "all", "plan", "subset", "train", "sample", "score", "emm", "study", "figures", "onset_figure", "budget_figure", "summary",
     "findings_table", "findings", "published", "report",
 )  # fmt: skip
 FILES = (Path("config/studies.yaml"), Path("config.yaml"))  # what the Snakefile loads before `fit` and overlays
@@ -130,7 +130,7 @@ def _study(name: str, text: StudyText, base: Mapping[str, Any]) -> Study:
         factor=text.factor,
         arms=arms,
         # A claim about an arm that this scale leaves out cannot be judged here.
-        findings={key: claim for key, claim in text.findings.items() if not set(claim.arms) & set(text.without)},
+        findings={key: claim for key, claim in text.findings.items() if not set(claim.names) & set(text.without)},
         faults=faults,
     )
 
@@ -196,7 +196,7 @@ def _misnamed(name: str, text: StudyText) -> list[Fault]:
     for finding, claim in text.findings.items():
         faults += [
             Fault(f"{study}.findings.{finding}.arms", repr(arm), expected(arm, arms, "an arm of the study"))
-            for arm in claim.arms
+            for arm in claim.names
             if arm not in arms
         ]
     return faults

@@ -1,5 +1,6 @@
 """Studies: arms that differ in one factor, and claims about them."""
 
+from collections.abc import Callable
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -16,22 +17,32 @@ class Arm(Section):
     setup: Setup
 
 
+# How many entries `arms` of a claim has, by what it expects; 2 or more otherwise.
+_ARMS: dict[str, tuple[Callable[[int], bool], str]] = {
+    "proportional": (lambda number: number == 1, "1"),
+    "forecast": (lambda number: number >= 4, "4 or more"),
+    **dict.fromkeys(("more", "less", "same"), (lambda number: number == 2, "2")),
+}
+
+
 class Finding(Section):
     """A claim about the arms of a study, which `emmeter.measure.claims` judges from their intervals."""
 
     claim: Text = Field(description="The claim in words.")
     source: Text = Field(default="", description="Where the claim is made, such as a section or figure of the paper.")
-    expect: Literal["more", "less", "same", "increasing", "decreasing", "proportional"] = Field(
+    expect: Literal["more", "less", "same", "increasing", "decreasing", "proportional", "forecast"] = Field(
         description="`more`, `less`: EMM of the first arm against that of the second. `same`: the two differ by less "
         "than a factor of `margin`. `increasing`, `decreasing`: EMM along all arms named. `proportional`: the onset of "
-        "memorization of the one arm grows in proportion to N.",
+        "memorization of the one arm grows in proportion to N. `forecast`: EMM of the last arm is that which the law "
+        "of the training budget forecasts from the other arms.",
     )
-    arms: Annotated[list[str], Field(min_length=1)] = Field(
+    arms: Annotated[list[str | Annotated[list[str], Field(min_length=2)]], Field(min_length=1)] = Field(
         description="The arms in the order of the claim: one for `proportional`, two for `more`, `less` and `same`, "
-        "two or more otherwise."
+        "four or more for `forecast`, two or more otherwise. A list in the place of an arm stands for the geometric "
+        "mean of its EMMs."
     )
     margin: Annotated[Float, Field(gt=1, le=10)] = Field(
-        default=1.25, description="Factor by which two arms that memorize the `same` may differ."
+        default=1.25, description="Factor by which EMMs that are the `same`, or a `forecast`, may differ."
     )
     at: Annotated[Int, Field(ge=2)] | None = Field(
         default=None,
@@ -39,15 +50,27 @@ class Finding(Section):
         "images, compared by the odds of a copy. null: the claim is about EMM.",
     )
 
+    @property
+    def sides(self) -> list[tuple[str, ...]]:
+        """The entries of `arms`, each as a tuple of names."""
+        return [(entry,) if isinstance(entry, str) else tuple(entry) for entry in self.arms]
+
+    @property
+    def names(self) -> list[str]:
+        """The names of all arms in `arms`."""
+        return [name for side in self.sides for name in side]
+
     @model_validator(mode="after")
     def _check(self) -> "Finding":
-        if self.at is not None and self.expect == "proportional":
-            rule = "a claim of proportionality is about all sizes; leave it out"
+        if self.at is not None and self.expect in ("proportional", "forecast"):
+            rule = f"a claim of expect: {self.expect} is about all sizes; leave it out"
             raise SettingsError(Fault("at", str(self.at), rule))
-        needed = {"proportional": (1, 1), "more": (2, 2), "less": (2, 2), "same": (2, 2)}.get(self.expect, (2, 100))
-        if not needed[0] <= len(self.arms) <= needed[1] or len(set(self.arms)) != len(self.arms):
-            count = f"{needed[0]} or more" if needed[1] == 100 else str(needed[0])
-            rule = f"must be {count} different arms for expect: {self.expect}"
+        count, words = _ARMS.get(self.expect, (lambda number: number >= 2, "2 or more"))
+        if not count(len(self.arms)) or len(set(self.names)) != len(self.names):
+            rule = f"must be {words} different arms for expect: {self.expect}"
+            raise SettingsError(Fault("arms", str(self.arms), rule))
+        if len(self.names) > len(self.arms) and (self.at is not None or self.expect in ("proportional", "forecast")):
+            rule = "a mean of several arms is compared by EMM only: must be names of arms here"
             raise SettingsError(Fault("arms", str(self.arms), rule))
         return self
 

@@ -10,6 +10,7 @@ from emmeter.command import command
 from emmeter.errors import StageError
 from emmeter.files.records import EmmRecord, read
 from emmeter.files.tables import (
+    BUDGET_COLUMNS,
     CONTRAST_COLUMNS,
     CURVE_COLUMNS,
     EMM_COLUMNS,
@@ -21,7 +22,7 @@ from emmeter.files.writing import write_csv, write_text
 from emmeter.measure.arms import ArmResult, fit_prior
 from emmeter.measure.scatter import Prior
 from emmeter.presentation import tables
-from emmeter.presentation.rows import contrast_rows, curve_rows, emm_rows, finding_rows, onset_rows
+from emmeter.presentation.rows import budget_rows, contrast_rows, curve_rows, emm_rows, finding_rows, onset_rows
 
 
 def study(
@@ -34,15 +35,16 @@ def study(
     contrasts: Path,
     findings: Path,
     onset: Path,
+    budget: Path,
     page: Path,
 ) -> None:
-    """Write the five tables of a study, and a page of its EMMs.
+    """Write the six tables of a study, and a page of its EMMs.
 
     Args:
         description: the study as `emmeter.pipeline.description` describes it.
         records: emm.json of every arm, in the order of the description.
         prior: scatter of the runs of all finished arms; None: learn it from the study's own arms.
-        emm, curves, contrasts, findings, onset: the CSV files to write.
+        emm, curves, contrasts, findings, onset, budget: the CSV files to write.
         page: the HTML file to write.
     Raises:
         DataError: a record has changed since it was written.
@@ -56,6 +58,7 @@ def study(
     write_csv(contrasts, CONTRAST_COLUMNS, contrast_rows(description, arms, prior))
     write_csv(findings, FINDING_COLUMNS, finding_rows(description, arms, prior))
     write_csv(onset, ONSET_COLUMNS, onset_rows(description, arms))
+    write_csv(budget, BUDGET_COLUMNS, budget_rows(description, arms, prior))
     write_text(page, tables.page(f"EMM: {description['title']}", frame(rows, EMM_COLUMNS)))
 
 
@@ -83,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--study", required=True, help="description of the study as JSON")
     parser.add_argument("--records", type=Path, nargs="+", required=True, help="emm.json of every arm, in order")
     parser.add_argument("--prior", default="null", help="scatter of the runs of all finished arms as JSON")
-    for option in ("--emm", "--curves", "--contrasts", "--findings", "--onset", "--page"):
+    for option in ("--emm", "--curves", "--contrasts", "--findings", "--onset", "--budget", "--page"):
         parser.add_argument(option, type=Path, required=True)
     args = parser.parse_args(argv)
     study(
@@ -95,6 +98,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         contrasts=args.contrasts,
         findings=args.findings,
         onset=args.onset,
+        budget=args.budget,
         page=args.page,
     )
 
