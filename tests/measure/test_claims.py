@@ -11,7 +11,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from scipy.stats import norm
 
-from emmeter.measure.claims import POWER, Compare, judge, judge_growth, worded
+from emmeter.measure.claims import POWER, Compare, judge, judge_forecast, judge_growth, worded
 from emmeter.measure.contrasts import Contrast
 from emmeter.measure.onset import Growth
 from emmeter.settings.studies import Finding
@@ -19,13 +19,13 @@ from emmeter.settings.studies import Finding
 INF = math.inf
 
 
-def claim(expect: str, *arms: str, margin: float = 1.25, **rest: Any) -> Finding:
+def claim(expect: str, *arms: str | list[str], margin: float = 1.25, **rest: Any) -> Finding:
     return Finding.model_validate({"claim": "It does", "expect": expect, "arms": list(arms), "margin": margin} | rest)
 
 
 def fixed(contrasts: dict[tuple[str, str], Contrast]) -> Compare:
     """A comparison with the same contrasts at every confidence."""
-    return lambda first, second, confidence: contrasts[first, second]
+    return lambda first, second, confidence: contrasts["+".join(first), "+".join(second)]
 
 
 def verdict(expect: str, low: float, high: float, ratio: float | None = 1.0, margin: float = 1.25) -> str:
@@ -189,6 +189,34 @@ def test_proportional_without_growth_is_not_resolved():
     judgement = judge_growth(claim("proportional", "a"), None)
     assert (judgement.verdict, judgement.effect, judgement.low, judgement.high) == ("not resolved", None, 0, INF)
     assert judgement.note
+
+
+# Forecasts
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [(0.9, 1.1, "reproduced"), (0.7, 1.1, "not resolved"), (1.3, 1.9, "contradicted"), (0.4, 0.7, "contradicted")],
+)
+def test_a_forecast_from_measured_over_forecast(low, high, expected):
+    middle = math.sqrt(low * high)
+    judgement = judge_forecast(claim("forecast", "a", "b", "c", "d"), Contrast(middle, low, high))
+    assert (judgement.verdict, judgement.effect, judgement.low, judgement.high) == (expected, middle, low, high)
+
+
+def test_a_forecast_without_a_ratio_is_not_resolved():
+    judgement = judge_forecast(claim("forecast", "a", "b", "c", "d"), Contrast(None, 0, INF, note="none"))
+    assert (judgement.verdict, judgement.effect, judgement.note) == ("not resolved", None, "none")
+
+
+# Means of arms
+
+
+def test_a_mean_of_arms_is_judged_and_named():
+    contrasts = {("a+b+c", "d"): Contrast(1.5, 1.2, 1.8), ("d", "a+b+c"): Contrast(0.7, 0.6, 0.8)}
+    assert judge(claim("more", ["a", "b", "c"], "d"), fixed(contrasts), 4).verdict == "reproduced"
+    falling = judge(claim("increasing", ["a", "b", "c"], "d"), fixed(contrasts), 4)
+    assert falling.note == "From mean of a, b and c to d it goes the other way."
 
 
 # Further runs

@@ -250,6 +250,36 @@ def test_the_inverse_ratio_has_the_inverse_interval(paired):
         assert one.low < one.ratio < one.high
 
 
+def test_the_mean_of_arms_by_matrices():
+    """Against the covariance of all crossings: own scatter of each arm, and effects of replicates that all share."""
+    rng = np.random.default_rng(3)
+    runs = [arm(row, crossing=10 + 0.1 * i, fall=2 + i) for i, row in enumerate(lines_removed(rng.standard_normal((4, 4))))]
+    sides = [(found(2**each.crossing, 900, 1300), each) for each in runs if each.crossing is not None]
+    ratio = compare(sides[:3], sides[3:], runs)
+    known = known_blocks(runs)
+    factors = np.array([1 / 3, 1 / 3, 1 / 3, -1])
+    weights = np.array([each.weights for each in runs])
+    shared = (known.between - known.own) / known.arms
+    covariance = known.own * np.diag((weights**2).sum(axis=1)) + shared * weights @ weights.T
+    assert math.log2(ratio.ratio or 0) == pytest.approx(factors @ [10.0, 10.1, 10.2, 10.3])
+    assert known.error(list(zip(factors, runs, strict=True)))[0] == pytest.approx(factors @ covariance @ factors)
+    assert ratio.paired and ratio.low < (ratio.ratio or 0) < ratio.high
+
+
+def test_the_mean_of_an_arm_with_itself_is_the_arm():
+    a, b, c = ((found(2.0**x, 900, 1300), arm([0.1, -0.1, 0.2, -0.2], crossing=x)) for x in (10.0, 10.4, 10.2))
+    runs = [side[1] for side in (a, b, c)]
+    assert compare([a, a], [b], runs) == compare([a], [b], runs)
+    assert compare([a, b], [b, a], runs) == Contrast(1.0, 1.0, 1.0, True)
+    assert compare([a, c], [b, c], runs).ratio == pytest.approx(math.sqrt(compare([a], [b], runs).ratio or 0))
+
+
+def test_the_mean_of_bounded_arms_has_a_limit():
+    above, known = Estimate(None, 640.0, None, "at_least"), found(20, 10, 40)
+    ratio = compare([(above, None), (known, None)], [(known, None)], [])
+    assert (ratio.ratio, ratio.low, ratio.high) == (None, pytest.approx(80 / 40), math.inf)
+
+
 def test_replicates_that_differ_fall_back_to_mover():
     (a, runs_a), (b, runs_b), (_, third) = three_arms()
     later = arm(runs_b.residuals, replicates=(5, 6, 7, 8), crossing=runs_b.crossing)

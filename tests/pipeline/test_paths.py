@@ -20,6 +20,10 @@ CONTENT = {
             "arms": {"network": {}},
             "findings": {"claim": {"claim": "In turn", "expect": "proportional", "arms": ["network"]}},
         },
+        "budget": {
+            "arms": {f"x{i}": {"training.duration": f"{i}000 images"} for i in (1, 2, 4, 8)},
+            "findings": {"claim": {"claim": "As expected", "expect": "forecast", "arms": ["x1", "x2", "x4", "x8"]}},
+        },
     },
 }
 
@@ -83,10 +87,11 @@ def test_searches_are_named_without_the_prefix(index, paths):
     assert len(paths.arms("denoiser", "emm.json")) == 2
 
 
-def test_a_study_draws_the_onset_only_if_it_claims_something_about_it(paths):
-    tables = ["emm.csv", "curves.csv", "contrasts.csv", "findings.csv", "onset.csv", "emm.html"]
+def test_a_study_draws_onset_and_budget_only_if_it_claims_something_about_them(paths):
+    tables = ["emm.csv", "curves.csv", "contrasts.csv", "findings.csv", "onset.csv", "budget.csv", "emm.html"]
     figures = [f"{name}.{kind}" for name in ("curves", "emm", "progress", "gallery") for kind in ("svg", "png")]
     assert paths.study("denoiser") == [f"results/studies/denoiser/{name}" for name in tables + figures]
-    onset = {f"results/studies/onset/onset.{kind}" for kind in ("svg", "png")}
-    assert onset <= set(paths.study("onset"))
-    assert len(paths.study("onset")) == len(tables + figures) + 2
+    for name in ("onset", "budget"):
+        own = {f"results/studies/{name}/{name}.{kind}" for kind in ("svg", "png")}
+        assert own <= set(paths.study(name))
+        assert len(paths.study(name)) == len(tables + figures) + 2

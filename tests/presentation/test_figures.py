@@ -157,9 +157,9 @@ def drawing(tmp_path_factory):
     def draw(name: str, folder: Path, **variables: str) -> dict[str, bytes]:
         output = base / name
         study = json.dumps({"title": "Étiquettes ≥ 3"})
-        options = ["--study", study, "--style", "{}", "--onset", str(base / "onset.csv"), "--folder", str(output)]
+        options = ["--study", study, "--style", "{}", "--kind", "onset", "--table", str(base / "onset.csv"), "--folder", str(output)]
         subprocess.run(
-            [sys.executable, "-m", "emmeter.stages.onset_figure", *options],
+            [sys.executable, "-m", "emmeter.stages.claim_figure", *options],
             cwd=folder,
             env=os.environ | variables,
             check=True,

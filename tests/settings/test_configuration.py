@@ -425,11 +425,13 @@ def test_findings_about_unknown_arms_are_refused_with_the_nearest(without):
     assert line == "studies.s.findings.f.arms = 'narow': is not an arm of the study; did you mean 'narrow'?"
 
 
-@pytest.mark.parametrize("expect", ["more", "less", "same", "increasing", "decreasing", "proportional"])
+@pytest.mark.parametrize("expect", ["more", "less", "same", "increasing", "decreasing", "proportional", "forecast"])
 def test_every_claim_has_its_number_of_different_arms(expect):
     names = ["a", "b", "c", "d"]
-    needed = {"proportional": {1}, "increasing": {2, 3, 4}, "decreasing": {2, 3, 4}}.get(expect, {2})
-    rule = {"proportional": "1", "increasing": "2 or more", "decreasing": "2 or more"}.get(expect, "2")
+    row = ({2, 3, 4}, "2 or more")
+    needed, rule = {
+        "proportional": ({1}, "1"), "increasing": row, "decreasing": row, "forecast": ({4}, "4 or more")
+    }.get(expect, ({2}, "2"))  # fmt: skip
     for count in (1, 2, 3, 4):
         content = study(dict.fromkeys(names), findings={"f": claim(expect, names[:count])})
         if count in needed:
@@ -440,6 +442,34 @@ def test_every_claim_has_its_number_of_different_arms(expect):
             ]
     (line,) = faults(study(dict.fromkeys(names), findings={"f": claim(expect, ["a", "a"])}))
     assert line == f"studies.s.findings.f.arms = ['a', 'a']: must be {rule} different arms for expect: {expect}"
+
+
+def test_a_list_among_the_arms_of_a_claim_is_their_mean():
+    names = ["a", "b", "c"]
+    content = study(dict.fromkeys(names), findings={"f": claim("same", [["a", "b"], "c"])})
+    finding = read(content).studies[0].findings["f"]
+    assert (finding.sides, finding.names) == ([("a", "b"), ("c",)], names)
+    assert not read(study(dict.fromkeys(names), findings=content["studies"]["s"]["findings"], without=["b"])).studies[0].findings
+
+
+@pytest.mark.parametrize(
+    ("arms", "rule"),
+    [
+        ([["a", "b"], "a"], "must be 2 different arms for expect: same"),
+        ([["a", "b"], "c", "d"], "must be 2 different arms for expect: same"),
+        ([["a", "e"], "c"], "must be an arm of the study"),
+    ],
+)
+def test_means_of_arms_that_make_no_claim(arms, rule):
+    (line,) = faults(study(dict.fromkeys("abcd"), findings={"f": claim("same", arms)}))
+    assert line.startswith("studies.s.findings.f.arms = ") and rule in line
+
+
+@pytest.mark.parametrize("more", [{"at": 10}, {"expect": "forecast"}])
+def test_means_of_arms_are_compared_by_emm_only(more):
+    arms = [["a", "b"], "c"] if "at" in more else [["a", "b"], "c", "d", "e"]
+    (line,) = faults(study(dict.fromkeys("abcde"), findings={"f": claim("same", arms) | more}))
+    assert "a mean of several arms is compared by EMM only" in line
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from project import JOINED
 
 STUDIES = {"labels": ["none", "random"], "denoiser": ["network", "optimum"], "own": ["file"]}
 FIGURES = ("curves", "emm", "progress", "gallery")
-TABLES = {"emm.csv", "curves.csv", "contrasts.csv", "findings.csv", "onset.csv", "emm.html"}
+TABLES = {"emm.csv", "curves.csv", "contrasts.csv", "findings.csv", "onset.csv", "budget.csv", "emm.html"}
 
 
 def table(path):
