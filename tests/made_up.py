@@ -109,7 +109,9 @@ def write(folder: Path) -> Path:
     records = [folder / f"{name}.json" for name in ARMS]
     for seed, (path, emm) in enumerate(zip(records, ARMS.values(), strict=True)):
         path.write_text(json.dumps(record(emm, seed)))
-    outputs = [f"--{name}={folder / name}.csv" for name in ("emm", "curves", "contrasts", "findings", "onset", "budget")]
+    outputs = [
+        f"--{name}={folder / name}.csv" for name in ("emm", "curves", "contrasts", "findings", "onset", "budget")
+    ]
     options = ["--study", json.dumps(description()), "--records", *map(str, records), f"--page={folder}/emm.html"]
     study.main([*options, *outputs])
     return folder

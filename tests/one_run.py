@@ -81,7 +81,10 @@ class Pipeline:
     def arguments(self, stage: str) -> list[str]:
         """Command line of a stage, or of "study", "figures", "summary" or "findings_table", after ``python -m``."""
         module = f"emmeter.stages.{stage}"
-        tables = {name: str(self.study / f"{name}.csv") for name in ("emm", "curves", "contrasts", "findings", "onset", "budget")}
+        tables = {
+            name: str(self.study / f"{name}.csv")
+            for name in ("emm", "curves", "contrasts", "findings", "onset", "budget")
+        }
         options: dict[str, object]
         if stage == "study":
             options = {"study": self.description(), "records": self.record("emm"), "page": self.study / "emm.html"}

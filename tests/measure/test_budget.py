@@ -13,7 +13,7 @@ from emmeter.measure.estimate import Estimate
 
 LAW = Law(8000.0, 600.0, 12.0)
 IMAGES = [24_000.0, 48_000.0, 96_000.0, 192_000.0, 384_000.0, 768_000.0]
-coefficients = st.floats(0, 1e5)
+coefficients = st.just(0.0) | st.floats(1e-3, 1e5)
 
 
 def interval(emm: float, error: float) -> Estimate:
@@ -27,6 +27,10 @@ def test_emm_inverts_images(fixed, linear, quadratic, n):
     rest = law.images(n) - fixed
     if rest > 1e-6 * fixed:  # otherwise rounding leaves nothing beside the fixed cost
         assert law.emm(law.images(n)) == pytest.approx(n, rel=1e-5)
+
+
+def test_a_law_of_a_fixed_cost_alone_has_no_limit():
+    assert Law(100, 0, 0).emm(101) == math.inf
 
 
 def test_a_budget_below_the_fixed_cost_memorizes_nothing():

@@ -11,7 +11,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from scipy.stats import norm
 
-from emmeter.measure.claims import POWER, Compare, judge, judge_forecast, judge_growth, worded
+from emmeter.measure.claims import POWER, Compare, Side, judge, judge_forecast, judge_growth, worded
 from emmeter.measure.contrasts import Contrast
 from emmeter.measure.onset import Growth
 from emmeter.settings.studies import Finding
@@ -126,8 +126,8 @@ def test_many_steps_are_tested_more_strictly():
     """Each of nine steps at 1 - 0.05/9, the ends at 0.95."""
     asked = []
 
-    def compare(first: str, second: str, confidence: float) -> Contrast:
-        asked.append((first, second, round(confidence, 6)))
+    def compare(first: Side, second: Side, confidence: float) -> Contrast:
+        asked.append((*first, *second, round(confidence, 6)))
         return Contrast(1.0, 0.5, 2.0)
 
     names = [f"arm-{i}" for i in range(10)]
@@ -143,8 +143,8 @@ def test_equal_arms_in_a_row_are_seldom_called_reversed():
     for _ in range(1000):
         logs = dict(zip(names, 0.2 * rng.standard_normal(10), strict=True))
 
-        def compare(first: str, second: str, confidence: float, logs=logs) -> Contrast:
-            middle, half = logs[first] - logs[second], 0.2 * math.sqrt(2) * norm.ppf((1 + confidence) / 2)
+        def compare(first: Side, second: Side, confidence: float, logs=logs) -> Contrast:
+            middle, half = logs[first[0]] - logs[second[0]], 0.2 * math.sqrt(2) * norm.ppf((1 + confidence) / 2)
             return Contrast(2**middle, 2 ** (middle - half), 2 ** (middle + half))
 
         contradicted += judge(claim("increasing", *names), compare, 4).verdict == "contradicted"

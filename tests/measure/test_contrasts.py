@@ -253,7 +253,9 @@ def test_the_inverse_ratio_has_the_inverse_interval(paired):
 def test_the_mean_of_arms_by_matrices():
     """Against the covariance of all crossings: own scatter of each arm, and effects of replicates that all share."""
     rng = np.random.default_rng(3)
-    runs = [arm(row, crossing=10 + 0.1 * i, fall=2 + i) for i, row in enumerate(lines_removed(rng.standard_normal((4, 4))))]
+    runs = [
+        arm(row, crossing=10 + 0.1 * i, fall=2 + i) for i, row in enumerate(lines_removed(rng.standard_normal((4, 4))))
+    ]
     sides = [(found(2**each.crossing, 900, 1300), each) for each in runs if each.crossing is not None]
     ratio = compare(sides[:3], sides[3:], runs)
     known = known_blocks(runs)
@@ -275,7 +277,7 @@ def test_the_mean_of_an_arm_with_itself_is_the_arm():
 
 
 def test_the_mean_of_bounded_arms_has_a_limit():
-    above, known = Estimate(None, 640.0, None, "at_least"), found(20, 10, 40)
+    above, known = Estimate(None, 640.0, None, "at_least"), replace(found(20, 10, 40), run_sd=0.3)
     ratio = compare([(above, None), (known, None)], [(known, None)], [])
     assert (ratio.ratio, ratio.low, ratio.high) == (None, pytest.approx(80 / 40), math.inf)
 

@@ -32,7 +32,7 @@ from emmeter.pipeline.index import Index, index_of
 from emmeter.pipeline.plan import PER_WORKFLOW, Planned, amount, duration, plan, show, span, text
 from emmeter.settings import keys
 from emmeter.settings.configuration import load, read
-from emmeter.settings.sections import Setup
+from emmeter.settings.sections import Execution, Setup
 from emmeter.settings.studies import Settings
 from emmeter.settings.validation import read_setup
 from emmeter.training.trainer import Trainer
@@ -427,16 +427,16 @@ def test_a_calibration_on_gpus_runs_as_many_jobs_as_they_have_slots(monkeypatch)
     show(chosen, index_of(chosen, Path("results")), 16)
     show(chosen, index_of(chosen, Path("results")), 2)
     (_, device, threads, jobs, claim), (*_, fewer, _) = calls
-    assert (device, threads, jobs, fewer) == ("cuda", 1, 6, 2)
+    assert (device, threads.threads, jobs, fewer) == ("cuda", 1, 6, 2)
     assert claim[:3] == [sys.executable, "-m", "emmeter.machine.slots"]
     assert " ".join(claim[3:]) == "--devices 4,6 --jobs-per-gpu 3 --count 1 --"
 
 
 def test_a_claim_stands_before_the_calibrating_command(monkeypatch, tmp_path):
-    rates = '{"train": 4e9, "sample": 6e9, "start": 2.5}'
+    rates = '{"train": 4e9, "sample": 6e9, "start": 2.5, "packages": 0}'
     monkeypatch.setattr(sys, "executable", fake_python(tmp_path, f"echo '{rates}'"))
     claim = ["/bin/sh", "-c", f'echo "$2" "$3" >> {tmp_path}/calls; exec "$@"', "sh"]
-    assert calibrate(Setup(), "cuda", 1, 2, claim) == Speed(4e9, 6e9, 2.5, 2)
+    assert calibrate(Setup(), "cuda", Execution(), 2, claim) == Speed(4e9, 6e9, 2.5, 2)
     assert (tmp_path / "calls").read_text() == "-m emmeter.pipeline.plan\n" * 2
 
 
@@ -500,7 +500,7 @@ def short(monkeypatch):
 def test_measure_gives_rates(data):
     began = time.time()
     measured = rates(read_setup(BASE | {"data": data}), "cpu", 1, began)
-    assert set(measured) == {"start", "train", "sample"}
+    assert set(measured) == {"start", "train", "sample", "packages"} and not measured["packages"]
     assert 0 <= measured["start"] <= time.time() - began
     assert measured["train"] > 0 and measured["sample"] > 0
 
@@ -612,23 +612,26 @@ def fake_python(folder: Path, body: str) -> str:
 
 
 def test_calibrate_averages_its_processes(monkeypatch, tmp_path):
-    rates = '{"train": 4e9, "sample": 6e9, "start": 2.5}'
-    monkeypatch.setattr(sys, "executable", fake_python(tmp_path, f"echo x >> {tmp_path}/calls; echo '{rates}'"))
-    assert calibrate(Setup(), "cpu", 1, 3) == Speed(4e9, 6e9, 2.5, 3)
-    assert (tmp_path / "calls").read_text() == "x\n" * 3
+    rates = '{"train": 4e9, "sample": 6e9, "start": 2.5, "packages": 2}'
+    monkeypatch.setattr(sys, "executable", fake_python(tmp_path, f"echo \"$@\" >> {tmp_path}/calls; echo '{rates}'"))
+    assert calibrate(Setup(), "cpu", Execution(), 3) == Speed(4e9, 6e9, 2.5, 3, True)
+    calls = (tmp_path / "calls").read_text().splitlines()
+    assert len(calls) == 3 and all(call.endswith("--batch 500") for call in calls)
+    calibrate(Setup(), "cpu", Execution(compile="never"), 1)
+    assert "--batch" not in (tmp_path / "calls").read_text().splitlines()[-1]
 
 
 def test_a_failed_calibration_names_the_remedy(monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "executable", fake_python(tmp_path, "exit 1"))
     with pytest.raises(SettingsError, match="--throughput"):
-        calibrate(Setup(), "cpu", 1, 2)
+        calibrate(Setup(), "cpu", Execution(), 2)
 
 
 @pytest.mark.usefixtures("short")
 def test_the_calibrating_process_prints_its_rates(capsys):
     options = ["--calibrate", read_setup(BASE).model_dump_json(), "--device", "cpu", "--threads", "1"]
     assert call("emmeter.pipeline.plan", *options) == 0
-    assert set(json.loads(capsys.readouterr().out)) == {"start", "train", "sample"}
+    assert set(json.loads(capsys.readouterr().out)) == {"start", "train", "sample", "packages"}
 
 
 @pytest.mark.parametrize(("option", "value"), [("cores", 0), ("cores", -1), ("throughput", 0.0), ("throughput", -3.0)])

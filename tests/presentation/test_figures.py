@@ -157,7 +157,18 @@ def drawing(tmp_path_factory):
     def draw(name: str, folder: Path, **variables: str) -> dict[str, bytes]:
         output = base / name
         study = json.dumps({"title": "Étiquettes ≥ 3"})
-        options = ["--study", study, "--style", "{}", "--kind", "onset", "--table", str(base / "onset.csv"), "--folder", str(output)]
+        options = [
+            "--study",
+            study,
+            "--style",
+            "{}",
+            "--kind",
+            "onset",
+            "--table",
+            str(base / "onset.csv"),
+            "--folder",
+            str(output),
+        ]
         subprocess.run(
             [sys.executable, "-m", "emmeter.stages.claim_figure", *options],
             cwd=folder,

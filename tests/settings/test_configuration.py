@@ -449,7 +449,11 @@ def test_a_list_among_the_arms_of_a_claim_is_their_mean():
     content = study(dict.fromkeys(names), findings={"f": claim("same", [["a", "b"], "c"])})
     finding = read(content).studies[0].findings["f"]
     assert (finding.sides, finding.names) == ([("a", "b"), ("c",)], names)
-    assert not read(study(dict.fromkeys(names), findings=content["studies"]["s"]["findings"], without=["b"])).studies[0].findings
+    assert (
+        not read(study(dict.fromkeys(names), findings=content["studies"]["s"]["findings"], without=["b"]))
+        .studies[0]
+        .findings
+    )
 
 
 @pytest.mark.parametrize(
@@ -457,7 +461,7 @@ def test_a_list_among_the_arms_of_a_claim_is_their_mean():
     [
         ([["a", "b"], "a"], "must be 2 different arms for expect: same"),
         ([["a", "b"], "c", "d"], "must be 2 different arms for expect: same"),
-        ([["a", "e"], "c"], "must be an arm of the study"),
+        ([["a", "e"], "c"], "is not an arm of the study"),
     ],
 )
 def test_means_of_arms_that_make_no_claim(arms, rule):
@@ -584,7 +588,7 @@ def catalogue(request) -> Settings:
 
 def test_every_overlay_keeps_all_studies(catalogue):
     named = list(yaml.safe_load((ROOT / FILES[0]).read_text())["studies"])
-    assert [study.name for study in catalogue.studies] == named
+    assert [study.name for study in catalogue.studies][: len(named)] == named  # an overlay may add some of its own
     assert "conditioning" in catalogue.selected
 
 

@@ -103,7 +103,7 @@ def test_contrasts_of_every_pair_are_each_others_inverse(study):
     arms = read_arms(made_up.description(), [study / f"{name}.json" for name in ARMS])
     compare = compare_emms(arms, fit_prior(arms))
     for first, second in itertools.permutations(ARMS, 2):
-        contrast, inverse = compare(first, second, 0.95), compare(second, first, 0.95)
+        contrast, inverse = compare((first,), (second,), 0.95), compare((second,), (first,), 0.95)
         assert (contrast.ratio is None) == (inverse.ratio is None)
         assert contrast.low * inverse.high == pytest.approx(1) or (contrast.low, inverse.high) == (0, math.inf)
 

@@ -45,7 +45,8 @@ PAPER_COLUMNS = ("study", "arm", "n", "epoch", "memorized_percent", "reading_err
 # The columns of all tables that hold text or truth values; the others hold numbers.
 TEXT = frozenset({
     "study", "arm", "factor", "value", "status", "data", "budget", "rule", "snapshot", "note", "role", "baseline",
-    "setting", "paired", "finding", "claim", "source", "expect", "arms", "verdict", "arm_keys", "within", "figure", "forecast",
+    "setting", "paired", "finding", "claim", "source", "expect", "arms", "verdict", "arm_keys", "within", "figure",
+    "forecast",
 })  # fmt: skip
 
 

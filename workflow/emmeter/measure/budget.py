@@ -41,6 +41,8 @@ class Law:
         rest = images - self.fixed
         if rest <= 0:
             return 0.0
+        if not self.linear and not self.quadratic:
+            return math.inf
         # The root of the quadratic equation in the form that needs no division by a coefficient of zero.
         return 2 * rest / (self.linear + math.sqrt(self.linear**2 + 4 * self.quadratic * rest))
 

@@ -70,7 +70,8 @@ def judge(finding: Finding, compare: Compare, runs: int, advices: Mapping[str, s
     if finding.expect in ("increasing", "decreasing"):
         judgement = _judge_row(finding, compare, runs)
     else:
-        contrast = compare(*finding.sides, CONFIDENCE)
+        first, second = finding.sides
+        contrast = compare(first, second, CONFIDENCE)
         if finding.expect == "same":
             verdict = _within(contrast.low, contrast.high, finding.margin)
             judgement = _judgement(verdict, contrast, runs, finding.margin)

@@ -28,8 +28,8 @@ def compare_emms(arms: Sequence[ArmResult], prior: Prior | None) -> Compare:
 
     def ratio(first: Side, second: Side, confidence: float) -> Contrast:
         study = estimates(confidence)
-        sides = [[study[arm] for arm in side] for side in (first, second)]
-        return compare(*sides, [runs for _, runs in study.values()], confidence)
+        blocks = [runs for _, runs in study.values()]
+        return compare([study[arm] for arm in first], [study[arm] for arm in second], blocks, confidence)
 
     return ratio
 

@@ -93,7 +93,7 @@ class Blocks:
         """
         weights = [factor * arm.weights for factor, arm in terms]
         squares = [float((weight**2).sum()) for weight in weights]
-        common = float((sum(weights) ** 2).sum()) / self.arms
+        common = float((np.sum(weights, axis=0) ** 2).sum()) / self.arms
         own = self.own * (sum(squares) - common)
         between = self.between * common
         variance = own + between
@@ -175,7 +175,9 @@ def compare(first: Side, second: Side, study: Sequence[Confirmed | None], confid
         for estimate, runs in side:
             if runs is None or runs.crossing is None:
                 (a_low, a_high), (b_low, b_high) = _bounds(first), _bounds(second)
-                return Contrast(None, a_low / b_high if b_high < math.inf else 0.0, a_high / b_low if b_low else math.inf)
+                return Contrast(
+                    None, a_low / b_high if b_high < math.inf else 0.0, a_high / b_low if b_low else math.inf
+                )
             terms.append((sign / len(side), estimate, runs))
     terms = _merged(terms)
     if not terms:  # the same arms under two names

@@ -17,7 +17,7 @@ from emmeter.files import provenance
 from emmeter.machine import warm
 from emmeter.machine.process import ENVIRONMENT
 from emmeter.pipeline.costs import Speed
-from emmeter.settings.sections import Setup
+from emmeter.settings.sections import Execution, Setup
 from emmeter.settings.studies import Settings
 
 if TYPE_CHECKING:
@@ -29,15 +29,19 @@ PROBE = 4  # images of the first timed step, from which the batch of the followi
 MADE_UP = 1024  # training images of a calibration, at most
 
 
-def calibrate(setup: Setup, device: str, threads: int, jobs: int, claim: Sequence[str] = ()) -> Speed:
+def calibrate(setup: Setup, device: str, execution: Execution, jobs: int, claim: Sequence[str] = ()) -> Speed:
     """Measure the speed of a network on this machine, in as many processes at once as jobs will run.
+
+    Compiled packages are used where they exist, unless execution.compile is "never".  None is built.
 
     Args:
         claim: words before a command that give it a GPU of its own (`gpus.claim`).
     Raises:
         SettingsError: a process failed.
     """
+    threads = execution.threads
     options = ["--calibrate", setup.model_dump_json(), "--device", device, "--threads", str(threads)]
+    options += ["--batch", str(execution.sampling_batch)] if execution.compile != "never" else []
     command_line = [*claim, sys.executable, "-m", "emmeter.pipeline.plan", *options]
     environment = ENVIRONMENT | os.environ | {"OMP_NUM_THREADS": str(threads)}  # as a workflow's jobs have it
     pipe = {"env": environment | project.child_environment(), "stdout": subprocess.PIPE, "encoding": "utf-8"}
@@ -50,16 +54,22 @@ def calibrate(setup: Setup, device: str, threads: int, jobs: int, claim: Sequenc
     def mean(name: str) -> float:
         return sum(rate[name] for rate in rates) / jobs
 
-    return Speed(mean("train"), mean("sample"), mean("start"), jobs)
+    return Speed(mean("train"), mean("sample"), mean("start"), jobs, all(rate["packages"] for rate in rates))
 
 
-def rates(setup: Setup, device_name: str, threads: int, started: float) -> dict[str, float]:
+def rates(
+    setup: Setup, device_name: str, threads: int, started: float, sampling_batch: int | None = None
+) -> dict[str, float]:
     """Measure one process: seconds of a job's start, operations per second of training steps and of sampling.
 
     The images are made up, in the shape of the data set's.  A step or sample that would take too long here has fewer.
 
     Args:
         started: time at which this process started, in seconds since the epoch.
+        sampling_batch: images per batch of sampling, of which a compiled package is used if it exists; None: no
+            packages.
+    Returns:
+        The key "packages" tells how many of training and sampling used one: 0, 1 or 2.
     """
     import torch
 
@@ -67,6 +77,9 @@ def rates(setup: Setup, device_name: str, threads: int, started: float) -> dict[
     from emmeter.diffusion.precision import cast, choose
     from emmeter.diffusion.sampling import draws, generate, noise_levels
     from emmeter.machine.device import select
+    from emmeter.training import architecture, packages
+    from emmeter.training.functions import denoise_function
+    from emmeter.training.optimizer import FlatParameters
     from emmeter.training.trainer import Trainer, build
 
     if warm.fresh_name() != warm.OFF:  # then jobs start with all this loaded
@@ -77,10 +90,14 @@ def rates(setup: Setup, device_name: str, threads: int, started: float) -> dict[
     denoiser = build(setup, shape, drawn.label_count).to(device).train()
     forward = operations.forward(denoiser.network, shape)
 
+    def package(wanted: architecture.Architecture) -> "packages.Package | None":
+        return packages.provided(packages.here(wanted, device), "never" if sampling_batch is None else "auto")
+
     def trainer(batch: int) -> "Trainer":
         training = setup.training.model_copy(update={"batch_size": batch})
         other = setup.model_copy(update={"training": training})
-        begun = Trainer(other, len(drawn.images), 0, denoiser, drawn, device)
+        of_step = package(architecture.of_step(other, shape))
+        begun = Trainer(other, len(drawn.images), 0, denoiser, drawn, device, package=of_step)
         begun.advance().item()  # not timed, because torch chooses its algorithms
         return begun
 
@@ -91,26 +108,27 @@ def rates(setup: Setup, device_name: str, threads: int, started: float) -> dict[
             times += 1
         return flops * times / (time.perf_counter() - begun)
 
-    def train(batch: int, seconds: float) -> float:
-        begun = trainer(batch)
-        return rate(3 * forward * batch, lambda: begun.advance().item(), seconds)
-
     probe = min(PROBE, setup.training.batch_size)
     first = trainer(probe)
     start = time.time() - started
     fast = rate(3 * forward * probe, lambda: first.advance().item(), 0.0)
     batch = int(0.25 * CALIBRATION * fast / (3 * forward))
-    trained = train(min(max(batch, probe), setup.training.batch_size), 0.7 * CALIBRATION)
-    count = max(1, min(setup.sampling.images, 250, int(0.2 * CALIBRATION * trained / (3 * forward))))
-    latents = draws(count, shape, None, 0)
+    batch = min(max(batch, probe), setup.training.batch_size)
+    begun = trainer(batch)
+    trained = rate(3 * forward * batch, lambda: begun.advance().item(), 0.7 * CALIBRATION)
     denoiser.eval()
     cast(denoiser.network, choose(setup.sampling.precision))
+    of_denoiser = package(architecture.of_denoiser(setup, shape, sampling_batch or 1))
+    fitting = max(1, min(setup.sampling.images, 250, int(0.2 * CALIBRATION * trained / (3 * forward))))
+    count = of_denoiser.batch if of_denoiser else fitting  # a package always computes whole batches
+    latents = draws(count, shape, None, 0)
+    parameters = FlatParameters(denoiser.network, choose(setup.sampling.precision))
+    denoise = denoise_function(denoiser, parameters, of_denoiser)
     levels = noise_levels(setup.sampling, denoiser.kind.sigma_min, denoiser.kind.sigma_max)[-3:]
     with torch.no_grad():
-        sample = rate(
-            forward * count * 3, lambda: generate(denoiser, latents, levels, count, device), 0.2 * CALIBRATION
-        )
-    return {"start": start, "train": trained, "sample": sample}
+        sample = rate(forward * count * 3, lambda: generate(denoise, latents, levels, count, device), 0.2 * CALIBRATION)
+    used = sum(each is not None for each in (begun.package, of_denoiser))
+    return {"start": start, "train": trained, "sample": sample, "packages": used}
 
 
 def made_up(setup: Setup) -> subset.Subset:

@@ -38,6 +38,7 @@ class Speed:
     sample: float  # operations per second of one sampling job
     start: float  # seconds of a job's start
     jobs: int  # at once
+    compiled: bool = False  # whether training or sampling used a compiled package
 
     def training(self, cost: Cost) -> float:
         """Seconds of a run's training job."""

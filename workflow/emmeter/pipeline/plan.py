@@ -118,7 +118,8 @@ def text(planned: Sequence[Planned], speed: Speed) -> str:
     rests = "new runs: neither done nor made by a study above."
     if math.isfinite(speed.train):
         speeds = f"{speed.train / 1e9:.3g} GFLOP/s in training and {speed.sample / 1e9:.3g} in sampling"
-        rests += f"  Time: {speed.jobs} jobs at once, each with {speeds}, {speed.start:.1f} s to start."
+        rests += f"  Time: {speed.jobs} jobs at once, each with {speeds}, {speed.start:.1f} s to start"
+        rests += ", with the compiled packages of this machine." if speed.compiled else "."
     return f"{head}\n\n{aligned(table)}\n\n{rests}"
 
 
@@ -181,7 +182,7 @@ def show(settings: Settings, index: Index, cores: int | None = None, throughput:
     if shared := gpus.devices(execution):
         jobs = min(jobs, len(shared) * execution.jobs_per_gpu)
     claim = gpus.claim(shared, execution, python=sys.executable)
-    return text(planned, calibrate(setup, gpus.device(execution), execution.threads, jobs, claim))
+    return text(planned, calibrate(setup, gpus.device(execution), execution, jobs, claim))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -193,9 +194,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--results", type=Path, default=Path("results"))
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--batch", type=int, help="images per batch of sampling; leave to use no compiled packages")
     args = parser.parse_args(argv)
     if args.calibrate:
-        print(json.dumps(rates(read_settings(args.calibrate), args.device, args.threads, started)))
+        print(json.dumps(rates(read_settings(args.calibrate), args.device, args.threads, started, args.batch)))
         return
     settings = read(json.loads(args.config))
     print(show(settings, index_of(settings, args.results, data_needed=False, looked=False)))

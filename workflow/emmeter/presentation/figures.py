@@ -255,7 +255,9 @@ def draw_budget(study: Row, rows: "DataFrame", style: Figures) -> Figure:
         if not math.isnan(first["law_linear"]):
             law = Law(first["law_fixed"], first["law_linear"], first["law_quadratic"])
             x = np.geomspace(seen.min(), seen.max(), 100)
-            axes.plot(x, [law.emm(images) for images in x], color=tint, lw=1, ls=(0, (4, 3)), label="law without the last")
+            axes.plot(
+                x, [law.emm(images) for images in x], color=tint, lw=1, ls=(0, (4, 3)), label="law without the last"
+            )
             last = claim.iloc[-1]
             ends = [[last["law"] - last["law_low"]], [last["law_high"] - last["law"]]]
             label = f"forecast {last['law']:.0f} ({last['law_low']:.0f} to {last['law_high']:.0f})"
