@@ -12,6 +12,7 @@ from typing import Any
 from pandas import DataFrame
 
 from emmeter.files.tables import (
+    BUDGET_COLUMNS,
     CONTRAST_COLUMNS,
     CURVE_COLUMNS,
     EMM_COLUMNS,
@@ -31,23 +32,33 @@ from emmeter.presentation import figures, findings, rows, style
 from emmeter.settings import configuration
 from emmeter.settings.keys import key
 from emmeter.settings.sections import Figures, Search
+from emmeter.stages.claim_figure import KINDS
 
 ROOT = Path(__file__).parents[1]
-REFERENCE = ROOT / "results/reference/laptop"
-STUDIES = sorted(path.parent.name for path in REFERENCE.glob("*/emm.csv"))
+REFERENCE = ROOT / "results/reference"
+SCALES = sorted(path.name for path in REFERENCE.iterdir() if path.is_dir())  # each as config/<scale>.yaml sets it
 
 
-def configured(results: Path) -> Index:
-    """The index of the laptop scale; nothing in the folder `results` is read."""
-    settings = configuration.read(configuration.load([ROOT / "config/laptop.yaml"], ROOT))
+OWN = {"photographs": frozenset({"intra_diversity"})}
+
+
+def studies(scale: str) -> list[str]:
+    """Studies with tables, except those whose tables need data of the user's own: these stay as they were made."""
+    made = {path.parent.name for path in (REFERENCE / scale).glob("*/emm.csv")}
+    return sorted(made - OWN.get(scale, frozenset()))
+
+
+def configured(scale: str, results: Path) -> Index:
+    """The index of a scale; nothing in the folder `results` is read."""
+    settings = configuration.read(configuration.load([ROOT / f"config/{scale}.yaml"], ROOT))
     return index_of(settings, results, data_needed=False)
 
 
-def read_study(index: Index, name: str) -> tuple[dict[str, Any], list[ArmResult]]:
+def read_study(index: Index, scale: str, name: str) -> tuple[dict[str, Any], list[ArmResult]]:
     """The description of a study, and its arms as curves.csv (runs) and emm.csv (cost, rule) describe them."""
     described = json.loads(json.dumps(description.description(index, name)))
-    curves = read([REFERENCE / name / "curves.csv"], CURVE_COLUMNS)
-    emm = read([REFERENCE / name / "emm.csv"], EMM_COLUMNS).to_dict("records")
+    curves = read([REFERENCE / scale / name / "curves.csv"], CURVE_COLUMNS)
+    emm = read([REFERENCE / scale / name / "emm.csv"], EMM_COLUMNS).to_dict("records")
     arms = []
     for about, arm, row in zip(described["arms"], index.study(name).arms, emm, strict=True):
         assert about["name"] == row["arm"]
@@ -108,8 +119,11 @@ def write(folder: Path, described: dict[str, Any], arms: list[ArmResult], prior:
     write_csv(folder / "emm.csv", EMM_COLUMNS, rows.emm_rows(described, arms, prior))
     write_csv(folder / "contrasts.csv", CONTRAST_COLUMNS, rows.contrast_rows(described, arms, prior))
     write_csv(folder / "findings.csv", FINDING_COLUMNS, rows.finding_rows(described, arms, prior))
-    if (REFERENCE / described["name"] / "onset.csv").is_file():
+    expected = {claim["expect"] for _, claim in described["findings"]}
+    if "proportional" in expected:
         write_csv(folder / "onset.csv", ONSET_COLUMNS, rows.onset_rows(described, arms))
+    if "forecast" in expected:
+        write_csv(folder / "budget.csv", BUDGET_COLUMNS, rows.budget_rows(described, arms, prior))
 
 
 def draw(folder: Path, described: dict[str, Any]) -> None:
@@ -120,25 +134,27 @@ def draw(folder: Path, described: dict[str, Any]) -> None:
             "curves": figures.draw_curves(described, emm, curves, Figures()),
             "emm": figures.draw_emm(described, emm, curves, Figures()),
         }
-        if (folder / "onset.svg").is_file():
-            drawn["onset"] = figures.draw_onset(described, read([folder / "onset.csv"], ONSET_COLUMNS), Figures())
+        for kind, (columns, drawing) in KINDS.items():
+            if (folder / f"{kind}.csv").is_file():
+                drawn[kind] = drawing(described, read([folder / f"{kind}.csv"], columns), Figures())
         for name, figure in drawn.items():
             figure.savefig(folder / f"{name}.svg", format="svg", metadata={"Date": None})
 
 
 def main() -> None:
-    index = configured(ROOT / "results")
-    studies = [read_study(index, name) for name in STUDIES]
-    prior = fit_prior([arm for _, arms in studies for arm in arms])
-    print(prior)
-    for described, arms in studies:
-        write(REFERENCE / described["name"], described, arms, prior)
-        draw(REFERENCE / described["name"], described)
-    order = [study.name for study in index.settings.studies if study.name in STUDIES]
-    for table, columns in (("emm.csv", EMM_COLUMNS), ("findings.csv", FINDING_COLUMNS)):
-        cells = read_cells([REFERENCE / name / table for name in order], columns)
-        write_csv(REFERENCE / table, columns, cells.to_dict("records"))
-    print(findings.lines(read([REFERENCE / "findings.csv"], FINDING_COLUMNS)))
+    for scale in SCALES:
+        index, folder = configured(scale, ROOT / "results"), REFERENCE / scale
+        made = [read_study(index, scale, name) for name in studies(scale)]
+        prior = fit_prior([arm for _, arms in made for arm in arms])
+        print(scale, prior)
+        for described, arms in made:
+            write(folder / described["name"], described, arms, prior)
+            draw(folder / described["name"], described)
+        order = [study.name for study in index.settings.studies if (folder / study.name / "emm.csv").is_file()]
+        for table, columns in (("emm.csv", EMM_COLUMNS), ("findings.csv", FINDING_COLUMNS)):
+            cells = read_cells([folder / name / table for name in order], columns)
+            write_csv(folder / table, columns, cells.to_dict("records"))
+        print(findings.lines(read([folder / "findings.csv"], FINDING_COLUMNS)))
 
 
 if __name__ == "__main__":
