@@ -77,8 +77,8 @@ def record(emm: float, seed: int) -> dict[str, Any]:
 def about(name: str, **changes: Any) -> dict[str, Any]:
     """An arm's entry in the description of a study."""
     return {
-        "name": name, "value": "8", "search": SEARCH.model_dump(), "key": f"key-{name}", "data": "digits",
-        "resolution": 8, "budget": "1000 images", "multiple": 10, "available": 1740,
+        "name": name, "value": "8", "search": SEARCH.model_dump(), "key": f"key-{name}", "emm_key": f"emm-{name}",
+        "data": "digits", "resolution": 8, "budget": "1000 images", "multiple": 10, "available": 1740,
     } | changes  # fmt: skip
 
 

@@ -71,7 +71,7 @@ class Pipeline:
 
     @property
     def study(self) -> Path:
-        return self.results / "studies" / "faults"
+        return self.results / "experiment" / "faults"
 
     def description(self) -> str:
         """Description of the study of this one arm, as JSON for the study stages."""

@@ -141,7 +141,7 @@ class Project:
             product = (
                 re.search(r"--(?:output|record|score) results/\w+/(\w+/n\d+/r\d+)/", rest)
                 or re.search(r"--key (\w+)", rest)
-                or re.search(r"--(?:emm|folder) results/studies/([^/\s]+)", rest)
+                or re.search(r"--(?:emm|folder) results/digits/([^/\s]+)", rest)
             )
             jobs.setdefault(rule, []).append(product[1] if product else rule)
         table = re.search(r"Job stats:\njob +count\n[- ]+\n((?:\S+ +\d+\n)+)", output)

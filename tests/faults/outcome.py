@@ -41,7 +41,7 @@ def made_by(pipeline: Pipeline, stage: str, present: dict[str, Any]) -> dict[str
         return {name: value for name, value in present.items() if name in (f"{stem}.csv", f"{stem}.html")}
     if stage in TABLES:
         drawn = {name for name in present if name.endswith((".svg", ".png"))}
-        in_study = {name: value for name, value in present.items() if name.startswith("studies/")}
+        in_study = {name: value for name, value in present.items() if name.startswith("experiment/")}
         return {name: value for name, value in in_study.items() if (name in drawn) == (stage == "figures")}
     folder = str(pipeline.folder(stage).relative_to(pipeline.results))  # type: ignore[arg-type]
     return {name: value for name, value in present.items() if name.startswith(f"{folder}/")}

@@ -26,7 +26,7 @@ STUDY = "denoiser"  # of tests/project.py: one trained arm and the theoretical o
 
 def study_files(results: Path) -> dict[str, object]:
     """The files of the study's own folder."""
-    return {name: content for name, content in outcome(results).items() if name.startswith(f"studies/{STUDY}/")}
+    return {name: content for name, content in outcome(results).items() if name.startswith(f"digits/{STUDY}/")}
 
 
 def test_killed_and_started_twice(finished, faults, tmp_path):

@@ -90,8 +90,8 @@ def test_searches_are_named_without_the_prefix(index, paths):
 def test_a_study_draws_onset_and_budget_only_if_it_claims_something_about_them(paths):
     tables = ["emm.csv", "curves.csv", "contrasts.csv", "findings.csv", "onset.csv", "budget.csv", "emm.html"]
     figures = [f"{name}.{kind}" for name in ("curves", "emm", "progress", "gallery") for kind in ("svg", "png")]
-    assert paths.study("denoiser") == [f"results/studies/denoiser/{name}" for name in tables + figures]
+    assert paths.study("denoiser") == [f"results/experiment/denoiser/{name}" for name in tables + figures]
     for name in ("onset", "budget"):
-        own = {f"results/studies/{name}/{name}.{kind}" for kind in ("svg", "png")}
+        own = {f"results/experiment/{name}/{name}.{kind}" for kind in ("svg", "png")}
         assert own <= set(paths.study(name))
         assert len(paths.study(name)) == len(tables + figures) + 2

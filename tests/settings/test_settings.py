@@ -429,7 +429,7 @@ def test_lookup():
 def test_schema_knows_every_key():
     schema = json_schema()
     assert schema["additionalProperties"] is False
-    assert set(schema["properties"]) == {*Setup.model_fields, "execution", "figures", "studies", "fit", "run"}
+    assert set(schema["properties"]) == {*Setup.model_fields, "name", "execution", "figures", "studies", "fit", "run"}
     json.dumps(schema)
 
 

@@ -205,7 +205,7 @@ class Project:
     def held(self) -> tuple[subprocess.Popen[str], list[Training]]:
         """Start Snakemake; return it with all trainings, each stopped after saving its state."""
         (self.hooks / "hold").touch()
-        snakemake = self.snakemake("results/emm.csv")
+        snakemake = self.snakemake("results/digits/emm.csv")
 
         def all_held() -> list[Training]:
             assert snakemake.poll() is None, self.output[-5000:]
@@ -234,7 +234,7 @@ class Project:
         assert not (self.folder / "results/state").exists()
 
     def check_same_results(self, undisturbed: "Project") -> None:
-        for name in ("emm.csv", "studies/conditioning/curves.csv"):
+        for name in ("emm.csv", "digits/conditioning/curves.csv"):
             assert self.table(name) == undisturbed.table(name)
         runs = {training.key: training for training in self.trainings()}
         for training in undisturbed.trainings():
@@ -252,7 +252,7 @@ def undisturbed(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> P
 
 def test_default_study_on_two_nodes(undisturbed: Project) -> None:
     project = undisturbed
-    assert (project.folder / "results/report.html").is_file()
+    assert (project.folder / "results/digits/report.html").is_file()
     assert len(project.table("emm.csv")) == ARMS
     project.check_nothing_is_left()
     # One job per training, and one per run for its samples and score.  Everything else is made where Snakemake runs.
@@ -359,7 +359,7 @@ def test_lost_node_restarted_controller_and_killed_snakemake(
     ended = finished.file("training.json").stat().st_mtime_ns
     unlock = project.snakemake("--unlock")
     assert unlock.wait(PATIENCE) == 0
-    snakemake = project.snakemake("results/emm.csv")
+    snakemake = project.snakemake("results/digits/emm.csv")
     running = (continued, awaited, cancelled)
     waiting = "trains this run; waiting for its end"
     wait_until(lambda: all(waiting in training.log for training in running), PATIENCE, "the new trainings wait")
@@ -381,6 +381,6 @@ def test_lost_node_restarted_controller_and_killed_snakemake(
     assert cancelled.record["resumed_at_image"] < IMAGES
     project.check_same_results(undisturbed)
     project.check_nothing_is_left()
-    again = project.snakemake("results/emm.csv", "--dry-run")
+    again = project.snakemake("results/digits/emm.csv", "--dry-run")
     assert again.wait(PATIENCE) == 0
     assert "Nothing to be done" in project.output.rpartition("Building DAG of jobs")[2]

@@ -60,7 +60,7 @@ def test_as_it_is_without_settings(around, emm):
     """The settings are the project's, although the working directory has a file of the same name."""
     write(around, emm)
     assert planned(around) == ALL
-    assert planned(around, "results/studies/own/emm.csv") == OWN
+    assert planned(around, "results/digits/own/emm.csv") == OWN
     assert planned(around, "own", "--config", "sampling={images: 5}") == OWN | {"figures": 1, "own": 1}
     assert sorted(path.name for path in around.folder.iterdir()) == [
         ".snakemake",
@@ -86,11 +86,11 @@ def test_moved_with_settings(around, emm):
     assert counts(output) == OWN | {"figures": 1, **dict.fromkeys(JOINED, 1), "report": 1, "all": 1}
     for command in re.findall(r"python -m .*", output):
         assert not re.search(r"(?<![-/\w])results", command), command
-    assert planned(around, "sub/results/studies/own/emm.csv") == OWN
+    assert planned(around, "sub/results/digits/own/emm.csv") == OWN
 
 
 def test_moved_renamed_and_asked_for_by_rules_around_it(around, emm):
-    rules = 'rule all:\n    default_target: True\n    input: "out/r/studies/own/emm.csv", rules.emm_denoiser.input\n'
+    rules = 'rule all:\n    default_target: True\n    input: "out/r/digits/own/emm.csv", rules.emm_denoiser.input\n'
     write(around, emm, 'replace_prefix: {"results/": "out/r/"}', "exclude all as emm_*", rules)
     jobs = planned(around)
     assert jobs.pop("all") == 1
@@ -112,8 +112,8 @@ def refusal(around: Project) -> str:
             "prefix: moves results to 'my folder/results': must hold only letters, digits and _ . + - /",
         ),
         (
-            'replace_prefix: {"results/studies/": "studies/"}',
-            "replace_prefix: moves results/studies/{study} to studies/{study}: must move results/ as a whole",
+            'replace_prefix: {"results/digits/": "digits/"}',
+            "replace_prefix: moves results/digits/{study} to studies/{study}: must move results/ as a whole",
         ),
         ('config: {"samples": "samples.tsv"}', "samples: is not a key; did you mean 'sampling'?"),
     ],
@@ -146,11 +146,11 @@ def test_a_moved_and_renamed_module_makes_its_results(around, emm):
     write(around, emm, f'prefix: "sub"\n    config: {emm_config}', "as emm_*", rules)
     output = around.snakemake("--cores", 2).stdout
     assert re.search(r"^own +file +≥ 10 ", output, re.MULTILINE), output
-    assert "report   sub/results/report.html" in output
+    assert "report   sub/results/digits/report.html" in output
     assert {path.name for path in around.folder.iterdir()} == {
         ".snakemake", "Snakefile", "config.yaml", "own.npz", "sub", "done",
     }  # fmt: skip
-    page = (around.folder / "sub/results/report.html").read_text(encoding="utf-8")
-    assert "sub/results/studies/own/curves.svg" in page
+    page = (around.folder / "sub/results/digits/report.html").read_text(encoding="utf-8")
+    assert "sub/results/digits/own/curves.svg" in page
     assert "Nothing to be done" in around.snakemake("--dry-run", "--cores", 1).stdout
     assert not Path(emm.folder, "results").exists()

@@ -107,7 +107,7 @@ def test_overlays_keep_the_order_of_studies_and_arms(project):
     assert [arm["name"] for arm in described["arms"]] == ["none", "random", "unique"]
     studies = re.search(r"emmeter\.stages\.summary --studies (.*?) --table", plan.output)
     assert studies is not None
-    assert re.findall(r"studies/(\w+)/", studies[1]) == list(STUDIES)
+    assert re.findall(r"digits/(\w+)/", studies[1]) == list(STUDIES)
 
 
 # ---- what a run prints at its end
@@ -118,12 +118,12 @@ def test_a_run_of_one_study_prints_its_table_alone(project):
     (table,) = re.findall(r"^study +arm .*\n((?:\S+ .*\n)+)", output, re.MULTILINE)
     assert [line.split()[:2] for line in table.splitlines()] == [["own", "file"]]
     assert "verdict" not in output  # it makes no claim
-    assert "figures  results/studies/own/*.svg" in output
+    assert "figures  results/digits/own/*.svg" in output
     whole = project.snakemake("--config", "figures={width: 9}").stdout
     (table, claims) = re.findall(r"^study +(?:arm|claim) .*\n((?:\S+ .*\n)+)", whole, re.MULTILINE)
     assert [line.split()[0] for line in table.splitlines()] == ["labels", "labels", "denoiser", "denoiser", "own"]
     assert [line.split()[0] for line in claims.splitlines()] == ["labels", "denoiser"]
-    assert whole.count("report   results/report.html") == 1
+    assert whole.count("report   results/digits/report.html") == 1
     assert "report   " not in output  # which covers all selected studies
 
 
@@ -193,7 +193,7 @@ def test_summary_table(finished):
 
 @pytest.mark.parametrize("study", STUDIES)
 def test_tables_and_figures_of_every_study(finished, study):
-    folder = finished.project.folder / "results/studies" / study
+    folder = finished.project.folder / "results/digits" / study
     names = {f"{figure}.{kind}" for figure in FIGURES for kind in ("svg", "png")}
     assert {path.name for path in folder.iterdir()} == names | TABLES
     arms = STUDIES[study]
@@ -229,7 +229,7 @@ def test_the_answer_is_printed_at_the_end(finished):
             assert re.search(rf"^{study} +{arm} ", tail, re.M), tail
     assert re.search(r"^denoiser +optimum +≥ 20 ", tail, re.M)
     assert re.search(r"^labels +none +< 10 ", tail, re.M)
-    assert "results/report.html" in tail
+    assert "results/digits/report.html" in tail
 
 
 class Resources(HTMLParser):
@@ -248,7 +248,7 @@ class Resources(HTMLParser):
 
 
 def test_report_is_self_contained_and_complete(finished):
-    page = (finished.project.folder / "results/report.html").read_text()
+    page = (finished.project.folder / "results/digits/report.html").read_text()
     resources = Resources()
     resources.feed(page)
     assert [address for address in resources.addresses if address and not address.startswith("data:")] == []
@@ -256,14 +256,14 @@ def test_report_is_self_contained_and_complete(finished):
     for study in STUDIES:
         assert f'"{study}"' in page
         for name in (*(f"{figure}.svg" for figure in FIGURES), "emm.html", "curves.csv"):
-            assert f"results/studies/{study}/{name}" in page
+            assert f"results/digits/{study}/{name}" in page
     for caption in (
         "Memorization ratio against the number of training images",  # curves.rst
         "their nearest training images",  # gallery.rst
         "Effective model memorization (EMM) is the largest number",  # workflow.rst
     ):
         assert caption in page
-    assert "results/emm.html" in page
+    assert "results/digits/emm.html" in page
 
 
 # ---- guards
@@ -294,7 +294,7 @@ def test_findings_are_a_target_that_always_prints(project):
     assert re.search(r"^denoiser +It replays +reproduced ", output, re.MULTILINE)
     assert re.search(r"^labels +Labels matter +not resolved ", output, re.MULTILINE)
     assert "1 reproduced, 0 differ at this scale, 1 not resolved" in output
-    rows = {row["finding"]: row for row in table(project.folder / "results/findings.csv")}
+    rows = {row["finding"]: row for row in table(project.folder / "results/digits/findings.csv")}
     assert rows["replay"]["verdict"] == "reproduced"
     assert float(rows["replay"]["effect_low"]) > 1  # at least 20 against below 10
     assert rows["replay"]["effect"] == ""

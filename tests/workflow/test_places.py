@@ -36,9 +36,9 @@ def of_own(project: Project) -> Project:
 
 def assert_made(output: str, folder) -> None:
     assert re.search(r"^own +file +(≥|>=) 10 ", output, re.MULTILINE), output
-    assert (folder / "results/studies/own/gallery.png").is_file()
-    page = (folder / "results/report.html").read_text(encoding="utf-8")
-    assert "results/studies/own/curves.svg" in page
+    assert (folder / "results/digits/own/gallery.png").is_file()
+    page = (folder / "results/digits/report.html").read_text(encoding="utf-8")
+    assert "results/digits/own/curves.svg" in page
     left = list((folder / ".snakemake/emm").iterdir())  # the cache of images stays, files of options go
     assert left and all(path.suffix == ".json" for path in left)
 
@@ -67,7 +67,7 @@ def test_options_too_long_for_a_command_line_go_by_file(tmp_path):
     assert len(json.dumps(config)) > 500_000
     assert_made(run(project), project.folder)
     assert project.plan().jobs == {}
-    table = "results/studies/many/emm.csv"
+    table = "results/digits/many/emm.csv"
     run(project, table)
     assert (project.folder / table).read_text().count("\nmany,arm-") == 400
     assert project.plan(table).jobs == {}

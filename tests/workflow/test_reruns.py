@@ -315,9 +315,9 @@ def test_an_interruption_after_new_data_is_made_up_for(photographs, tmp_path, co
 @pytest.mark.parametrize(
     ("name", "rules"),
     [
-        ("studies/labels/curves.svg", {"figures", "report"}),
-        ("studies/labels/emm.csv", {"study", "figures", *JOINED, "report"}),
-        ("studies/labels/contrasts.csv", {"study", "figures", *JOINED, "report"}),
+        ("digits/labels/curves.svg", {"figures", "report"}),
+        ("digits/labels/emm.csv", {"study", "figures", *JOINED, "report"}),
+        ("digits/labels/contrasts.csv", {"study", "figures", *JOINED, "report"}),
         ("emm.csv", {"summary", "report"}),
         ("emm.html", {"summary", "report"}),
         ("report.html", {"report"}),
@@ -367,7 +367,7 @@ def test_a_threshold_and_back_replays_the_same_searches(project):
     assert plan.rules == {"study", "figures"}  # scores and searches of the old threshold are still there
     # Their records were deleted: the search replayed on the old scores asks for the same sizes.
     original.unlink()
-    (project.folder / "results/studies/denoiser/emm.csv").unlink()
+    (project.folder / "results/digits/denoiser/emm.csv").unlink()
     project.snakemake("denoiser")
     assert without_provenance(original) == record
     after = project.times()
@@ -401,7 +401,7 @@ def test_a_failed_training_does_not_stop_other_arms(faulty):
     assert project.emm_file("labels", "random").is_file()
     assert not project.emm_file("denoiser", "diverging").exists()
     assert not project.run_file("train", "denoiser", "diverging", "snapshots.safetensors").exists()
-    labels = (project.folder / "results/studies/labels/emm.csv").read_text()
+    labels = (project.folder / "results/digits/labels/emm.csv").read_text()
     assert ",5120," in labels  # images trained: the tables of the healthy study are new
     assert "Traceback" not in done.stdout
 

@@ -22,27 +22,62 @@ RESULTS = Path("results")
 THRESHOLDS = (0.2, 0.25, 1 / 3, 0.4, 0.5)
 
 
-def summary(results: Path = RESULTS, studies: Sequence[str] = (), *, report: bool = False) -> None:
-    """Print the EMM of each arm of the named studies (default: all), their findings, and where the figures are."""
+def summary(
+    results: Path = RESULTS,
+    studies: Sequence[str] = (),
+    *,
+    name: str | None = None,
+    overlays: Sequence[Path] = (),
+    report: bool = False,
+) -> None:
+    """Print the EMM of each arm of the named studies (default: all), their findings, and where the figures are.
+
+    Without a name, the experiment is that of the present configuration, and rows that it would not make are marked.
+    """
     from emmeter.files.tables import EMM_COLUMNS, FINDING_COLUMNS, read
+    from emmeter.pipeline import experiment
     from emmeter.presentation import findings
     from emmeter.presentation.tables import lines
 
-    folder = results / "studies"
+    made: dict[tuple[str, str], str] | None = None
+    folder = results / (name or "")
+    if name is None:
+        folder, made = _present(results, overlays)
     names = list(studies) or sorted(path.parent.name for path in folder.glob("*/emm.csv"))
+    others = experiment.others(results, folder)
+    hint = f"other experiments, for `emm summary --name`: {', '.join(others)}"
     if not names:
-        raise StageError(f"{results}: holds no table yet; run snakemake first")
-    tables = [folder / name / "emm.csv" for name in names]
+        raise StageError(f"{folder}: holds no table yet; run snakemake first" + (f" ({hint})" if others else ""))
+    tables = [folder / study / "emm.csv" for study in names]
     arms = read(tables, EMM_COLUMNS)
     claims = read([table.with_name("findings.csv") for table in tables], FINDING_COLUMNS)
     try:
-        texts = [lines(arms), *([findings.lines(claims)] if len(claims) else [])]
+        texts = [lines(arms, made), *([findings.lines(claims)] if len(claims) else [])]
     except ValueError as error:
         raise StageError(f"{folder}: a table is damaged ({error}); delete them, and run snakemake again") from None
     print("\n" + "\n\n".join(texts) + "\n")
     print(f"figures  {folder}/{names[0] if len(names) == 1 else '*'}/*.svg")
     if report:
-        print(f"report   {results / 'report.html'}")
+        print(f"report   {folder / 'report.html'}")
+    if name is None and others:
+        print(hint)
+
+
+def _present(results: Path, overlays: Sequence[Path]) -> tuple[Path, dict[tuple[str, str], str]]:
+    """The experiment of the present configuration: its folder, and the key of each arm's search by study and arm."""
+    from emmeter.pipeline.index import index_of
+    from emmeter.settings.configuration import load, read
+    from emmeter.settings.keys import key
+
+    settings = read(load(overlays), asked=())
+    index = index_of(settings, results, data_needed=False, asked=(), looked=False)
+    arms = {
+        (study.name, arm.name): key("emm", arm.setup)
+        for study in index.settings.studies
+        if study.name not in index.impossible
+        for arm in study.arms
+    }
+    return index.experiment, arms
 
 
 def check(results: Path = RESULTS, overlays: Sequence[Path] = ()) -> None:
@@ -143,8 +178,13 @@ def _parser() -> argparse.ArgumentParser:
         subparser.set_defaults(run=run)
         return subparser
 
-    options = add(summary, lambda args: summary(args.results, args.studies, report=args.report))
+    options = add(
+        summary,
+        lambda args: summary(args.results, args.studies, name=args.name, overlays=args.configfile, report=args.report),
+    )
     options.add_argument("studies", nargs="*", help="names of studies that have been made (default: all)")
+    options.add_argument("--name", help="name of the experiment (default: that of the configuration)")
+    options.add_argument("--configfile", type=Path, nargs="+", default=[], help="overlays of the configuration")
     options.add_argument("--report", action="store_true", help="also print where the report of these studies is")
     options = add(check, lambda args: check(args.results, args.overlays))
     options.add_argument("overlays", type=Path, nargs="*")

@@ -13,6 +13,7 @@ from emmeter.errors import DataError, SettingsError
 from emmeter.machine import gpus as emm_gpus
 from emmeter.machine import warm as emm_warm
 from emmeter.pipeline import description as emm_description
+from emmeter.pipeline import experiment as emm_experiment
 from emmeter.pipeline import freshness as emm_freshness
 from emmeter.pipeline import index as emm_index
 from emmeter.pipeline import jobs as emm_jobs
@@ -21,8 +22,6 @@ from emmeter.pipeline import requests as emm_requests
 from emmeter.pipeline.paths import Paths
 from emmeter.settings import configuration as emm_configuration
 from emmeter.stages.published import identities
-
-STUDY = "results/studies/{study}"
 
 
 def stop(lines):
@@ -44,8 +43,8 @@ def environment(name):
 # Rules name results/...; a module statement may move this folder by its `prefix` or `replace_prefix`.
 MOVED = workflow.modifier.path_modifier.replace_prefix
 RESULTS = Path(str(MOVED("results/")))
-if Path(str(MOVED(STUDY))) != RESULTS / "studies/{study}":
-    stop([f"replace_prefix: moves {STUDY} to {MOVED(STUDY)}: must move results/ as a whole"])
+if Path(str(MOVED("results/runs/{key}"))) != RESULTS / "runs/{key}":
+    stop([f"replace_prefix: moves results/runs/ to {MOVED('results/runs/')}: must move results/ as a whole"])
 if not re.fullmatch(r"[\w/.+-]+", str(RESULTS)):
     stop([f"prefix: moves results to {str(RESULTS)!r}: must hold only letters, digits and _ . + - /"])
 
@@ -71,6 +70,8 @@ except UnicodeEncodeError as error:
 MOVED_OPTION = f" --results {RESULTS}" if IS_MODULE else ""
 FOLDER_OPTION = f" --folder {literal(shlex.quote(str(ROOT)))}" if IS_MODULE else ""
 PATHS = Paths(INDEX, Path("results"))
+EXPERIMENT = f"results/{INDEX.experiment.name}"  # the folder of the tables of this configuration
+STUDY = f"{EXPERIMENT}/{{study}}"
 LOOKS = emm_requests.Looks(INDEX)
 # Rules by the names that they have in the whole workflow: a module statement may rename them, or leave some out.
 RULES = {
@@ -80,6 +81,8 @@ RULES = {
 }
 
 if workflow.is_main_process:
+    if elsewhere := emm_experiment.notice(INDEX.experiment, SETTINGS.name):
+        print(elsewhere, file=sys.stderr)
     emm_freshness.adopt(INDEX, Path(".snakemake/metadata"))
     emm_freshness.age(INDEX)
 
@@ -144,5 +147,5 @@ def finish():
     made = {wildcards.study for rule, wildcards in jobs if rule == "study"}
     if names := [study.name for study in SETTINGS.studies if study.name in made]:
         shown = ["--report"] if any(rule == "report" for rule, _ in jobs) else []
-        command = [sys.executable, "-m", "emmeter.cli", "--results", str(RESULTS), "summary"]
+        command = [sys.executable, "-m", "emmeter.cli", "--results", str(RESULTS), "summary", "--name", INDEX.experiment.name]
         subprocess.run([*command, *names, *shown], check=False)

@@ -3,11 +3,11 @@
 rule report:
     input:
         [PATHS.study(name) for name in SETTINGS.selected],
-        "results/emm.csv",
-        "results/findings.csv",
-        "results/published.csv",
+        f"{EXPERIMENT}/emm.csv",
+        f"{EXPERIMENT}/findings.csv",
+        f"{EXPERIMENT}/published.csv",
     output:
-        "results/report.html",
+        f"{EXPERIMENT}/report.html",
     log:
         "logs/report.log",
     localrule: True

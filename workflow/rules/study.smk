@@ -1,6 +1,24 @@
+# Before all tables, so that these are never taken for those of another experiment of this name.
+rule experiment:
+    output:
+        f"{EXPERIMENT}/experiment.json",
+    log:
+        "logs/experiment.log",
+    localrule: True
+    conda:
+        environment("envs/cpu.yaml")
+    params:
+        meaning=lambda wildcards: json.dumps(emm_experiment.meaning(SETTINGS.base), sort_keys=True),
+    message:
+        f"tables of this configuration: {EXPERIMENT}"
+    shell:
+        "python -m emmeter.stages.experiment --meaning {params.meaning:q} --output {output} > {log} 2>&1"
+
+
 rule study:
     input:
         awaited_score,
+        rules.experiment.output,
         records=arm_files("emm.json"),
     output:
         emm=f"{STUDY}/emm.csv",
@@ -112,11 +130,11 @@ rule budget_figure:
 
 rule summary:
     input:
-        [f"results/studies/{name}/emm.csv" for name in SETTINGS.selected],
+        [f"{EXPERIMENT}/{name}/emm.csv" for name in SETTINGS.selected],
     output:
-        table="results/emm.csv",
+        table=f"{EXPERIMENT}/emm.csv",
         page=report(
-            "results/emm.html",
+            f"{EXPERIMENT}/emm.html",
             caption="../report/emm_table.rst",
             category="All studies",
             labels={"result": "EMM of every arm", "as": "table"},
@@ -136,11 +154,11 @@ rule summary:
 
 rule findings_table:
     input:
-        [f"results/studies/{name}/findings.csv" for name in SETTINGS.selected],
+        [f"{EXPERIMENT}/{name}/findings.csv" for name in SETTINGS.selected],
     output:
-        table="results/findings.csv",
+        table=f"{EXPERIMENT}/findings.csv",
         page=report(
-            "results/findings.html",
+            f"{EXPERIMENT}/findings.html",
             caption="../report/findings.rst",
             category="All studies",
             labels={"result": "findings of the paper", "as": "table"},
@@ -175,11 +193,11 @@ rule findings:
 
 rule published:
     input:
-        [f"results/studies/{name}/curves.csv" for name in SETTINGS.selected],
+        [f"{EXPERIMENT}/{name}/curves.csv" for name in SETTINGS.selected],
         project_file("config/paper.yaml"),
     output:
         report(
-            "results/published.csv",
+            f"{EXPERIMENT}/published.csv",
             caption="../report/published.rst",
             category="All studies",
             labels={"result": "beside the published numbers", "as": "CSV"},
@@ -195,5 +213,5 @@ rule published:
         "comparison with the published numbers"
     shell:
         "python -m emmeter.stages.published --arms {params.arms:q}"
-        f" --results {RESULTS}"
+        f" --tables {INDEX.experiment}"
         f" --table {{output}}{FOLDER_OPTION} > {{log}} 2>&1"

@@ -18,7 +18,7 @@ EMM_COLUMNS = (
     "emm", "emm_low", "emm_high", "status",
     "data", "resolution", "budget", "epochs", "rule", "epsilon", "threshold", "snapshot",
     "emm_isotonic", "emm_interpolated", "emm_best_snapshot", "slope", "run_sd", "df", "prior_sd", "prior_df",
-    "runs", "confirm_runs", "images_trained", "flops", "seconds", "note",
+    "runs", "confirm_runs", "images_trained", "flops", "seconds", "note", "key",
 )  # fmt: skip
 CURVE_COLUMNS = (
     "study", "arm", "value", "n", "replicate", "role", "progress", "images_seen", "memorized", "images", "ratio",
@@ -46,7 +46,7 @@ PAPER_COLUMNS = ("study", "arm", "n", "epoch", "memorized_percent", "reading_err
 TEXT = frozenset({
     "study", "arm", "factor", "value", "status", "data", "budget", "rule", "snapshot", "note", "role", "baseline",
     "setting", "paired", "finding", "claim", "source", "expect", "arms", "verdict", "arm_keys", "within", "figure",
-    "forecast",
+    "forecast", "key",
 })  # fmt: skip
 
 

@@ -25,6 +25,7 @@ def description(index: "Index", name: str) -> dict[str, Any]:
                 "value": str(lookup(arm.setup, study.factor)) if study.factor else "",
                 "search": arm.setup.search.model_dump(),
                 "key": keys["score"],
+                "emm_key": keys["emm"],
                 "data": arm.setup.data.source + (f" + {arm.setup.data.mixture}" if arm.setup.data.sources[1:] else ""),
                 "resolution": index.shapes[keys["subset"]][1],
                 "budget": arm.setup.training.duration if arm.setup.diffusion.denoiser == "network" else "",

@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,6 +21,7 @@ from emmeter.measure import scatter
 from emmeter.measure.outcome import Count, RunId
 from emmeter.measure.scatter import Prior
 from emmeter.measure.search import Trail, ladder, repeats, replay
+from emmeter.pipeline import experiment
 from emmeter.settings.keys import Stage, key, stage_settings
 from emmeter.settings.sections import Setup
 from emmeter.settings.sources import is_own
@@ -73,6 +75,11 @@ class Index:
     """Faults of the studies that cannot run here, by study."""
     noticed: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
     """(arm or empty, line) of all that the user should know, by study."""
+
+    @cached_property
+    def experiment(self) -> Path:
+        """Folder of the tables, figures and page of this configuration."""
+        return experiment.folder(self.results, self.settings.name, self.settings.base)
 
     def json(self, stage: Stage, key: str) -> str:
         """The settings of a stage as its command line takes them; one string, so that Snakemake notices any change."""

@@ -83,7 +83,7 @@ class Paths:
 
     def study(self, name: str) -> list[str]:
         """Tables and figures of one study.  Onset and budget are drawn for claims about them."""
-        folder = self.results / "studies" / name
+        folder = self.results / self.index.experiment.name / name
         expected = {claim.expect for claim in self.index.study(name).findings.values()}
         figures = [*FIGURES, *(figure for expect, figure in OWN.items() if expect in expected)]
         files = [*(f"{table}.csv" for table in TABLES), "emm.html"]

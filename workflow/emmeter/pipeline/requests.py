@@ -22,13 +22,13 @@ def asked_studies(index: Index, targets: Collection[str]) -> list[str]:
     settings = index.settings
     if SELECTED & set(targets):
         return list(settings.selected)
-    joined = any(Path(target).parent == index.results for target in targets)
+    joined = any(Path(target).parent == index.experiment for target in targets)
     above = {folder for target in targets for folder in Path(target).parents}
     return [
         study.name
         for study in settings.studies
         if study.name in targets
-        or index.results / "studies" / study.name in above
+        or index.experiment / study.name in above
         or (joined and study.name in settings.selected)
     ]
 

@@ -65,6 +65,7 @@ def emm_rows(study: Mapping[str, Any], arms: Sequence[ArmResult], prior: Prior |
                 "flops": arm.record["flops"],
                 "seconds": arm.record["run_seconds"],
                 "note": estimate.note,
+                "key": arm.about["emm_key"],
             }
         )
     return rows

@@ -149,12 +149,24 @@ def document(title: str, headings: Sequence[str], body: Sequence[Sequence[str]],
     )
 
 
-def lines(emm: "DataFrame") -> str:
-    """emm.csv as text: the settings, the table, and one line per arm without an EMM."""
-    table = aligned([list(HEADINGS), *(cells(row) for row in emm.to_dict("records"))])
-    return "\n\n".join(
-        "\n".join(part) for part in (settings_lines(emm), [table], [*open_lines(emm), *prior_lines(emm)]) if part
-    )
+def lines(emm: "DataFrame", made: Mapping[tuple[str, str], str] | None = None) -> str:
+    """emm.csv as text: the settings, the table, and one line per arm without an EMM.
+
+    Args:
+        made: keys of the searches that the present configuration makes, by study and arm.  Rows of other searches are
+            marked.  None marks nothing.
+    """
+    rows = emm.to_dict("records")
+    old = [made is not None and made.get((row["study"], row["arm"])) != row["key"] for row in rows]
+    table = [cells(row | {"arm": f"{row['arm']} *"} if marked else row) for row, marked in zip(rows, old, strict=True)]
+    notes = [*open_lines(emm), *prior_lines(emm)]
+    if any(old):
+        notes.append(
+            "* The present configuration would not make this row: it has other settings, or no such arm. "
+            "`snakemake STUDY` makes the tables of a study again."
+        )
+    parts = (settings_lines(emm), [aligned([list(HEADINGS), *table])], notes)
+    return "\n\n".join("\n".join(part) for part in parts if part)
 
 
 def aligned(table: Sequence[Sequence[str]]) -> str:

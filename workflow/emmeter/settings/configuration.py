@@ -21,8 +21,8 @@ from emmeter.settings.written import ConfigText, StudyText
 
 # Rules of the workflow.  Each study is a rule too, so no study may have one of these names.
 RULES = (
-    "all", "plan", "subset", "train", "sample", "score", "emm", "study", "figures", "onset_figure", "budget_figure",
-    "summary", "findings_table", "findings", "published", "report",
+    "all", "plan", "experiment", "subset", "train", "sample", "score", "emm", "study", "figures", "onset_figure",
+    "budget_figure", "summary", "findings_table", "findings", "published", "report",
 )  # fmt: skip
 FILES = (Path("config/studies.yaml"), Path("config.yaml"))  # what the Snakefile loads before `fit` and overlays
 
@@ -109,6 +109,7 @@ def read(config: Mapping[str, Any], asked: Collection[str] | None = None) -> Set
     if faults:
         raise SettingsError(*faults)
     return Settings(
+        name=text.name,
         base=_respelled(validate(Setup, base)),
         execution=text.execution,
         figures=text.figures,

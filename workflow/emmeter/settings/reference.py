@@ -39,7 +39,7 @@ def page() -> str:
     schema = json_schema()
     models, keys = schema["$defs"], schema["properties"]
     sections = {name: models[_model(value)] for name, value in keys.items() if "$ref" in value}
-    top = {name: keys[name] for name in ("seed", "run", "fit", "studies")}
+    top = {name: keys[name] for name in ("name", "seed", "run", "fit", "studies")}
     parts = [
         _HEAD,
         _table("Keys at the top level", "", {"properties": top}),

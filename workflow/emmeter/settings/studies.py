@@ -93,6 +93,8 @@ class Study(Section):
 class Settings(Section):
     """The whole configuration, resolved."""
 
+    name: str = "experiment"
+    """Of the experiment: the folder of its tables."""
     base: Setup
     execution: Execution
     figures: Figures

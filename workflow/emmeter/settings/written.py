@@ -1,5 +1,6 @@
 """Configuration files as they are written: the keys of all files, before the arms of studies are resolved."""
 
+import re
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
@@ -8,6 +9,9 @@ from emmeter.settings.sections import Execution, Figures, Setup
 from emmeter.settings.studies import Finding
 from emmeter.settings.types import Section, Text
 
+# Folders of results that all experiments share, and so no name of an experiment.
+FOLDERS = frozenset({"subsets", "runs", "samples", "scores", "emm", "state", "studies", "reference"})
+
 
 def _no_overrides(value: object) -> object:
     return None if value == "null" else value  # text, from ``--config``
@@ -15,6 +19,16 @@ def _no_overrides(value: object) -> object:
 
 def _names(value: object) -> object:
     return [value] if isinstance(value, str) else value
+
+
+def _experiment(value: object) -> object:
+    text = str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+    if isinstance(text, str) and (not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+-]*", text) or text in FOLDERS):
+        raise ValueError(
+            "must start with a letter or digit, hold only letters, digits and _ . + -, and be none of "
+            f"{', '.join(sorted(FOLDERS))}"
+        )
+    return text
 
 
 class StudyText(Section):
@@ -43,6 +57,11 @@ class StudyText(Section):
 class ConfigText(Setup):
     """A configuration as it is written: the base settings, and beside them all that belongs to no arm."""
 
+    name: Annotated[str, Field(max_length=60), BeforeValidator(_experiment)] = Field(
+        default="experiment",
+        description="Name of the experiment. Its tables, figures and page are stored in `results/<name>/`. Runs are "
+        "shared by all experiments.",
+    )
     execution: Execution = Execution()
     figures: Figures = Figures()
     studies: Annotated[dict[str, StudyText], Field(min_length=1)] = Field(

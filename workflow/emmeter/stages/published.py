@@ -111,12 +111,12 @@ def _row(number: Mapping[str, Any], ratios: Sequence[float]) -> dict[str, Any]:
     }
 
 
-def published(arms: Mapping[str, Mapping[str, str]], *, results: Path, table: Path, folder: Path = Path()) -> None:
+def published(arms: Mapping[str, Mapping[str, str]], *, tables: Path, table: Path, folder: Path = Path()) -> None:
     """Write published.csv: our ratios beside the published ones.
 
     Args:
         arms: identities of our arms, by study and arm (`identities`).
-        results: the results folder, which holds studies/<study>/curves.csv.
+        tables: the folder of the experiment, which holds <study>/curves.csv.
         table: the CSV file to write.
         folder: where the project's own configuration files are.
     Raises:
@@ -124,18 +124,18 @@ def published(arms: Mapping[str, Mapping[str, str]], *, results: Path, table: Pa
     """
     files = load([project.file(PAPER, folder)], folder)
     paper = {name: files[name] for name in Setup.model_fields if name in files}
-    curves = {study: read([results / "studies" / study / "curves.csv"], CURVE_COLUMNS) for study in arms}
+    curves = {study: read([tables / study / "curves.csv"], CURVE_COLUMNS) for study in arms}
     write_csv(table, PUBLISHED_COLUMNS, compare(arms, paper, curves))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, fromfile_prefix_chars="@")
     parser.add_argument("--arms", required=True, help="identities of the arms of each study as JSON")
-    parser.add_argument("--results", type=Path, required=True)
+    parser.add_argument("--tables", type=Path, required=True)
     parser.add_argument("--table", type=Path, required=True)
     parser.add_argument("--folder", type=Path, default=Path(), help="where the project's files are (default: here)")
     args = parser.parse_args(argv)
-    published(json.loads(args.arms), results=args.results, table=args.table, folder=args.folder)
+    published(json.loads(args.arms), tables=args.tables, table=args.table, folder=args.folder)
 
 
 if __name__ == "__main__":
