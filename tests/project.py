@@ -29,6 +29,7 @@ JOINED = ("summary", "findings_table", "published")  # rules that join the table
 # Networks this small and short memorize nothing, so their search ends below the smallest size after one run.  The
 # optimum memorizes everything, so its search goes up to the largest.  The arms `none` and `network` are the same.
 CONFIG: dict[str, Any] = {
+    "name": "digits",
     "seed": 0,
     "data": {"source": "digits", "held_out": 16},
     "network": {"channels": 8, "multipliers": [1, 1], "blocks": 1, "attention": []},

@@ -5,8 +5,9 @@ import json
 import pytest
 
 from emmeter.errors import SettingsError
+from emmeter.files.layout import EXPERIMENT
 from emmeter.files.writing import write_json
-from emmeter.pipeline.experiment import RECORD, folder, meaning, notice, others
+from emmeter.pipeline.experiment import folder, meaning, notice, others
 from emmeter.settings.configuration import read
 from emmeter.settings.sections import Setup
 from emmeter.settings.validation import read_setup
@@ -23,7 +24,7 @@ def base(**changes) -> Setup:
 
 
 def record(results, name: str, setup: Setup) -> None:
-    write_json(results / name / RECORD, meaning(setup))
+    write_json(results / name / EXPERIMENT, meaning(setup))
 
 
 def test_an_experiment_has_the_folder_of_its_name(tmp_path):
@@ -86,7 +87,7 @@ def test_names_that_tell_the_same_are_numbered(tmp_path):
 @pytest.mark.parametrize("content", ["", "[]", "{", "3"])
 def test_a_damaged_record_is_none(tmp_path, content):
     (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / RECORD).write_text(content)
+    (tmp_path / "mine" / EXPERIMENT).write_text(content)
     assert folder(tmp_path, "mine", base(search__epsilon=0.2)) == tmp_path / "mine"
 
 

@@ -172,7 +172,7 @@ def test_searches_find_their_own_sizes(finished):
 
 
 def test_summary_table(finished):
-    results = finished.project.folder / "results"
+    results = finished.project.folder / "results/digits"
     with open(results / "emm.csv", newline="") as file:
         assert tuple(next(csv.reader(file))) == EMM_COLUMNS
     rows = table(results / "emm.csv")

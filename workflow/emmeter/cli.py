@@ -1,6 +1,7 @@
-"""The ``emm`` command: small questions about a configuration and its results.
+"""The ``emm`` command: questions about a configuration and its results.
 
-Each subcommand is a function that prints its answer.  `main` maps the command line to these functions.
+`main` maps each subcommand to a function of `emmeter.commands` or `emmeter.pipeline` that prints its answer.  These are
+imported when they are needed, so that the command answers at once.
 """
 
 import argparse
@@ -13,146 +14,84 @@ from pathlib import Path
 
 from emmeter import project
 from emmeter.command import command, flush
-from emmeter.errors import SettingsError, StageError
-from emmeter.files.writing import write_text
+from emmeter.errors import SettingsError
 from emmeter.settings.sections import Scoring
 from emmeter.settings.validation import validate
 
 RESULTS = Path("results")
-THRESHOLDS = (0.2, 0.25, 1 / 3, 0.4, 0.5)
 
 
-def summary(
-    results: Path = RESULTS,
-    studies: Sequence[str] = (),
-    *,
-    name: str | None = None,
-    overlays: Sequence[Path] = (),
-    report: bool = False,
-) -> None:
-    """Print the EMM of each arm of the named studies (default: all), their findings, and where the figures are.
+def _summary(args: argparse.Namespace) -> None:
+    from emmeter.commands.summary import summary
 
-    Without a name, the experiment is that of the present configuration, and rows that it would not make are marked.
-    """
-    from emmeter.files.tables import EMM_COLUMNS, FINDING_COLUMNS, read
-    from emmeter.pipeline import experiment
-    from emmeter.presentation import findings
-    from emmeter.presentation.tables import lines
-
-    made: dict[tuple[str, str], str] | None = None
-    folder = results / (name or "")
-    if name is None:
-        folder, made = _present(results, overlays)
-    names = list(studies) or sorted(path.parent.name for path in folder.glob("*/emm.csv"))
-    others = experiment.others(results, folder)
-    hint = f"other experiments, for `emm summary --name`: {', '.join(others)}"
-    if not names:
-        raise StageError(f"{folder}: holds no table yet; run snakemake first" + (f" ({hint})" if others else ""))
-    tables = [folder / study / "emm.csv" for study in names]
-    arms = read(tables, EMM_COLUMNS)
-    claims = read([table.with_name("findings.csv") for table in tables], FINDING_COLUMNS)
-    try:
-        texts = [lines(arms, made), *([findings.lines(claims)] if len(claims) else [])]
-    except ValueError as error:
-        raise StageError(f"{folder}: a table is damaged ({error}); delete them, and run snakemake again") from None
-    print("\n" + "\n\n".join(texts) + "\n")
-    print(f"figures  {folder}/{names[0] if len(names) == 1 else '*'}/*.svg")
-    if report:
-        print(f"report   {folder / 'report.html'}")
-    if name is None and others:
-        print(hint)
+    summary(args.results, args.studies, name=args.name, overlays=args.configfile, report=args.report)
 
 
-def _present(results: Path, overlays: Sequence[Path]) -> tuple[Path, dict[tuple[str, str], str]]:
-    """The experiment of the present configuration: its folder, and the key of each arm's search by study and arm."""
-    from emmeter.pipeline.index import index_of
-    from emmeter.settings.configuration import load, read
-    from emmeter.settings.keys import key
+def _check(args: argparse.Namespace) -> None:
+    from emmeter.commands.checking import check
 
-    settings = read(load(overlays), asked=())
-    index = index_of(settings, results, data_needed=False, asked=(), looked=False)
-    arms = {
-        (study.name, arm.name): key("emm", arm.setup)
-        for study in index.settings.studies
-        if study.name not in index.impossible
-        for arm in study.arms
-    }
-    return index.experiment, arms
+    check(args.results, args.configfile + args.overlays)
 
 
-def check(results: Path = RESULTS, overlays: Sequence[Path] = ()) -> None:
-    """Validate the configuration, with the overlays in order, and list its studies and their arms.
-
-    For your own images, the command reads the head of every file, prints what they hold and names every faulty file.
-    """
-    from emmeter.machine import gpus
-    from emmeter.pipeline.index import index_of
-    from emmeter.settings.configuration import load, read
-
-    try:
-        settings = read(load(overlays))
-        index = index_of(settings, results, asked=())
-        if faults := [*index.faults(settings.selected), *gpus.missing(settings.execution, sys.executable)]:
-            raise SettingsError(*faults)
-        gpus.devices(settings.execution)
-    except SettingsError as error:  # printed here, one line per fault
-        print("\n".join(f"error: {line}" for line in error.lines), file=sys.stderr)
-        sys.exit(1)
-    reasons = {study.name: index.faults([study.name]) for study in settings.studies}
-    print("".join(f"{line}\n" for line in index.portraits(reasons)), end="")
-    for study in settings.studies:
-        print(f"{study.name}: {', '.join(arm.name for arm in study.arms)}")
-        for line in reasons[study.name]:
-            print(f"  cannot run here: {line}")
-    for line in index.notices(settings.selected):
-        print(f"note: {line}")
-
-
-def plan(
-    results: Path = RESULTS,
-    overlays: Sequence[Path] = (),
-    *,
-    cores: int | None = None,
-    throughput: float | None = None,
-) -> None:
-    """Print the cost of the selected studies: runs, images, operations, time and disk."""
+def _plan(args: argparse.Namespace) -> None:
     from emmeter.pipeline.index import index_of
     from emmeter.pipeline.plan import show
     from emmeter.settings.configuration import load, read
 
-    settings = read(load(overlays))
-    index = index_of(settings, results, data_needed=False, looked=False)
-    print(show(settings, index, cores, throughput))
+    settings = read(load(args.configfile + args.overlays))
+    index = index_of(settings, args.results, data_needed=False, looked=False)
+    print(show(settings, index, args.cores, args.throughput))
 
 
-def schema(output: Path) -> None:
-    """Write the JSON schema of the configuration."""
-    from emmeter.settings.written import json_schema
+def _list(args: argparse.Namespace) -> None:
+    from emmeter.commands.listing import listing
 
-    write_text(output, json.dumps(json_schema(), indent=1) + "\n")
-
-
-def rescore(neighbours: Path, thresholds: Sequence[float] = THRESHOLDS, *, duplicates: bool = False) -> None:
-    """Print the memorization ratio of a scored run under other thresholds, from its stored distances."""
-    from emmeter.files.scores import read_neighbours
-    from emmeter.measure.criterion import memorized
-
-    snapshots = read_neighbours(neighbours)
-    print("threshold  " + "  ".join(f"snapshot {i}" for i in range(len(snapshots))))
-    for value in thresholds:
-        ratios = [memorized(snapshot, value, not duplicates).mean() for snapshot in snapshots]
-        print(f"{value:<9.4g}  " + "  ".join(f"{ratio:<{len('snapshot 0')}.4f}" for ratio in ratios))
+    listing(args.results, args.configfile)
 
 
-def verify(results: Path = RESULTS, *, scores: int = 10, seed: int = 0) -> None:
-    """Check results against their settings, records and checksums, and compute a sample of the scores again."""
-    from emmeter.pipeline.verify import verify as verify_folder
+def _show(args: argparse.Namespace) -> None:
+    from emmeter.commands.showing import show
 
-    report = verify_folder(results, scores, seed)
+    show(args.results, args.arm, args.configfile)
+
+
+def _init(args: argparse.Namespace) -> None:
+    from emmeter.commands.starting import init
+
+    init(args.images, args.output)
+
+
+def _rescore(args: argparse.Namespace) -> None:
+    from emmeter.commands.thresholds import THRESHOLDS, rescore_run, rescore_study
+
+    thresholds = args.threshold or THRESHOLDS
+    if args.study.endswith(".npz"):
+        rescore_run(Path(args.study), thresholds, duplicates=args.duplicates)
+    else:
+        rescore_study(args.results, args.study, thresholds, duplicates=args.duplicates, overlays=args.configfile)
+
+
+def _clean(args: argparse.Namespace) -> None:
+    from emmeter.commands.cleaning import clean
+
+    clean(args.results, args.configfile, yes=args.yes)
+
+
+def _verify(args: argparse.Namespace) -> None:
+    from emmeter.pipeline.verify import verify
+
+    report = verify(args.folder or args.results, args.scores, args.seed)
     if report.mismatches:
         print("\n".join(report.mismatches))
         sys.exit(1)
     print(report.summary())
+
+
+def _schema(args: argparse.Namespace) -> None:
+    from emmeter.files.writing import write_text
+    from emmeter.settings.written import json_schema
+
+    write_text(args.output, json.dumps(json_schema(), indent=1) + "\n")
 
 
 def _threshold(text: str) -> float:
@@ -167,43 +106,71 @@ def _threshold(text: str) -> float:
         raise argparse.ArgumentTypeError(message) from None
 
 
+class _Version(argparse.Action):
+    """Print version and commit, and end."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from importlib.metadata import PackageNotFoundError, version
+
+        from emmeter.files.provenance import commit
+
+        try:
+            number = version("emmeter")
+        except PackageNotFoundError:  # a checkout that is not installed
+            number = "(not installed)"
+        print(f"emmeter {number}" + (f", commit {known}" if (known := commit()) else ""))
+        parser.exit()
+
+
 def _parser() -> argparse.ArgumentParser:
     """Build the parser.  The option `run` of a parsed command line calls the chosen function with its arguments."""
-    parser = argparse.ArgumentParser(prog="emm", description="Small questions about a configuration and its results.")
-    parser.add_argument("--results", type=Path, default=RESULTS)
-    commands = parser.add_subparsers(required=True)
+    parser = argparse.ArgumentParser(prog="emm", description="Questions about a configuration and its results.")
+    parser.add_argument("--version", action=_Version, nargs=0, help="print version and commit")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="the folder of results (default: results)")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def add(function: Callable[..., None], run: Callable[[argparse.Namespace], None]) -> argparse.ArgumentParser:
-        subparser = commands.add_parser(function.__name__, help=function.__doc__)
+    def add(
+        name: str, run: Callable[[argparse.Namespace], None], text: str, *, configured: bool = True
+    ) -> argparse.ArgumentParser:
+        subparser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
         subparser.set_defaults(run=run)
+        if configured:
+            subparser.add_argument(
+                "--configfile", type=Path, nargs="+", default=[], metavar="FILE",
+                help="overlays of the configuration, as for snakemake",
+            )  # fmt: skip
         return subparser
 
-    options = add(
-        summary,
-        lambda args: summary(args.results, args.studies, name=args.name, overlays=args.configfile, report=args.report),
-    )
-    options.add_argument("studies", nargs="*", help="names of studies that have been made (default: all)")
-    options.add_argument("--name", help="name of the experiment (default: that of the configuration)")
-    options.add_argument("--configfile", type=Path, nargs="+", default=[], help="overlays of the configuration")
-    options.add_argument("--report", action="store_true", help="also print where the report of these studies is")
-    options = add(check, lambda args: check(args.results, args.overlays))
-    options.add_argument("overlays", type=Path, nargs="*")
-    options = add(plan, lambda args: plan(args.results, args.overlays, cores=args.cores, throughput=args.throughput))
-    options.add_argument("overlays", type=Path, nargs="*")
+    options = add("check", _check, "check the configuration, and list its studies and arms")
+    options.add_argument("overlays", type=Path, nargs="*", metavar="FILE", help="the same as --configfile FILE")
+    options = add("plan", _plan, "estimate time, runs, images, disk space and operations of what is still to be done")
+    options.add_argument("overlays", type=Path, nargs="*", metavar="FILE", help="the same as --configfile FILE")
     options.add_argument("--cores", type=int, help="number of cores to plan for (default: all of this machine)")
     options.add_argument("--throughput", type=float, help="GFLOP/s of one job, instead of a calibration of 10 seconds")
-    options = add(schema, lambda args: schema(args.output))
-    options.add_argument("output", type=Path)
-    options = add(rescore, lambda args: rescore(args.neighbours, args.threshold, duplicates=args.duplicates))
-    options.add_argument("neighbours", type=Path)
-    options.add_argument("--threshold", type=_threshold, nargs="+", default=THRESHOLDS)
+    add("list", _list, "list the studies with title, source, and runs done of about how many")
+    options = add("show", _show, "show the arms of a study, or settings, runs and folders of an arm")
+    options.add_argument("arm", metavar="STUDY[/ARM]")
+    options = add("summary", _summary, "print the tables of finished studies again")
+    options.add_argument("studies", nargs="*", metavar="STUDY", help="studies that have been made (default: all)")
+    options.add_argument("--name", help="name of the experiment (default: that of the configuration)")
+    options.add_argument("--report", action="store_true", help="also print where the page of these studies is")
+    options = add("rescore", _rescore, "compute EMM of a study, or ratios of one run, under other thresholds")
+    options.add_argument("study", metavar="STUDY[/ARM]|FILE", help="finished study or arm, or a run's neighbours.npz")
+    options.add_argument("--threshold", type=_threshold, nargs="+", metavar="T", help="default: 0.2 0.25 1/3 0.4 0.5")
     options.add_argument(
         "--duplicates", action="store_true", help="the paper's rule: a duplicate is a second neighbour"
     )
-    options = add(verify, lambda args: verify(args.folder or args.results, scores=args.scores, seed=args.seed))
+    options = add("init", _init, "write an overlay for your own images", configured=False)
+    options.add_argument("images", type=Path, help="folder of images, or .npz file")
+    options.add_argument("--output", "-o", type=Path, metavar="FILE", help="default: NAME.yaml, after the images")
+    options = add("clean", _clean, "delete runs that no configuration here uses; asks first")
+    options.add_argument("--yes", action="store_true", help="do not ask")
+    options = add("verify", _verify, "recompute what can be recomputed, and name what differs", configured=False)
     options.add_argument("folder", type=Path, nargs="?", help="results to verify (default: those of --results)")
     options.add_argument("--scores", type=int, default=10, help="number of scores to compute again from their samples")
     options.add_argument("--seed", type=int, default=0, help="seed that chooses these scores")
+    options = add("schema", _schema, "write the JSON schema of the configuration", configured=False)
+    options.add_argument("output", type=Path, metavar="FILE")
     return parser
 
 

@@ -147,5 +147,14 @@ def finish():
     made = {wildcards.study for rule, wildcards in jobs if rule == "study"}
     if names := [study.name for study in SETTINGS.studies if study.name in made]:
         shown = ["--report"] if any(rule == "report" for rule, _ in jobs) else []
-        command = [sys.executable, "-m", "emmeter.cli", "--results", str(RESULTS), "summary", "--name", INDEX.experiment.name]
+        command = [
+            sys.executable,
+            "-m",
+            "emmeter.cli",
+            "--results",
+            str(RESULTS),
+            "summary",
+            "--name",
+            INDEX.experiment.name,
+        ]
         subprocess.run([*command, *names, *shown], check=False)

@@ -1,24 +1,6 @@
-# Before all tables, so that these are never taken for those of another experiment of this name.
-rule experiment:
-    output:
-        f"{EXPERIMENT}/experiment.json",
-    log:
-        "logs/experiment.log",
-    localrule: True
-    conda:
-        environment("envs/cpu.yaml")
-    params:
-        meaning=lambda wildcards: json.dumps(emm_experiment.meaning(SETTINGS.base), sort_keys=True),
-    message:
-        f"tables of this configuration: {EXPERIMENT}"
-    shell:
-        "python -m emmeter.stages.experiment --meaning {params.meaning:q} --output {output} > {log} 2>&1"
-
-
 rule study:
     input:
         awaited_score,
-        rules.experiment.output,
         records=arm_files("emm.json"),
     output:
         emm=f"{STUDY}/emm.csv",
@@ -47,12 +29,13 @@ rule study:
         environment("envs/cpu.yaml")
     params:
         study=description_json,
+        meaning=json.dumps(emm_experiment.meaning(SETTINGS.base), sort_keys=True),
         prior=prior_json,
         records=lambda wildcards, input: handed_all(input.records),
     message:
         "tables of study {wildcards.study}"
     shell:
-        "python -m emmeter.stages.study --study {params.study:q} --prior {params.prior:q} --records {params.records:q} --emm {output.emm} --curves {output.curves}"
+        "python -m emmeter.stages.study --study {params.study:q} --meaning {params.meaning:q} --prior {params.prior:q} --records {params.records:q} --emm {output.emm} --curves {output.curves}"
         " --contrasts {output.contrasts} --findings {output.findings} --onset {output.onset} --budget {output.budget} --page {output.page}"
         " > {log} 2>&1"
 

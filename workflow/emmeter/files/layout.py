@@ -21,6 +21,7 @@ FILES: dict[Stage, tuple[str, ...]] = {
     "score": ("neighbours.npz", "gallery.npz"),
     "emm": ("gallery.npz",),
 }
+EXPERIMENT = "experiment.json"  # beside the tables of an experiment: what all its EMMs have in common
 SETTINGS = "settings.yaml"  # in every stage's folder
 CACHE = Path(".snakemake", "emm")  # beside the results: what was read of own images, and long options of jobs
 

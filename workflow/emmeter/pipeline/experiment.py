@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from emmeter.files.layout import EXPERIMENT
 from emmeter.settings.sections import Setup
 
-RECORD = "experiment.json"  # in the folder of an experiment
 MEANING = {  # what all EMMs of an experiment have in common, by section
     "data": ("source", "resolution", "fit", "classes", "mixture"),
     "scoring": ("threshold", "mirrored", "distinct", "snapshot"),
@@ -60,13 +60,13 @@ def notice(chosen: Path, name: str) -> str | None:
 
 def others(results: Path, chosen: Path) -> list[str]:
     """Names of the other experiments that have tables."""
-    return sorted(path.parent.name for path in results.glob(f"*/{RECORD}") if path.parent != chosen)
+    return sorted(path.parent.name for path in results.glob(f"*/{EXPERIMENT}") if path.parent != chosen)
 
 
 def _recorded(path: Path) -> Mapping[str, Any] | None:
     """The record in a folder; None if there is none."""
     try:
-        content = json.loads((path / RECORD).read_text(encoding="utf-8"))
+        content = json.loads((path / EXPERIMENT).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return content if isinstance(content, dict) else None

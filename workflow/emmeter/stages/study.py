@@ -8,6 +8,7 @@ from typing import Any
 
 from emmeter.command import command
 from emmeter.errors import StageError
+from emmeter.files.layout import EXPERIMENT
 from emmeter.files.records import EmmRecord, read
 from emmeter.files.tables import (
     BUDGET_COLUMNS,
@@ -18,7 +19,7 @@ from emmeter.files.tables import (
     ONSET_COLUMNS,
     frame,
 )
-from emmeter.files.writing import write_csv, write_text
+from emmeter.files.writing import write_csv, write_json, write_text
 from emmeter.measure.arms import ArmResult, fit_prior
 from emmeter.measure.scatter import Prior
 from emmeter.presentation import tables
@@ -37,8 +38,11 @@ def study(
     onset: Path,
     budget: Path,
     page: Path,
+    meaning: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the six tables of a study, and a page of its EMMs.
+
+    The record of the experiment, in the folder above, is written before them.  So tables are never without it.
 
     Args:
         description: the study as `emmeter.pipeline.description` describes it.
@@ -46,12 +50,15 @@ def study(
         prior: scatter of the runs of all finished arms; None: learn it from the study's own arms.
         emm, curves, contrasts, findings, onset, budget: the CSV files to write.
         page: the HTML file to write.
+        meaning: what all EMMs of the experiment have in common (`emmeter.files.layout.EXPERIMENT`); None: no record.
     Raises:
         DataError: a record has changed since it was written.
         StageError: there is not one record per arm.
     """
     arms = read_arms(description, records)
     prior = prior or fit_prior(arms)
+    if meaning is not None:
+        write_json(emm.parent.parent / EXPERIMENT, meaning)
     rows = emm_rows(description, arms, prior)
     write_csv(emm, EMM_COLUMNS, rows)
     write_csv(curves, CURVE_COLUMNS, curve_rows(description, arms))
@@ -85,6 +92,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, fromfile_prefix_chars="@")
     parser.add_argument("--study", required=True, help="description of the study as JSON")
     parser.add_argument("--records", type=Path, nargs="+", required=True, help="emm.json of every arm, in order")
+    parser.add_argument("--meaning", default="null", help="what all EMMs of the experiment have in common, as JSON")
     parser.add_argument("--prior", default="null", help="scatter of the runs of all finished arms as JSON")
     for option in ("--emm", "--curves", "--contrasts", "--findings", "--onset", "--budget", "--page"):
         parser.add_argument(option, type=Path, required=True)
@@ -100,6 +108,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         onset=args.onset,
         budget=args.budget,
         page=args.page,
+        meaning=json.loads(args.meaning),
     )
 
 

@@ -1,0 +1,84 @@
+"""``emm show STUDY/ARM``: the settings of an arm, its runs and where their files are."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from emmeter.commands.present import named, present
+from emmeter.files.layout import RUN_FOLDERS, emm_folder, run_folder
+from emmeter.pipeline.index import Index
+from emmeter.presentation.tables import aligned
+from emmeter.settings.keys import key
+from emmeter.settings.sections import Setup
+from emmeter.settings.studies import Arm, Study
+
+
+def show(results: Path, text: str, overlays: Sequence[Path] = ()) -> None:
+    """Print the arms of STUDY, or settings, runs and folders of STUDY/ARM.
+
+    Raises:
+        StageError: there is no such study or arm.
+    """
+    index = present(results, overlays)
+    asked = named(index, text)
+    if "/" not in text:
+        print(f"{asked.study.name}: {asked.study.title} ({asked.study.source or 'no source'})\n")
+        print(_arms(index, asked.study))
+        print(f"\nemm show {asked.study.name}/ARM shows the runs of one arm")
+        return
+    for arm in asked.arms:
+        print(f"{asked.study.name}/{arm.name}\n")
+        print(_settings(index.settings.base, arm.setup) + "\n")
+        print(_runs(index, arm) + "\n")
+        print(_folders(index, arm))
+
+
+def _arms(index: Index, study: Study) -> str:
+    rows = [["arm", "differs from the base settings by", "runs", "state"]]
+    for arm in study.arms:
+        changes = ", ".join(f"{name}: {value}" for name, value in changed(index.settings.base, arm.setup).items())
+        counts = index.finished(key("emm", arm.setup))
+        done = (emm_folder(index.results, key("emm", arm.setup)) / "emm.json").is_file()
+        state = "finished" if done else "under way" if counts else "not begun"
+        rows.append([arm.name, changes or "nothing", str(len(counts)), state])
+    return aligned(rows)
+
+
+def changed(base: Setup, setup: Setup) -> dict[str, Any]:
+    """Settings of `setup` that differ from `base`, by dotted name."""
+    ours, theirs = setup.model_dump(), base.model_dump()
+    return {
+        f"{section}.{name}": value
+        for section, content in ours.items()
+        if isinstance(content, dict)
+        for name, value in content.items()
+        if value != theirs[section][name]
+    }
+
+
+def _settings(base: Setup, setup: Setup) -> str:
+    changes = changed(base, setup)
+    rows = [["setting", "value", ""]]
+    for section, content in setup.model_dump().items():
+        values = content.items() if isinstance(content, dict) else [("", content)]
+        for name, value in values:
+            dotted = f"{section}.{name}" if name else section
+            rows.append([dotted, str(value), "<- differs from the base settings" if dotted in changes else ""])
+    return aligned(rows)
+
+
+def _runs(index: Index, arm: Arm) -> str:
+    counts = index.finished(key("emm", arm.setup))
+    if not counts:
+        return "no finished run yet"
+    rows = [["N", "replicate", "near copies", "of", "ratio"]]
+    for run, count in sorted(counts.items(), key=lambda item: (item[0].n, item[0].replicate)):
+        rows.append([str(run.n), str(run.replicate), str(count.memorized), str(count.images), f"{count.ratio:.3f}"])
+    return aligned(rows)
+
+
+def _folders(index: Index, arm: Arm) -> str:
+    rows = [["stage", "folder"]]
+    for stage in RUN_FOLDERS:
+        rows.append([stage, str(run_folder(index.results, stage, key(stage, arm.setup), "<N>", "<r>"))])
+    return aligned([*rows, ["emm", str(emm_folder(index.results, key("emm", arm.setup)))]])
