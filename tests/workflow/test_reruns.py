@@ -318,9 +318,9 @@ def test_an_interruption_after_new_data_is_made_up_for(photographs, tmp_path, co
         ("digits/labels/curves.svg", {"figures", "report"}),
         ("digits/labels/emm.csv", {"study", "figures", *JOINED, "report"}),
         ("digits/labels/contrasts.csv", {"study", "figures", *JOINED, "report"}),
-        ("emm.csv", {"summary", "report"}),
-        ("emm.html", {"summary", "report"}),
-        ("report.html", {"report"}),
+        ("digits/emm.csv", {"summary", "report"}),
+        ("digits/emm.html", {"summary", "report"}),
+        ("digits/report.html", {"report"}),
     ],
 )
 def test_a_deleted_end_product_is_made_again(project, name, rules):

@@ -34,7 +34,10 @@ def init(images: Path, output: Path | None = None) -> None:
     if count < FEWEST:
         raise StageError(f"{images}: holds {count} images; a search needs {FEWEST} or more")
     classes = [number for number in facts.class_counts or () if number]
-    text = project.file(TEMPLATE).read_text(encoding="utf-8")
+    template = project.file(TEMPLATE)
+    if not template.is_file():
+        raise StageError(f"{TEMPLATE}: is missing; restore it from the repository")
+    text = template.read_text(encoding="utf-8")
     body = text[text.index("name:") :]
     body = _replaced(body, r"^name: .*", f"name: {name}")
     body = _replaced(body, r"^  source: .*", f"  source: {source}")
