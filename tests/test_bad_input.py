@@ -196,7 +196,9 @@ def test_several_faults_are_one_line_each(root, capfd):
 
 def test_the_configuration_of_this_test_is_right(root, capfd):
     assert call("emmeter.cli", "check") == 0
-    assert capfd.readouterr().out == "one: none, random\n"
+    listed, verdict = capfd.readouterr().out.splitlines()
+    assert listed == "one *: none, random"
+    assert verdict == "ok: 1 study (marked *) without a fault; tables and page go to results/experiment/"
 
 
 # ---- data sets, images and archives: a function that makes `x`, and a part of the line beside its name
@@ -401,9 +403,9 @@ MEASURE = ["emmeter.stages.emm", "--settings", SETTINGS, "--results", "r", "--ou
 COMMANDS: list[tuple[list[str], int, str]] = [
     (["emmeter.cli"], 2, "the following arguments are required"),
     (["emmeter.cli", "measure"], 2, "invalid choice: 'measure'"),
-    (["emmeter.cli", "summary"], 1, "results: holds no table yet"),
-    (["emmeter.cli", "--results", "config.yaml", "summary"], 1, "config.yaml: holds no table yet"),
-    (["emmeter.cli", "summary", "gone"], 1, "results/studies/gone/emm.csv: is not there; run snakemake first"),
+    (["emmeter.cli", "summary"], 1, "results/experiment: holds no table yet"),
+    (["emmeter.cli", "--results", "config.yaml", "summary"], 1, "config.yaml/experiment: holds no table yet"),
+    (["emmeter.cli", "summary", "gone"], 1, "results/experiment/gone/emm.csv: is not there; run snakemake first"),
     (["emmeter.cli", "verify"], 1, "results: holds no runs"),
     (["emmeter.cli", "verify", "nowhere"], 1, "nowhere: holds no runs"),
     (["emmeter.cli", "verify", "--scores", "many"], 2, "invalid int value: 'many'"),
@@ -411,7 +413,7 @@ COMMANDS: list[tuple[list[str], int, str]] = [
     (["emmeter.cli", "check", "config"], 1, "config: cannot be read (Is a directory)"),
     (["emmeter.cli", "plan", "--cores", "0"], 1, "--cores"),
     (["emmeter.cli", "plan", "--throughput", "fast"], 2, "invalid float value: 'fast'"),
-    (["emmeter.cli", "schema"], 2, "the following arguments are required: output"),
+    (["emmeter.cli", "schema"], 2, "the following arguments are required: FILE"),
     (["emmeter.cli", "schema", "config"], 1, "Is a directory: 'config'"),
     (["emmeter.cli", "schema", "config.yaml/schema.json"], 1, "config.yaml"),
     (["emmeter.cli", "rescore", "gone.npz"], 1, "gone.npz: is not a neighbours.npz of a scored run"),

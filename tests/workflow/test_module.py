@@ -113,7 +113,11 @@ def refusal(around: Project) -> str:
         ),
         (
             'replace_prefix: {"results/digits/": "digits/"}',
-            "replace_prefix: moves results/digits/{study} to studies/{study}: must move results/ as a whole",
+            "replace_prefix: moves results/digits to digits: must move results/ as a whole",
+        ),
+        (
+            'replace_prefix: {"results/runs/": "runs/"}',
+            "replace_prefix: moves results/runs to runs: must move results/ as a whole",
         ),
         ('config: {"samples": "samples.tsv"}', "samples: is not a key; did you mean 'sampling'?"),
     ],

@@ -30,7 +30,11 @@ def _summary(args: argparse.Namespace) -> None:
 def _check(args: argparse.Namespace) -> None:
     from emmeter.commands.checking import check
 
-    check(args.results, args.configfile + args.overlays)
+    try:
+        check(args.results, args.configfile + args.overlays)
+    except SettingsError as error:  # printed here, one line per fault
+        print("\n".join(f"error: {line}" for line in error.lines), file=sys.stderr)
+        sys.exit(1)
 
 
 def _plan(args: argparse.Namespace) -> None:
@@ -65,7 +69,7 @@ def _rescore(args: argparse.Namespace) -> None:
     from emmeter.commands.thresholds import THRESHOLDS, rescore_run, rescore_study
 
     thresholds = args.threshold or THRESHOLDS
-    if args.study.endswith(".npz"):
+    if args.study.endswith(".npz") or Path(args.study).is_file():
         rescore_run(Path(args.study), thresholds, duplicates=args.duplicates)
     else:
         rescore_study(args.results, args.study, thresholds, duplicates=args.duplicates, overlays=args.configfile)

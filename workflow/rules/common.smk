@@ -43,8 +43,16 @@ def environment(name):
 # Rules name results/...; a module statement may move this folder by its `prefix` or `replace_prefix`.
 MOVED = workflow.modifier.path_modifier.replace_prefix
 RESULTS = Path(str(MOVED("results/")))
-if Path(str(MOVED("results/runs/{key}"))) != RESULTS / "runs/{key}":
-    stop([f"replace_prefix: moves results/runs/ to {MOVED('results/runs/')}: must move results/ as a whole"])
+
+
+def require_moved_whole(folder):
+    """End the workflow if a module statement moves a folder of results to another place than the others."""
+    moved = Path(str(MOVED(f"results/{folder}/file"))).parent
+    if moved != RESULTS / folder:
+        stop([f"replace_prefix: moves results/{folder} to {moved}: must move results/ as a whole"])
+
+
+require_moved_whole("runs")
 if not re.fullmatch(r"[\w/.+-]+", str(RESULTS)):
     stop([f"prefix: moves results to {str(RESULTS)!r}: must hold only letters, digits and _ . + - /"])
 
@@ -72,6 +80,7 @@ FOLDER_OPTION = f" --folder {literal(shlex.quote(str(ROOT)))}" if IS_MODULE else
 PATHS = Paths(INDEX, Path("results"))
 EXPERIMENT = f"results/{INDEX.experiment.name}"  # the folder of the tables of this configuration
 STUDY = f"{EXPERIMENT}/{{study}}"
+require_moved_whole(INDEX.experiment.name)
 LOOKS = emm_requests.Looks(INDEX)
 # Rules by the names that they have in the whole workflow: a module statement may rename them, or leave some out.
 RULES = {
