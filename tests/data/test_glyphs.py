@@ -1,5 +1,6 @@
 """The glyphs of DejaVu Sans: what is drawn, how, in which classes; and what happens without the font."""
 
+import json
 import unicodedata
 from dataclasses import replace
 from pathlib import Path
@@ -9,10 +10,11 @@ import pytest
 
 from digits import faults
 from emmeter.data import datasets, glyphs, named, subset
-from emmeter.data.images import Images, digest
+from emmeter.data.images import Images, digest, downscale
 from emmeter.errors import DataError
 from emmeter.settings.sections import Data
 from emmeter.settings.validation import read_setup
+from one_run import CONTENT, Pipeline
 
 EM = 2048 * 128  # side of an image in the parts of a unit in which outlines are given
 PIXEL = EM // 64
@@ -239,6 +241,18 @@ def test_classes_and_mixture_with_digits():
     drawn = subset.draw(mixed, 100, 0)
     assert np.count_nonzero(drawn.indices >= 5315) == 25  # digits are counted from the end of all glyphs on
     assert drawn.images.shape == (100, 1, 8, 8)
+
+
+def test_a_run_on_glyphs_goes_to_its_end(tmp_path, everything):
+    data = {"data": {"source": "glyphs", "resolution": 8, "labels": "true", "held_out": 8}}
+    run = Pipeline(tmp_path / "results", CONTENT | data).complete()
+    images = subset.load(run.file("subset")).images
+    small = downscale(everything.images, 8)
+    indices = subset.load(run.file("subset")).indices
+    assert np.array_equal(images, small[indices])
+    assert json.loads(run.record("score").read_text())["n"] == 20
+    record = json.loads(run.record("subset").read_text())
+    assert record["data_sha256"] == digest(replace(everything, images=small))
 
 
 @pytest.mark.parametrize(
