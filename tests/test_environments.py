@@ -40,7 +40,7 @@ def test_conda_environments_have_the_pinned_versions(name):
 
 
 # Distributions whose modules have another name.
-DISTRIBUTIONS = {"yaml": "pyyaml", "PIL": "pillow", "sklearn": "scikit-learn"}
+DISTRIBUTIONS = {"yaml": "pyyaml", "PIL": "pillow", "sklearn": "scikit-learn", "fontTools": "fonttools"}
 STARTED = {"report": {"snakemake"}}  # by a stage as a program of its own
 
 

@@ -99,12 +99,14 @@ def test_damaged_digits(monkeypatch):
     refused(Data(source="digits"), "digits.csv.gz: damaged", "install scikit-learn again")
 
 
-def test_describing_and_reading_digits_imports_nothing_slow():
+@pytest.mark.parametrize("source", ["digits", "glyphs"])
+def test_describing_and_reading_embedded_sets_imports_nothing_slow(source):
     code = (
         "import sys; from emmeter.data import datasets; from emmeter.settings.sections import Data; "
-        "d = Data(source='digits'); "
-        "datasets.describe(d); datasets.load(d); "
-        "sys.exit(bool({'torch', 'torchvision', 'sklearn', 'scipy', 'pandas'} & set(sys.modules)))"
+        f"d = Data(source='{source}'); "
+        "datasets.describe(d); 'fontTools' in sys.modules and sys.exit('describing reads the font'); datasets.load(d); "
+        "slow = {'torch', 'torchvision', 'sklearn', 'scipy', 'pandas', 'matplotlib'} & set(sys.modules); "
+        f"sys.exit(bool(slow) or ('fontTools' in sys.modules) != ({source!r} == 'glyphs'))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
@@ -116,6 +118,7 @@ def test_describing_and_reading_digits_imports_nothing_slow():
     ("source", "images", "shape", "classes"),
     [
         ("digits", 1797, (1, 8, 8), 10),
+        ("glyphs", 5315, (1, 64, 64), 10),
         ("cifar10", 50_000, (3, 32, 32), 10),
         ("cifar100", 50_000, (3, 32, 32), 100),
         ("svhn", 73_257, (3, 32, 32), 10),

@@ -13,6 +13,7 @@ import numpy as np
 from emmeter.data import pictures
 from emmeter.data.defects import compare, damaged, shared_shape
 from emmeter.data.feasibility import selection_faults
+from emmeter.data.glyphs import read_glyphs
 from emmeter.data.images import Facts, Images, channels_first, downscale, parts
 from emmeter.data.named import NAMED, read_digits, read_torchvision
 from emmeter.data.own import folder_files, npz_facts, used_positions
@@ -94,7 +95,8 @@ def _load(data: Data, facts: Facts) -> Images:
         labels = arrays["labels"].astype(np.int64) if "labels" in arrays else None
         stored = channels_first(arrays["images"])
     else:
-        stored, labels = read_digits() if kind == "digits" else read_torchvision(data, NAMED[kind])
+        embedded = {"digits": read_digits, "glyphs": read_glyphs}.get(kind)
+        stored, labels = embedded() if embedded else read_torchvision(data, NAMED[kind])
     indices = np.arange(len(files) or len(stored))
     if labels is not None and data.classes is not None:
         position = np.full(len(facts.stored_counts or ()), -1)

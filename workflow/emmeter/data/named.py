@@ -1,4 +1,4 @@
-"""Data sets known by name: scikit-learn's digits and those that torchvision fetches."""
+"""Data sets known by name: scikit-learn's digits, the glyphs of a font, and those that torchvision fetches."""
 
 import gzip
 import importlib.util
@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from emmeter import locks
+from emmeter.data import glyphs
 from emmeter.data.images import channels_first, parts
 from emmeter.data.pictures import Shape
 from emmeter.errors import DataError, reason
@@ -24,9 +25,9 @@ class Named:
     counts: tuple[int, ...]
     """Images per class."""
     name: str = ""
-    """Name of torchvision's class; empty for the digits."""
+    """Name of torchvision's class; empty for digits and glyphs."""
     files: str = ""
-    """File or folder below data.root that torchvision reads; empty for the digits."""
+    """File or folder below data.root that torchvision reads; empty for digits and glyphs."""
     note: str = ""
     """Instructions to obtain `files` by hand."""
 
@@ -35,6 +36,7 @@ _IDX = "/raw/train-images-idx3-ubyte"
 _IDX_NOTE = "its four .gz files, decompressed, in that folder"
 NAMED = {
     "digits": Named((1, 8, 8), (178, 182, 177, 183, 181, 182, 181, 179, 174, 180)),
+    "glyphs": Named((1, glyphs.SIDE, glyphs.SIDE), glyphs.COUNTS),
     "cifar10": Named((3, 32, 32), (5000,) * 10, "CIFAR10", "cifar-10-batches-py", "cifar-10-python.tar.gz, extracted"),
     "cifar100": Named((3, 32, 32), (500,) * 100, "CIFAR100", "cifar-100-python", "cifar-100-python.tar.gz, extracted"),
     "svhn": Named(
@@ -55,6 +57,11 @@ def absent(data: Data) -> str | None:
     None as well for sources that may be downloaded, .npz files and folders.
     """
     for part in reversed(parts(data)):
+        if part.source == "glyphs":
+            try:
+                glyphs.font()
+            except DataError as error:
+                return str(error)
         named = NAMED.get(part.source)
         if named and named.files and not part.download and not (path := _root(part) / named.files).exists():
             return f"{path}: not found; set data.download: true, or put there {named.note}"

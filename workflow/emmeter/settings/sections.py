@@ -51,9 +51,9 @@ class Data(Section):
 
     source: Annotated[Text, AfterValidator(_source)] = Field(
         default="cifar10",
-        description="Where the images come from: `digits` (scikit-learn's), `cifar10`, `cifar100`, `svhn`, "
-        "`fashion_mnist` or `mnist` (torchvision's), or your own as `npz:PATH` (an .npz file) or `folder:PATH` "
-        "(image files, or one folder of image files per class).",
+        description="Where the images come from: `digits` (scikit-learn's), `glyphs` (of the font DejaVu Sans), "
+        "`cifar10`, `cifar100`, `svhn`, `fashion_mnist` or `mnist` (torchvision's), or your own as `npz:PATH` (an .npz "
+        "file) or `folder:PATH` (image files, or one folder of image files per class).",
     )
     root: Text = Field(default="data", description="Folder of torchvision's data sets.")
     download: Bool = Field(default=False, description="Let torchvision download a data set that is missing in `root`.")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from emmeter.errors import DataError
 
-DATASETS = ("digits", "cifar10", "cifar100", "svhn", "fashion_mnist", "mnist")
+DATASETS = ("digits", "glyphs", "cifar10", "cifar100", "svhn", "fashion_mnist", "mnist")
 
 
 def checked(source: str) -> str:
