@@ -64,6 +64,18 @@ def table(*changes: dict[str, Any]) -> pd.DataFrame:
     return frame([row | change for row, change in zip(ROWS, [*changes, {}, {}, {}], strict=False)], FINDING_COLUMNS)
 
 
+def test_a_forecast_is_shown_with_its_margin_and_what_would_decide_it():
+    change = {
+        "expect": "forecast", "margin": 1.25, "verdict": "not resolved", "effect": 0.85, "effect_low": 0.72,
+        "effect_high": 0.99, "note": "",
+    }  # fmt: skip
+    row = table(change).to_dict("records")[0]
+    assert cells(row)[3:] == ["measured over forecast 0.85 (0.72 to 0.99)", "within 1.25 times"]
+    assert "search.confirm" in remedy(row)
+    without = table(change | dict.fromkeys(["effect", "effect_low", "effect_high"]) | {"note": "No law."})
+    assert remedy(without.to_dict("records")[0]) == "No law."
+
+
 def test_cells_and_lines_show_verdict_effect_and_further_runs():
     open_claim = {"verdict": "not resolved", "effect": 1.4, "effect_low": 0.7, "effect_high": 2.8, "further_runs": 12}
     findings = table(open_claim)

@@ -43,19 +43,22 @@ def sentence(row: Row) -> str:
 
 def expectation(row: Row) -> str:
     """The effect that a claim predicts: "above 1", "below 1" or "within 1.25 times"."""
-    if row["expect"] in ("same", "proportional"):
+    if row["expect"] in ("same", "proportional", "forecast"):
         return f"within {row['margin']:g} times"
     return "below 1" if row["expect"] in ("less", "decreasing") else "above 1"
 
 
 def cells(row: Row) -> list[str]:
     """The cells below `HEADINGS` for a row of findings.csv."""
-    effect = sentence(row) if row["expect"] != "proportional" else f"exponent {sentence(row)}"
+    kind = {"proportional": "exponent ", "forecast": "measured over forecast "}.get(row["expect"], "")
+    effect = kind + sentence(row)
     return [row["study"], row["claim"], row["verdict"], effect, expectation(row)]
 
 
 def remedy(row: Row) -> str:
     """One sentence: what would decide a claim that is not resolved."""
+    if row["expect"] == "forecast" and not math.isnan(row["effect"]):
+        return "More confirming runs of its arms narrow both EMMs: raise search.confirm."
     if not math.isnan(row["further_runs"]):
         return f"{row['further_runs']:.0f} further runs per arm should decide (80 % chance)."
     return row["note"] or "Its arms have no interval."
