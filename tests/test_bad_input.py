@@ -468,12 +468,12 @@ def test_check_shows_what_a_folder_holds(root, capfd):
         == 0
     )
     classes = ", ".join(f"{number} {number} (2)" for number in range(12))
-    *lines, sigma = capfd.readouterr().out.splitlines()
+    *lines, sigma, _ = capfd.readouterr().out.splitlines()
     assert sigma.startswith("note: folder:photos: diffusion.sigma_data = 0.5 is not theirs, which is 0.")
     assert lines == [
         f"folder:photos: 24 images 6x6x3 in 12 classes: {classes}",
         "folder:photos: ignored 3 files that are no images (README.txt, 0/a.bak, 3/Thumbs.db)",
-        "one: none, random",
+        "one *: none, random",
     ]
 
 

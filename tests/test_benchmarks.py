@@ -466,7 +466,7 @@ def test_scaling_has_a_row_for_each_number_of_processes_and_threads():
     assert [row.case for row in rows] == ["1 process", "2 processes", "2 threads"]
     assert rows[0].ratios == {"one": [1.0, 1.0, 1.0]}
     for row in rows:
-        assert row.ours > 0 and 0.05 < row.details["share of perfect scaling"] < 4
+        assert row.ours > 0 and 0.005 < row.details["share of perfect scaling"] < 4
     assert [scaling.numbers(count) for count in (1, 2, 6, 8)] == [[1], [1, 2], [1, 2, 4, 6], [1, 2, 4, 8]]
 
 

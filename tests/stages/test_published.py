@@ -229,11 +229,11 @@ def test_only_selected_studies_and_trained_arms_have_identities(studies):
 
 
 def test_the_stage_writes_the_table(paper, tmp_path, monkeypatch):
-    folder = tmp_path / "studies" / "mine"
+    folder = tmp_path / "mine"
     write_csv(folder / "curves.csv", CURVE_COLUMNS, [curve("vp", 4000, 0, 30, 0.18), curve("vp", 4000, 1, 30, 0.2)])
     monkeypatch.chdir(ROOT)
     arms = json.dumps({"mine": {"vp": identity_with(paper)}})
-    published.main(["--arms", arms, "--results", str(tmp_path), "--table", f"{tmp_path}/t.csv"])
+    published.main(["--arms", arms, "--tables", str(tmp_path), "--table", f"{tmp_path}/t.csv"])
     table = tables.read_cells([tmp_path / "t.csv"], PUBLISHED_COLUMNS)
     assert table["paper_percent"].tolist() == ["17.2", "17.1", "17.2"]
     assert (table["ours_percent"] == "19").all()

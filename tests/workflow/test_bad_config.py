@@ -118,7 +118,7 @@ def test_notes_are_shown_once_and_only_of_requested_studies(empty):
 
 
 def test_the_command_line_may_drop_the_fit(empty):
-    assert "fit" not in empty.plan("own", "--config", "fit=null").output
+    assert "config: fit" not in empty.plan("own", "--config", "fit=null").output
     done = empty.snakemake("own", "--config", "fit=nowhere.yaml", check=False)
     assert done.returncode != 0
     assert "config: fit = 'nowhere.yaml': no such file\n" in done.stdout
@@ -274,7 +274,7 @@ def test_emm_check_reports_the_same_without_snakemake(project):
     command = [sys.executable, "-m", "emmeter.cli", "check"]
     good = subprocess.run(command, capture_output=True, text=True)
     assert (good.returncode, good.stderr) == (0, "")
-    assert "labels: none, random" in good.stdout
+    assert "labels *: none, random" in good.stdout
     assert "npz:own.npz: 100 images 8x8x1 in 10 classes" in good.stdout
     overlay = project.folder / "overlay.yaml"
     overlay.write_text("search: {epsilon: 1.5}\n")
