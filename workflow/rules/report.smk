@@ -6,6 +6,7 @@ rule report:
         "results/emm.csv",
         "results/findings.csv",
         "results/published.csv",
+        shape_files,
     output:
         "results/report.html",
     log:

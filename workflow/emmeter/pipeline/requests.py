@@ -8,7 +8,7 @@ from pathlib import Path
 from emmeter.errors import SettingsError
 from emmeter.pipeline.index import Index
 
-SELECTED = frozenset({"all", "findings", "summary", "findings_table", "published", "report"})  # rules of all studies
+SELECTED = frozenset({"all", "findings", "summary", "findings_table", "published", "shape", "report"})  # rules of all studies
 
 
 def asked_studies(index: Index, targets: Collection[str]) -> list[str]:
