@@ -47,8 +47,8 @@ SHAPE_COLUMNS = (
 # The columns of all tables that hold text or truth values; the others hold numbers.
 TEXT = frozenset({
     "study", "arm", "factor", "value", "status", "data", "budget", "rule", "snapshot", "note", "role", "baseline",
-    "setting", "paired", "finding", "claim", "source", "expect", "arms", "verdict", "arm_keys", "within", "figure", "forecast",
-    "quantity", "against", "extrapolated", "order",
+    "setting", "paired", "finding", "claim", "source", "expect", "arms", "verdict", "arm_keys", "within", "figure",
+    "forecast", "quantity", "against", "extrapolated", "order",
 })  # fmt: skip
 
 

@@ -36,7 +36,9 @@ def shape_rows(
         published: the published numbers by arm, as `emmeter.settings.published.counterparts` gives them.
     """
     compared = [arm for arm in arms if arm.name in published]
-    figures = {name: "; ".join(dict.fromkeys(number.figure for number in numbers)) for name, numbers in published.items()}
+    figures = {
+        name: "; ".join(dict.fromkeys(number.figure for number in numbers)) for name, numbers in published.items()
+    }
     curves = {
         name: [Point(number.n, number.percent / 100, number.error / 100 + shape.RUN_NOISE) for number in numbers]
         for name, numbers in published.items()

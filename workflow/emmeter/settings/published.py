@@ -22,6 +22,7 @@ from emmeter.settings.validation import read_setup
 
 NUMBERS = project.ROOT / "workflow" / "resources" / "published.csv"
 PAPER = Path("config/paper.yaml")
+SCALE = {"data": "cifar10", "resolution": 32, "budget": "40000 epochs"}  # of most of the paper's studies
 
 # Settings that a published number does not depend on: which images are drawn, what is kept, how many are counted.
 _FREE = {
@@ -119,7 +120,8 @@ def counterparts(settings: Settings, folder: Path = Path()) -> dict[str, dict[st
         if number.setting is not None and number.epoch is None
     ]
     # Only these studies are resolved at the paper's scale, so that no other one delays or stops the workflow.
-    named = [name for name in studies if name in settings.selected and name in {number.study for number, _ in published}]
+    named = [name for name in dict.fromkeys(number.study for number, _ in published) if name in studies]
+    named = [name for name in named if name in settings.selected]
     if not named:
         return {}
     paper = read(config | {"studies": {name: studies[name] for name in named}, "run": named}, asked=())

@@ -17,8 +17,8 @@ from emmeter.presentation.shape import shape_rows
 from emmeter.presentation.shape_figure import draw_shape
 from emmeter.presentation.style import styled
 from emmeter.presentation.tables import images_and_budget
-from emmeter.settings.published import Number
-from emmeter.settings.sections import Figures, Setup
+from emmeter.settings.published import SCALE, Number
+from emmeter.settings.sections import Figures
 from emmeter.stages.study import read_arms, read_prior
 
 MOST_KINDS = 4  # largest number of kinds of images and budgets that the figure lists
@@ -47,7 +47,7 @@ def shape(
         StageError: there is no study, or not one record per arm.
     """
     if not studies:
-        raise StageError(f"{table}: no selected study has arms with published numbers; select one, such as conditioning")
+        raise StageError("run: selects no study whose arms have published numbers; select one, such as conditioning")
     descriptions = [study["description"] for study in studies]
     counts = [len(described["arms"]) for described in descriptions]
     if len(records) != sum(counts):
@@ -72,15 +72,11 @@ def scales(descriptions: Sequence[Mapping[str, Any]]) -> str:
     """Sentences on the images and the budgets, published and ours."""
     if all(described["as_published"] for described in descriptions):
         return "Images and training budgets are those of the paper."
-    paper = Setup()  # the defaults are the paper's
-    theirs = {
-        "data": paper.data.source, "resolution": paper.data.resolution, "budget": paper.training.duration,
-    }  # fmt: skip
     ours = list(dict.fromkeys(images_and_budget(described["arms"][0]) for described in descriptions))
     listed = "; ".join(ours[:MOST_KINDS]) + ("; and others" if ours[MOST_KINDS:] else "")
     return (
         "Size of images, network and training budget differ, so that only shapes compare. "
-        f"Published: {images_and_budget(theirs)}. Ours: {listed}."
+        f"Published: {images_and_budget(SCALE)}. Ours: {listed}."
     )
 
 
