@@ -54,9 +54,10 @@ def draw_shape(rows: "DataFrame", titles: Mapping[str, str], below: str, style: 
         _draw_ratios(left, study)
         left.set_title(wrapped(titles[name], 44), fontsize=9.5)
         _draw_percents(right, study)
-    handles = [panels[0, 0].plot([], [], ms=5, lw=1.6, **kind)[0] for kind in KINDS]
+    kinds = KINDS if "True" in rows["extrapolated"].tolist() else KINDS[:-1]
+    handles = [panels[0, 0].plot([], [], ms=5, lw=1.6, **kind)[0] for kind in kinds]
     place = (0.0, 1 - (head - 0.3) / height)
-    figure.legend(handles=handles, loc="upper left", bbox_to_anchor=place, ncols=3, fontsize=8)
+    figure.legend(handles=handles, loc="upper left", bbox_to_anchor=place, ncols=len(kinds), fontsize=8)
     return figure
 
 
@@ -130,6 +131,12 @@ def _draw_percents(axes: Axes, study: Sequence[Row]) -> None:
     axes.set_yticks(range(0, 101, 25))
     axes.set_xlabel("published: copies (%)")
     axes.set_ylabel("ours: copies (%)")
-    at_one_size = any(row["quantity"] == "odds_ratio" for row in study)
-    where = "at one size" if at_one_size else f"at equal multiples of\nEMM of {wrapped(names[0], NAME)}"
-    axes.set_title(where, fontsize=8, fontweight="normal")
+    axes.set_title(_where(study, names[0]), fontsize=8, fontweight="normal")
+
+
+def _where(study: Sequence[Row], baseline: str) -> str:
+    """The sizes at which shares of copies are compared, in words."""
+    for row in study:
+        if row["quantity"] == "odds_ratio":
+            return f"N: {row['published_n']:,.0f} published,\n{row['n']:,.0f} ours"
+    return f"at equal multiples of\nEMM of {wrapped(baseline, NAME)}"
