@@ -1,32 +1,30 @@
 """Published numbers: their settings resolve at the paper's scale, and stand beside runs of the same setting alone."""
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from emmeter.files import tables
-from emmeter.files.tables import CURVE_COLUMNS, PAPER_COLUMNS, PUBLISHED_COLUMNS, frame
+from emmeter.files.tables import CURVE_COLUMNS, PUBLISHED_COLUMNS, frame
 from emmeter.files.writing import write_csv
 from emmeter.settings.configuration import load, read
 from emmeter.settings.overrides import override
-from emmeter.settings.sections import Setup
+from emmeter.settings.published import PAPER, base_of, identities, identity, numbers
 from emmeter.settings.studies import Settings
 from emmeter.settings.validation import read_setup
 from emmeter.stages import published
-from emmeter.stages.published import NUMBERS, PAPER, TOLERANCE, compare, identities, identity
+from emmeter.stages.published import TOLERANCE, compare
 
 ROOT = Path(__file__).parents[2]
-TABLE = tables.read([NUMBERS], PAPER_COLUMNS).to_dict("records")
+NUMBERS = numbers()
+SETTINGS = {json.dumps(number.setting): number.setting for number in NUMBERS if number.setting is not None}
 
 
 @pytest.fixture(scope="module")
 def paper() -> dict[str, Any]:
-    files = load([ROOT / PAPER], ROOT)
-    return {name: files[name] for name in Setup.model_fields if name in files}
+    return base_of(load([ROOT / PAPER], ROOT))
 
 
 @pytest.fixture(scope="module")
@@ -54,17 +52,17 @@ def rows(ours, paper, curves: dict[str, list[dict[str, Any]]]) -> list[dict[str,
 
 
 def test_published_rows_are_ratios_at_sizes():
-    assert TABLE
-    for row in TABLE:
-        assert row["n"] >= 500
-        assert 0 <= row["memorized_percent"] <= 100
-        assert 0 < row["reading_error_percent"] < 1
-        assert math.isnan(row["epoch"]) or 0 < row["epoch"] <= 12_000
+    assert NUMBERS
+    for number in NUMBERS:
+        assert number.n >= 500
+        assert 0 <= number.percent <= 100
+        assert 0 < number.error < 1
+        assert number.epoch is None or 0 < number.epoch <= 12_000
 
 
-@pytest.mark.parametrize("text", sorted({row["setting"] for row in TABLE if row["setting"]}))
+@pytest.mark.parametrize("text", sorted(SETTINGS))
 def test_settings_resolve_at_the_papers_scale(paper, text):
-    overrides = yaml.safe_load(text)
+    overrides = SETTINGS[text]
     setup = read_setup(override(paper, overrides))
     assert (setup == read_setup(paper)) == (not overrides)
     assert json.loads(json.dumps(identity(setup))) == identity(setup)  # it reaches the command line as JSON
@@ -88,12 +86,8 @@ def test_the_basic_set_up_is_the_papers(paper):
 
 def test_studies_of_the_paper_hold_the_settings_of_its_numbers(paper, studies):
     ours = [key for arms in identities(studies).values() for key in arms.values()]
-    missing = {
-        row["setting"]
-        for row in TABLE
-        if row["setting"] and identity(read_setup(override(paper, yaml.safe_load(row["setting"])))) not in ours
-    }
-    assert missing == set()
+    missing = [text for text, setting in SETTINGS.items() if identity(read_setup(override(paper, setting))) not in ours]
+    assert missing == []
 
 
 # Identities
@@ -150,9 +144,8 @@ def test_what_matters_to_the_ratio(paper, overrides):
 
 
 def test_different_published_settings_are_different_identities(paper):
-    texts = {row["setting"] for row in TABLE if row["setting"]}
-    keys = {identity(read_setup(override(paper, yaml.safe_load(text)))) for text in texts}
-    assert len(keys) == len(texts)
+    keys = {identity(read_setup(override(paper, setting))) for setting in SETTINGS.values()}
+    assert len(keys) == len(SETTINGS)
 
 
 # Comparison
@@ -217,7 +210,7 @@ def test_a_setting_that_several_arms_share_takes_the_first_that_has_runs_of_the_
 
 def test_nothing_is_compared_at_another_scale(paper):
     digits = identities(read(load(folder=ROOT) | {"run": "all"}))
-    sizes = sorted({row["n"] for row in TABLE})
+    sizes = sorted({number.n for number in NUMBERS})
     curves = {study: [curve(arm, n, 0, 30, 1.0) for arm in arms for n in sizes] for study, arms in digits.items()}
     assert rows(digits, paper, curves) == []
     assert len(digits) > 20

@@ -21,7 +21,6 @@ from emmeter.pipeline import options as emm_options
 from emmeter.pipeline import requests as emm_requests
 from emmeter.pipeline.paths import Paths
 from emmeter.settings import configuration as emm_configuration
-from emmeter.stages.published import identities
 
 
 def stop(lines):

@@ -6,6 +6,7 @@ rule report:
         f"{EXPERIMENT}/emm.csv",
         f"{EXPERIMENT}/findings.csv",
         f"{EXPERIMENT}/published.csv",
+        shape_files,
     output:
         f"{EXPERIMENT}/report.html",
     log:

@@ -172,29 +172,3 @@ rule findings:
         "findings are in {input}"
     shell:
         "test -f {input} 2> {log}"
-
-
-rule published:
-    input:
-        [f"{EXPERIMENT}/{name}/curves.csv" for name in SETTINGS.selected],
-        project_file("config/paper.yaml"),
-    output:
-        report(
-            f"{EXPERIMENT}/published.csv",
-            caption="../report/published.rst",
-            category="All studies",
-            labels={"result": "beside the published numbers", "as": "CSV"},
-        ),
-    log:
-        "logs/published.log",
-    localrule: True
-    conda:
-        environment("envs/cpu.yaml")
-    params:
-        arms=lambda wildcards: handed(json.dumps(identities(SETTINGS), sort_keys=True)),
-    message:
-        "comparison with the published numbers"
-    shell:
-        "python -m emmeter.stages.published --arms {params.arms:q}"
-        f" --tables {INDEX.experiment}"
-        f" --table {{output}}{FOLDER_OPTION} > {{log}} 2>&1"

@@ -39,14 +39,16 @@ PUBLISHED_COLUMNS = (
     "study", "arm", "n", "epoch", "runs", "ours_percent", "paper_percent", "difference", "tolerance", "within",
     "figure",
 )  # fmt: skip
-# Of workflow/resources/published.csv.
-PAPER_COLUMNS = ("study", "arm", "n", "epoch", "memorized_percent", "reading_error_percent", "figure", "setting")
+SHAPE_COLUMNS = (
+    "study", "quantity", "arm", "against", "position", "published_n", "published", "published_low", "published_high",
+    "n", "ours", "ours_low", "ours_high", "extrapolated", "order", "figure", "note",
+)  # fmt: skip
 
 # The columns of all tables that hold text or truth values; the others hold numbers.
 TEXT = frozenset({
     "study", "arm", "factor", "value", "status", "data", "budget", "rule", "snapshot", "note", "role", "baseline",
     "setting", "paired", "finding", "claim", "source", "expect", "arms", "verdict", "arm_keys", "within", "figure",
-    "forecast", "key",
+    "forecast", "key", "quantity", "against", "extrapolated", "order",
 })  # fmt: skip
 
 

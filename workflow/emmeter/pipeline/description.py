@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from emmeter.settings.published import SCALE
 from emmeter.settings.sections import Setup
 from emmeter.settings.validation import lookup
 
@@ -39,10 +40,9 @@ def description(index: "Index", name: str) -> dict[str, Any]:
 
 
 def as_published(base: Setup) -> bool:
-    """Check whether base settings have the images, resolution and training budget of the paper (the defaults)."""
-    paper = Setup()
-    ours, theirs = ((setup.data.source, setup.data.resolution, setup.training.duration) for setup in (base, paper))
-    return ours == theirs
+    """Check whether base settings have the images, resolution and training budget of the paper."""
+    resolution = base.data.resolution or SCALE["resolution"]  # null: that of the images themselves
+    return {"data": base.data.source, "resolution": resolution, "budget": base.training.duration} == SCALE
 
 
 def arms_of_score(index: "Index", score_key: str, most: int = 10) -> str:

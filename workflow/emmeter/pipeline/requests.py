@@ -8,7 +8,8 @@ from pathlib import Path
 from emmeter.errors import SettingsError
 from emmeter.pipeline.index import Index
 
-SELECTED = frozenset({"all", "findings", "summary", "findings_table", "published", "report"})  # rules of all studies
+# Rules of all studies.
+SELECTED = frozenset({"all", "findings", "summary", "findings_table", "published", "shape", "report"})
 
 
 def asked_studies(index: Index, targets: Collection[str]) -> list[str]:

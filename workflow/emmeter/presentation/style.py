@@ -66,9 +66,11 @@ def subplots(rows: int = 1, columns: int = 1, *, squeeze: bool = True, **options
     """A figure and its panels: one Axes, or with ``squeeze=False`` an array of them (rows, columns).
 
     Args:
-        options: `sharex` and `sharey` of the panels; all others are options of the figure.
+        options: `sharex`, `sharey`, `width_ratios` and `height_ratios` of the panels; all others are options of the
+            figure.
     """
-    shared = {name: options.pop(name) for name in ("sharex", "sharey") if name in options}
+    names = ("sharex", "sharey", "width_ratios", "height_ratios")
+    shared = {name: options.pop(name) for name in names if name in options}
     figure = Figure(**options)
     return figure, figure.subplots(rows, columns, squeeze=squeeze, **shared)
 
