@@ -135,7 +135,7 @@ def test_order_is_open_unless_both_tell_the_arms_apart(published, ours, expected
 
 
 def arm(sizes: list[int], logits: list[float], variance: float = 0.25, df: float = 1e9) -> Confirmed:
-    """An arm with these runs."""
+    """An arm with these runs, up to the rounding of its counts."""
     counts = [Count(round(1e6 * expit(value)), 1_000_000) for value in logits]
     line = fit_line(sizes, counts)
     assert line is not None
@@ -154,7 +154,7 @@ def runs(crossing: float, slope: float, noise=(0.0,) * 4, sizes=(16, 16, 64, 64)
 def test_a_straight_arm_has_its_share_at_the_multiple(octaves, baseline, crossing, slope):
     share = share_at(octaves, runs(crossing, slope), runs(baseline, -2.0))
     assert share.ratio == pytest.approx(
-        expit(logit(LEVEL) + slope * (math.log2(baseline / crossing) + octaves)), abs=1e-4
+        expit(logit(LEVEL) + slope * (math.log2(baseline / crossing) + octaves)), abs=1e-3
     )
     assert share.low < share.ratio < share.high
 
