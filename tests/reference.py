@@ -6,6 +6,7 @@ suffice for: where fresh runs at the end of the ladder are missing, the locating
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from emmeter.files.tables import (
     EMM_COLUMNS,
     FINDING_COLUMNS,
     ONSET_COLUMNS,
+    SHAPE_COLUMNS,
     read,
     read_cells,
 )
@@ -28,10 +30,13 @@ from emmeter.measure.scatter import Prior
 from emmeter.measure.search import CLEAR, Status
 from emmeter.pipeline import description
 from emmeter.pipeline.index import Index, index_of
-from emmeter.presentation import figures, findings, rows, style
+from emmeter.presentation import figures, findings, rows, shape_figure, style
+from emmeter.presentation.shape import shape_rows
 from emmeter.settings import configuration
 from emmeter.settings.keys import key
+from emmeter.settings.published import counterparts
 from emmeter.settings.sections import Figures, Search
+from emmeter.stages import shape
 from emmeter.stages.claim_figure import KINDS
 
 ROOT = Path(__file__).parents[1]
@@ -141,6 +146,27 @@ def draw(folder: Path, described: dict[str, Any]) -> None:
             figure.savefig(folder / f"{name}.svg", format="svg", metadata={"Date": None})
 
 
+def write_shape(
+    folder: Path, index: Index, made: Sequence[tuple[dict[str, Any], list[ArmResult]]], prior: Prior | None
+) -> None:
+    """Write shape.csv of the studies that have published numbers."""
+    numbers = counterparts(index.settings, ROOT)
+    in_order = [study.name for study in index.settings.studies]
+    found = sorted((study for study in made if study[0]["name"] in numbers), key=lambda s: in_order.index(s[0]["name"]))
+    lines = [row for study, arms in found for row in shape_rows(study["name"], arms, prior, numbers[study["name"]])]
+    write_csv(folder / "shape.csv", SHAPE_COLUMNS, lines)
+
+
+def draw_shape(folder: Path, made: Sequence[tuple[dict[str, Any], list[ArmResult]]]) -> None:
+    """Draw shape.svg from shape.csv."""
+    table = read([folder / "shape.csv"], SHAPE_COLUMNS)
+    described = [study for study, _ in made if study["name"] in set(table["study"])]
+    titles = {study["name"]: study["title"] for study in described}
+    with style.styled():
+        figure = shape_figure.draw_shape(table, titles, shape.scales(described), Figures())
+        figure.savefig(folder / "shape.svg", format="svg", metadata={"Date": None})
+
+
 def main() -> None:
     for scale in SCALES:
         index, folder = configured(scale, ROOT / "results"), REFERENCE / scale
@@ -150,6 +176,8 @@ def main() -> None:
         for described, arms in made:
             write(folder / described["name"], described, arms, prior)
             draw(folder / described["name"], described)
+        write_shape(folder, index, made, prior)
+        draw_shape(folder, made)
         order = [study.name for study in index.settings.studies if (folder / study.name / "emm.csv").is_file()]
         for table, columns in (("emm.csv", EMM_COLUMNS), ("findings.csv", FINDING_COLUMNS)):
             cells = read_cells([folder / name / table for name in order], columns)

@@ -45,6 +45,12 @@ def test_the_very_same_runs_have_the_same_interval_in_every_study(studies, prior
     assert len(answers) < count or len(studies) < 3  # some are shared
 
 
+def test_the_comparison_by_shape_follows_from_the_runs(scale, studies, prior, tmp_path):
+    index = reference.configured(scale, tmp_path / "results")
+    reference.write_shape(tmp_path, index, list(studies.values()), prior)
+    assert (tmp_path / "shape.csv").read_bytes() == (REFERENCE / scale / "shape.csv").read_bytes()
+
+
 def test_joined_tables_are_those_of_the_studies(scale):
     for table in ("emm.csv", "findings.csv"):
         joined = (REFERENCE / scale / table).read_text().splitlines()
