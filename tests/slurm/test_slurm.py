@@ -234,7 +234,7 @@ class Project:
         assert not (self.folder / "results/state").exists()
 
     def check_same_results(self, undisturbed: "Project") -> None:
-        for name in ("emm.csv", "digits/conditioning/curves.csv"):
+        for name in ("digits/emm.csv", "digits/conditioning/curves.csv"):
             assert self.table(name) == undisturbed.table(name)
         runs = {training.key: training for training in self.trainings()}
         for training in undisturbed.trainings():
@@ -253,7 +253,7 @@ def undisturbed(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> P
 def test_default_study_on_two_nodes(undisturbed: Project) -> None:
     project = undisturbed
     assert (project.folder / "results/digits/report.html").is_file()
-    assert len(project.table("emm.csv")) == ARMS
+    assert len(project.table("digits/emm.csv")) == ARMS
     project.check_nothing_is_left()
     # One job per training, and one per run for its samples and score.  Everything else is made where Snakemake runs.
     jobs = project.jobs()

@@ -363,8 +363,11 @@ def test_a_threshold_and_back_replays_the_same_searches(project):
     project.snakemake("denoiser")
     assert json.loads(project.emm_file("denoiser", "optimum").read_text())["threshold"] == 0.25
     project.change("scoring.threshold", 1 / 3)
-    plan = project.plan("denoiser")
-    assert plan.rules == {"study", "figures"}  # scores and searches of the old threshold are still there
+    assert (
+        project.plan("denoiser").jobs == {}
+    )  # the tables of the old threshold are still there, as are those of the new
+    tables = {path.parent.parent.name for path in project.folder.glob("results/*/denoiser/emm.csv")}
+    assert tables == {"digits", "digits-threshold-0.25"}
     # Their records were deleted: the search replayed on the old scores asks for the same sizes.
     original.unlink()
     (project.folder / "results/digits/denoiser/emm.csv").unlink()
