@@ -1,5 +1,7 @@
 # What all rules share: settings, index of runs, and functions that need Snakemake's own objects.  All other logic is in
 # emmeter.pipeline.  A Snakefile shares its namespace with Snakemake, where DAG for example is taken; hence emm_.
+import dataclasses
+import functools
 import json
 import os
 import re
@@ -21,6 +23,7 @@ from emmeter.pipeline import options as emm_options
 from emmeter.pipeline import requests as emm_requests
 from emmeter.pipeline.paths import Paths
 from emmeter.settings import configuration as emm_configuration
+from emmeter.settings import published as emm_published
 
 
 def stop(lines):

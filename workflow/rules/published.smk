@@ -1,10 +1,4 @@
 # The paper's numbers beside ours: those of the same setting, and at any scale those of the same arms by shape.
-import dataclasses
-import functools
-
-from emmeter.settings import published as emm_published
-
-
 rule published:
     input:
         [f"{EXPERIMENT}/{name}/curves.csv" for name in SETTINGS.selected],
@@ -29,39 +23,6 @@ rule published:
         "python -m emmeter.stages.published --arms {params.arms:q}"
         f" --tables {INDEX.experiment}"
         f" --table {{output}}{FOLDER_OPTION} > {{log}} 2>&1"
-
-
-@functools.cache
-def counterparts():
-    """The published numbers of the counterparts of our arms, by selected study and arm."""
-    try:
-        return emm_published.counterparts(SETTINGS, FOLDER)
-    except SettingsError as error:
-        stop(error.lines)
-
-
-def shape_files(wildcards=None):
-    """Input function: the comparison by shape, if a selected study has published numbers."""
-    return [f"{EXPERIMENT}/shape.{kind}" for kind in ("csv", "svg", "png")] if counterparts() else []
-
-
-def compared_records(wildcards):
-    """Input function: the finished searches of all arms of the studies that have published numbers, in order."""
-    for study in counterparts():
-        look(study)
-    return [path for study in counterparts() for path in PATHS.arms(study, "emm.json")]
-
-
-def compared_json(wildcards):
-    """Parameter function: these studies with their published numbers, as the shape stage takes them."""
-    studies = [
-        {
-            "description": emm_description.description(INDEX, study),
-            "numbers": {arm: [dataclasses.asdict(number) for number in numbers] for arm, numbers in arms.items()},
-        }
-        for study, arms in counterparts().items()
-    ]
-    return handed(json.dumps(studies, sort_keys=True))
 
 
 rule shape:

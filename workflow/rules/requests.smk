@@ -1,4 +1,5 @@
-# What the rules of studies request: runs of all arms, their scatter, and what the user must know before a job starts.
+# What the rules of studies request: runs of all arms, their scatter, published numbers, and what the user must know
+# before a job starts.
 def asked_studies():
     """The studies that this workflow was asked for, by names of rules or by files."""
     targets = {str(target) for target in (workflow.dag_settings.targets if workflow.dag_settings else ())}
@@ -63,3 +64,36 @@ def figure(name, result, listed=report):
         )
         for kind in ("svg", "png")
     ]
+
+
+@functools.cache
+def counterparts():
+    """The published numbers of the counterparts of our arms, by selected study and arm."""
+    try:
+        return emm_published.counterparts(SETTINGS, FOLDER)
+    except SettingsError as error:
+        stop(error.lines)
+
+
+def shape_files(wildcards=None):
+    """Input function: the comparison by shape, if a selected study has published numbers."""
+    return [f"{EXPERIMENT}/shape.{kind}" for kind in ("csv", "svg", "png")] if counterparts() else []
+
+
+def compared_records(wildcards):
+    """Input function: the finished searches of all arms of the studies that have published numbers, in order."""
+    for study in counterparts():
+        look(study)
+    return [path for study in counterparts() for path in PATHS.arms(study, "emm.json")]
+
+
+def compared_json(wildcards):
+    """Parameter function: these studies with their published numbers, as the shape stage takes them."""
+    studies = [
+        {
+            "description": emm_description.description(INDEX, study),
+            "numbers": {arm: [dataclasses.asdict(number) for number in numbers] for arm, numbers in arms.items()},
+        }
+        for study, arms in counterparts().items()
+    ]
+    return handed(json.dumps(studies, sort_keys=True))
