@@ -3,7 +3,8 @@
 Case ``K threads`` trains one run in one process.  Case ``K processes`` trains K runs in processes of one thread each,
 as the workflow does; on a GPU, all of them share it.  K is 1, 2, 4 and so on, up to all cores.  The processes stay
 ready between the timings, and all cases take turns.  A rate is the sum over the processes of a case, each of which
-makes the same number of steps.  ``/ one`` is the speed over that of one process with one thread.
+makes the same number of steps.  ``/ one`` is the speed over that of one process with one thread; with several kinds of
+steps, of the first kind.  The share of perfect scaling compares with one process of the same kind.
 """
 
 import argparse
@@ -24,13 +25,13 @@ from emmeter.files.provenance import cores
 from emmeter.machine.device import select
 from emmeter.settings.validation import read_setup
 
-ONE = "1 process"
-
 
 def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cores", type=positive, default=cores(), help="the largest number of threads or processes")
     parser.add_argument("--precision", choices=runs.PRECISIONS, default="float32")
-    parser.add_argument("--kind", choices=list(train.COMPILE), default="eager", help="how steps are computed")
+    parser.add_argument(
+        "--kinds", nargs="+", choices=list(train.COMPILE), default=["eager"], help="how steps are computed, in turns"
+    )
     parser.add_argument("--batch", type=positive, help="images per step, instead of the run's number")
     parser.add_argument("--seconds", type=float, default=1.0, help="per timing, at least one step")
     parser.add_argument("--rounds", type=positive, default=timing.ROUNDS, help="timings of each case")
@@ -81,43 +82,54 @@ def measure(args: argparse.Namespace) -> Iterator[Row]:
     device = select(args.device, 1)
     setup = runs.case(runs.TINY)
     setup = runs.adjusted(setup, training__batch_size=args.batch or setup.training.batch_size)
-    mode = train.Mode(args.precision, args.kind)
     counts = numbers(args.cores)
     with ExitStack() as stack:
 
-        def worker(threads: int) -> Worker:
-            request = {"setup": setup.model_dump(mode="json"), "way": asdict(mode), "device": device.type}
-            return stack.enter_context(Worker({**request, "threads": threads}))
+        def worker(kind: str, threads: int) -> Worker:
+            request = {"setup": setup.model_dump(mode="json"), "way": asdict(train.Mode(args.precision, kind))}
+            return stack.enter_context(Worker({**request, "device": device.type, "threads": threads}))
 
-        single = [worker(1) for _ in range(args.cores)]
-        teams = {f"{count} process{'es' if count > 1 else ''}": single[:count] for count in counts}
-        if device.type == "cpu":  # the threads of one process hardly matter to a GPU
-            teams |= {f"{count} threads": [worker(count)] for count in counts if count > 1}
+        teams: dict[str, list[Worker]] = {}
+        for kind in args.kinds:
+            single = [worker(kind, 1) for _ in range(args.cores)]
+            teams |= {named(count, "process", kind): single[:count] for count in counts}
+            if device.type == "cpu":  # the threads of one process hardly matter to a GPU
+                teams |= {named(count, "thread", kind): [worker(kind, count)] for count in counts if count > 1}
         for process in {id(process): process for team in teams.values() for process in team}.values():
             process.receive()  # it is warm
-        steps = max(1, round(args.seconds / work(single[:1], 1)[0]))
+        first = named(1, "process", args.kinds[0])
+        steps = max(1, round(args.seconds / work(teams[first], 1)[0]))
         taken = rounds(teams, steps, args.rounds)
-    for case, rate, ratio in compared(taken, steps * setup.training.batch_size):
+    rates = {case: rate for case, rate, _ in compared(taken, first, steps * setup.training.batch_size)}
+    for case, rate, ratio in compared(taken, first, steps * setup.training.batch_size):
+        kind = case.partition(", ")[2] or "eager"
         details = {
-            "precision": mode.precision,
-            "kind": mode.kind,
+            "precision": args.precision,
             "batch": setup.training.batch_size,
-            "share of perfect scaling": ratio.median / int(case.split()[0]),
+            "share of perfect scaling": rate / rates[named(1, "process", kind)] / int(case.split()[0]),
             "steps per timing": steps,
             "rounds": args.rounds,
         }
         yield make("scaling", case, "images/s", rate, details=details, device=device.type, ratios={"one": ratio})
 
 
-def compared(taken: Mapping[str, Sequence[Sequence[float]]], images: int) -> Iterator[tuple[str, float, timing.Ratio]]:
-    """Yield name, images per second and speed over `ONE` of each team, from seconds by round and worker.
+def named(count: int, what: str, kind: str) -> str:
+    """Name a case, such as "2 processes" or "1 process, package"."""
+    plural = what if count == 1 else {"process": "processes", "thread": "threads"}[what]
+    return f"{count} {plural}" + (f", {kind}" if kind != "eager" else "")
+
+
+def compared(
+    taken: Mapping[str, Sequence[Sequence[float]]], first: str, images: int
+) -> Iterator[tuple[str, float, timing.Ratio]]:
+    """Yield name, images per second and speed over the team `first` of each team, from seconds by round and worker.
 
     Args:
         images: number of images that each worker processes per round.
     """
     rates = {name: [sum(images / value for value in team) for team in turns] for name, turns in taken.items()}
     for name, values in rates.items():
-        yield name, timing.quartiles(values).median, timing.ratio(values, rates[ONE])
+        yield name, timing.quartiles(values).median, timing.ratio(values, rates[first])
 
 
 def numbers(largest: int) -> list[int]:

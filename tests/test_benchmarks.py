@@ -467,6 +467,10 @@ def test_scaling_has_a_row_for_each_number_of_processes_and_threads():
     assert rows[0].ratios == {"one": [1.0, 1.0, 1.0]}
     for row in rows:
         assert row.ours > 0 and 0.005 < row.details["share of perfect scaling"] < 4
+    assert [scaling.named(1, "process", "eager"), scaling.named(2, "process", "package")] == [
+        "1 process",
+        "2 processes, package",
+    ]
     assert [scaling.numbers(count) for count in (1, 2, 6, 8)] == [[1], [1, 2], [1, 2, 4, 6], [1, 2, 4, 8]]
 
 
@@ -484,7 +488,7 @@ def test_scaling_adds_the_rates_of_a_team():
     pair = [Steady(0.5), Steady(1.0)]
     taken = scaling.rounds({"1 process": pair[:1], "2 processes": pair}, 4, 3)
     assert taken == {"1 process": [[2.0]] * 3, "2 processes": [[2.0, 4.0]] * 3}
-    one, two = scaling.compared(taken, 40)
+    one, two = scaling.compared(taken, "1 process", 40)
     assert one == ("1 process", 20.0, timing.Ratio(1.0, 1.0, 1.0))
     assert two == ("2 processes", 30.0, timing.Ratio(1.5, 1.5, 1.5))
 
