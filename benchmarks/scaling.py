@@ -85,7 +85,7 @@ def measure(args: argparse.Namespace) -> Iterator[Row]:
     counts = numbers(args.cores)
     with ExitStack() as stack:
 
-        def worker(kind: str, threads: int) -> Worker:
+        def worker(kind: train.Kind, threads: int) -> Worker:
             request = {"setup": setup.model_dump(mode="json"), "way": asdict(train.Mode(args.precision, kind))}
             return stack.enter_context(Worker({**request, "device": device.type, "threads": threads}))
 

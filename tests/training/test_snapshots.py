@@ -2,15 +2,20 @@
 
 import errno
 import json
+import os
 import re
+import resource
+import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save
 
 from emmeter.errors import StageError
 from emmeter.training import snapshots
@@ -92,19 +97,51 @@ def test_a_damaged_snapshot_is_named_and_nothing_is_joined(folder, damage):
     assert not (folder / "out.safetensors").exists()
 
 
-def test_a_full_disk_names_the_file_and_keeps_the_old_one(folder, monkeypatch):
-    def full(_: object, path: Path, __: object) -> None:
-        path.write_bytes(b"half")
-        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
-
+def test_a_full_disk_names_the_file_and_keeps_the_old_one(folder):
     output = folder / "out.safetensors"
     output.write_bytes(b"old")
-    monkeypatch.setattr(snapshots, "save_file", full)
-    with pytest.raises(OSError, match=re.escape(f"No space left on device: '{output}'")) as error:
-        snapshots.join(folder, output, DESCRIPTION)
-    assert error.value.errno == errno.ENOSPC
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+    try:
+        with pytest.raises(OSError, match=re.escape(f"File too large: '{output}'")) as error:
+            snapshots.join(folder, output, DESCRIPTION)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert error.value.errno == errno.EFBIG
     assert output.read_bytes() == b"old"
     assert not list(folder.glob(".*"))
+
+
+def test_the_bytes_are_those_of_the_package(tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.randn(3, 2, 4, generator=generator)
+    tensors = {
+        "b": weights,
+        "a": weights.permute(2, 0, 1),
+        "ä/0": torch.tensor(2.0),
+        "double": weights.double(),
+        "none": torch.zeros(0, 3),
+    }
+    for metadata in (None, {"run": '{"shares": [1.0]}'}):
+        snapshots._write(tmp_path / "ours", tensors, metadata)
+        assert (tmp_path / "ours").read_bytes() == save(
+            {name: tensor.contiguous() for name, tensor in tensors.items()}, metadata
+        )
+
+
+def test_the_file_that_is_locked_is_the_file_that_is_written(tmp_path, monkeypatch):
+    """Otherwise another writer takes it for abandoned, and a kill leaves a file that no writer removes."""
+    made, mkstemp = [], tempfile.mkstemp
+
+    def noted(**options: Any) -> tuple[int, str]:
+        descriptor, name = mkstemp(**options)
+        made.append(os.fstat(descriptor).st_ino)
+        return descriptor, name
+
+    monkeypatch.setattr(tempfile, "mkstemp", noted)
+    snapshots.keep(tmp_path, 0, [{"w": torch.zeros(2)}])
+    assert made == [(tmp_path / "snapshot-0.safetensors").stat().st_ino]
 
 
 MEMORY = """
@@ -116,10 +153,10 @@ def private():
     return int(re.search(r"RssAnon:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024
 
 def measured(*arguments):
-    save_file(*arguments)
+    write(*arguments)
     print(private() - before)
 
-save_file, snapshots.save_file = snapshots.save_file, measured
+write, snapshots._write = snapshots._write, measured
 folder, before = Path(sys.argv[1]), private()
 snapshots.join(folder, folder / "out.safetensors", {"shares": [0.5, 1.0]})
 """

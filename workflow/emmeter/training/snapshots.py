@@ -1,19 +1,20 @@
 """Snapshots of the averaged weights: kept in the state folder during the training, joined into one file at its end."""
 
 import json
-import os
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from emmeter.errors import StageError
 from emmeter.files import checksums
 from emmeter.files.writing import replacing
+
+_DTYPES = {torch.float64: "F64", torch.float32: "F32"}
 
 
 def tensor_name(snapshot: int, decay: int, parameter: str) -> str:
@@ -71,12 +72,21 @@ def join(folder: Path, output: Path, description: dict[str, Any]) -> None:
     _write(output, tensors, {"run": json.dumps(description)})
 
 
-def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Write tensors atomically, from where they are in memory or in mapped files."""
-    with replacing(path) as temporary:
-        try:
-            save_file(tensors, temporary, metadata)
-        except SafetensorError as error:  # an error of the system is only in its text
-            if number := re.search(r"\(os error (\d+)\)", str(error)):
-                raise OSError(int(number[1]), os.strerror(int(number[1]))) from None
-            raise
+def _write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write tensors atomically in the format of safetensors, from where they are in memory or in mapped files.
+
+    The package's own `save_file` renames a file of its own to the path that it is given.  A kill would leave that file,
+    and the file that `replacing` has locked would be gone.  The bytes are those of `safetensors.torch.save`.
+    """
+    entries: dict[str, Any] = {} if metadata is None else {"__metadata__": dict(metadata)}
+    ordered = sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))
+    end = 0
+    for name, tensor in ordered:
+        start, end = end, end + tensor.nbytes
+        entries[name] = {"dtype": _DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+    head = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
+    head += b" " * (-len(head) % 8)
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        file.write(len(head).to_bytes(8, "little") + head)
+        for _, tensor in ordered:
+            file.write(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
