@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from emmeter.diffusion.functional import LABELS, Layout, denoising, own_step, step
-from emmeter.diffusion.preconditioning import EDM, VE, VP, Denoiser, denoising_loss
+from emmeter.diffusion.preconditioning import EDM, VE, VP, Denoiser, Flow, denoising_loss
 from emmeter.diffusion.unet import UNet
 from emmeter.settings.sections import Network
 
@@ -49,7 +49,7 @@ def test_a_prefix_that_does_not_come_first_is_refused():
         layout.without("out_conv.")
 
 
-@pytest.mark.parametrize("kind", [VP(), VE(), EDM(0.5)])
+@pytest.mark.parametrize("kind", [VP(), VE(), EDM(0.5), Flow()])
 @pytest.mark.parametrize("labels", [0, 3])
 @pytest.mark.parametrize("changes", [{}, {"architecture": "ncsnpp"}, {"skips": [1, 0, 0, 1]}, {"dropout": 0.3}])
 def test_the_step_has_the_loss_and_the_gradients_of_autograd(kind, labels, changes):

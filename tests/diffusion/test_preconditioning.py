@@ -1,5 +1,6 @@
 """Preconditionings, noise levels, losses and the conversion between pixels and [-1, 1]."""
 
+import itertools
 import math
 from pathlib import Path
 
@@ -8,9 +9,22 @@ import pytest
 import torch
 from torch import nn
 
-from emmeter.diffusion.preconditioning import EDM, VE, VP, Denoiser, denoising_loss, preconditioning, to_pixels, to_unit
+from emmeter.diffusion.optimum import OptimalDenoiser
+from emmeter.diffusion.preconditioning import (
+    EDM,
+    VE,
+    VP,
+    Denoiser,
+    Flow,
+    denoising_loss,
+    noisy,
+    preconditioning,
+    to_pixels,
+    to_unit,
+)
+from emmeter.diffusion.sampling import heun, noise_levels
 from emmeter.diffusion.unet import UNet
-from emmeter.settings.sections import Diffusion, Network
+from emmeter.settings.sections import Diffusion, Network, Sampling
 
 VECTORS = Path(__file__).parents[1] / "vectors"
 KINDS = ["vp", "ve", "edm"]
@@ -91,9 +105,9 @@ def test_noise_ranges_are_the_papers():
     assert (EDM().sigma_min, EDM().sigma_max) == (0.0, math.inf)
 
 
-@pytest.mark.parametrize("name", ["vp", "ve"])
+@pytest.mark.parametrize("name", ["vp", "ve", "flow"])
 def test_uniform_draws_cover_exactly_the_range(name):
-    kind = preconditioning(Diffusion(preconditioning=name))
+    kind = preconditioning(Diffusion(preconditioning=name, times="uniform"))
     ends = kind.training_sigma(torch.tensor([0.0, 1.0], dtype=torch.float64)).sort().values
     assert ends.tolist() == pytest.approx([kind.sigma_min, kind.sigma_max], rel=1e-9)
 
@@ -141,9 +155,109 @@ def test_edm_takes_its_settings():
     assert preconditioning(settings) == EDM(0.3, -0.5, 2.0)
     assert isinstance(preconditioning(Diffusion()), VP)
     assert isinstance(preconditioning(Diffusion(preconditioning="ve")), VE)
+    assert preconditioning(Diffusion(preconditioning="flow")) == Flow("normal")
+    assert preconditioning(Diffusion(preconditioning="flow", times="uniform")) == Flow("uniform")
 
 
-@pytest.mark.parametrize("name", KINDS)
+# Flow matching: x_t = (1 - t) y + t n, velocity n - y
+
+
+def straight(images: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+    t = t[:, None, None, None]
+    return (1 - t) * images + t * noise
+
+
+def random_images(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.rand(count, 1, 4, 4, generator=generator, dtype=torch.float64) * 2 - 1
+    return images, torch.randn(count, 1, 4, 4, generator=generator, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("draw", ["uniform", "normal"])
+def test_flow_trains_as_the_plain_formula_does(draw):
+    """Loss and gradient are those of |F(x_t, t) - (n - y)|^2, written without sigma."""
+    kind = Flow(draw)
+    images, noise = random_images(6, 0)
+    drawn = torch.linspace(0.05, 0.95, 6, dtype=torch.float64)
+    t = kind.t_min + (1 - 2 * kind.t_min) * drawn if draw == "uniform" else drawn.sigmoid()
+    weights = torch.linspace(-1, 1, 16, dtype=torch.float64).reshape(1, 1, 4, 4).requires_grad_()
+
+    def network(x: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
+        return weights * x + (time / 999)[:, None, None, None].sin()
+
+    plain = (network(straight(images, noise, t), 999 * t) - (noise - images)).square().flatten(1).sum(dim=1)
+    (expected,) = torch.autograd.grad(plain.mean(), weights)
+
+    def denoise(x: torch.Tensor, sigma: torch.Tensor, labels: object) -> torch.Tensor:
+        c = kind.coefficients(sigma)
+        skip, out, into = (value[:, None, None, None] for value in (c.skip, c.out, c.into))
+        return skip * x + out * network(into * x, c.noise)
+
+    ours = denoising_loss(denoise, kind, images, drawn, noise)
+    (gradient,) = torch.autograd.grad(ours.mean(), weights)
+    assert relative(ours.detach(), plain.detach()) < 1e-9
+    assert (gradient - expected).abs().max() < 1e-9 * expected.abs().max()
+
+
+def test_flow_knows_the_noise_of_its_path():
+    images, noise = random_images(5, 1)
+    t = torch.tensor([0.01, 0.3, 0.5, 0.9, 0.99], dtype=torch.float64)
+    sigma = t / (1 - t)
+    c = Flow().coefficients(sigma)
+    scaled = c.into[:, None, None, None] * noisy(images, sigma, noise)
+    assert (scaled - straight(images, noise, t)).abs().max() < 1e-12
+    assert (c.noise - 999 * t).abs().max() < 1e-10
+    recovered = c.skip[:, None, None, None] * noisy(images, sigma, noise) + c.out[:, None, None, None] * (
+        noise - images
+    )
+    assert (recovered - images).abs().max() < 1e-10  # the right velocity gives the image itself
+    assert relative(Flow().weight(sigma) * c.out**2, torch.ones(5, dtype=torch.float64)) < 1e-12
+
+
+def test_the_optimum_is_the_mean_velocity():
+    """E[n - y | x_t] over a training set, from the densities of x_t, equals the velocity of the optimal denoiser."""
+    images, noise = random_images(7, 2)
+    for t in (0.05, 0.4, 0.9):
+        time = torch.full((7,), t, dtype=torch.float64)
+        x = straight(images, noise, time)
+        distance = (x[:, None] - (1 - t) * images[None]).flatten(2).square().sum(dim=2)
+        share = torch.softmax(-distance / (2 * t**2), dim=1)
+        expected = torch.einsum("bi,bi...->b...", share, (x[:, None] - images[None]) / t)
+        denoised = OptimalDenoiser(images)(x / (1 - t), time / (1 - time))
+        assert ((x - denoised) / t - expected).abs().max() < 1e-9
+
+
+def test_euler_steps_along_the_flow_are_those_of_the_sampler():
+    """A step of dx_t/dt = v ends where a step of the sampler's equation for x = x_t / (1 - t) ends."""
+    images, noise = random_images(6, 3)
+    optimum = OptimalDenoiser(images)
+    x = 0.99 * noise
+    for t, following in itertools.pairwise(torch.tensor([0.99, 0.8, 0.5, 0.1], dtype=torch.float64)):
+        sigma, lower = t / (1 - t), following / (1 - following)
+        scaled = x / (1 - t)
+        denoised = optimum(scaled, sigma.expand(6))
+        x = x + (following - t) * (x - denoised) / t
+        scaled = scaled + (lower - sigma) * (scaled - denoised) / sigma
+        assert (x - (1 - following) * scaled).abs().max() < 1e-12
+
+
+def test_sampling_a_flow_with_the_right_velocity_gives_the_image():
+    image = random_images(1, 4)[0]
+    kind = Flow()
+
+    def denoise(x: torch.Tensor, sigma: torch.Tensor, labels: object) -> torch.Tensor:
+        c = kind.coefficients(sigma)
+        velocity = (x / (1 + sigma[:, None, None, None]) - image) * (1 + 1 / sigma)[
+            :, None, None, None
+        ]  # (x_t - y) / t
+        return c.skip[:, None, None, None] * x + c.out[:, None, None, None] * velocity
+
+    levels = noise_levels(Sampling(), kind.sigma_min, kind.sigma_max)
+    sampled = heun(denoise, torch.randn(3, 1, 4, 4, dtype=torch.float64), levels)
+    assert (sampled - image).abs().max() < 1e-9
+
+
+@pytest.mark.parametrize("name", [*KINDS, "flow"])
 def test_denoiser_combines_image_and_network(name):
     kind = preconditioning(Diffusion(preconditioning=name))
     torch.manual_seed(0)

@@ -7,7 +7,7 @@ import torch
 from scipy.stats import chisquare
 from torch import Tensor
 
-from emmeter.diffusion.preconditioning import EDM, VE, VP, Denoiser
+from emmeter.diffusion.preconditioning import EDM, VE, VP, Denoiser, Flow
 from emmeter.diffusion.sampling import SEEDS_PER_REPLICATE, draws, generate, heun, noise_levels
 from emmeter.settings.sections import Sampling
 from emmeter.settings.validation import read_setup
@@ -50,7 +50,7 @@ def test_fewest_steps():
 
 @pytest.mark.parametrize(
     ("kind", "low", "high"),
-    [(VP(), VP().sigma_min, VP().sigma_max), (VE(), 0.02, 100.0), (EDM(), 1e-5, 1000.0)],
+    [(VP(), VP().sigma_min, VP().sigma_max), (VE(), 0.02, 100.0), (EDM(), 1e-5, 1000.0), (Flow(), 1 / 999, 999.0)],
 )
 def test_noise_levels_stay_within_what_the_denoiser_knows(kind, low, high):
     wide = noise_levels(Sampling(sigma_min=1e-5, sigma_max=1000.0), kind.sigma_min, kind.sigma_max)

@@ -87,6 +87,7 @@ LEAVES: dict[str, tuple[Any, dict[str, Any], str | None]] = {
     "diffusion.sigma_data": (0.4, {"diffusion": {"preconditioning": "edm"}}, "train"),
     "diffusion.p_mean": (-1.0, {"diffusion": {"preconditioning": "edm"}}, "train"),
     "diffusion.p_std": (1.0, {"diffusion": {"preconditioning": "edm"}}, "train"),
+    "diffusion.times": ("uniform", {"diffusion": {"preconditioning": "flow"}}, "train"),
     "training.duration": ("10 epochs", {}, "train"),
     "training.batch_size": (128, {}, "train"),
     "training.optimizer": ("sgd", {}, "train"),

@@ -48,7 +48,7 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     ({"studies": {"s": {"titel": "x", "arms": {"a": {}}}}}, "studies.s.titel", "did you mean 'title'?"),
     # wrong choices
     ({"network": {"architecture": "ddpmp"}}, "network.architecture = 'ddpmp'", "did you mean 'ddpmpp'?"),
-    ({"diffusion": {"preconditioning": "VP"}}, "diffusion.preconditioning = 'VP'", "'vp', 've' or 'edm'"),
+    ({"diffusion": {"preconditioning": "VP"}}, "diffusion.preconditioning = 'VP'", "'vp', 've', 'edm' or 'flow'"),
     ({"training": {"optimizer": "adamw"}}, "training.optimizer = 'adamw'", "did you mean 'adam'?"),
     ({"training": {"order": "random"}}, "training.order = 'random'", "'shuffled' or 'fixed'"),
     ({"scoring": {"snapshot": "first"}}, "scoring.snapshot = 'first'", "'last' or 'best'"),

@@ -1,4 +1,4 @@
-"""Preconditioned denoisers, training noise and losses: VP, VE and EDM (Karras et al. 2022, table 1).
+"""Preconditioned denoisers, training noise and losses: VP, VE and EDM (Karras et al. 2022, table 1), and flow matching.
 
 A denoiser is D(x; sigma) = c_skip x + c_out F(c_in x; c_noise), with images scaled to [-1, 1] and x = y + sigma n.
 Noise levels and coefficients are (B,) tensors.
@@ -140,11 +140,52 @@ class EDM:
         return (sigma**2 + self.sigma_data**2) / (sigma * self.sigma_data) ** 2
 
 
+@dataclass(frozen=True)
+class Flow:
+    """Flow matching along straight paths (Lipman et al. 2023; rectified flow of Liu et al. 2023).
+
+    The network predicts the velocity v = n - y of x_t = (1 - t) y + t n, from x_t and t in (0, 1).  In the terms of a
+    denoiser, sigma = t / (1 - t) and x = x_t / (1 - t).  So y = x_t - t v gives the coefficients, and the loss
+    |F - v|^2 is |D - y|^2 / c_out^2.  The sampler's equation for x is that of the flow for x_t.
+
+    Args:
+        draw: "normal": ln(sigma), the logit of t, is standard normal in training (Esser et al. 2024); "uniform": t is
+            uniform between `t_min` and 1 - `t_min`.
+    """
+
+    draw: str = "normal"
+    t_min: float = 1e-3
+    timesteps: int = 1000
+
+    @property
+    def sigma_min(self) -> float:
+        return self.t_min / (1 - self.t_min)
+
+    @property
+    def sigma_max(self) -> float:
+        return (1 - self.t_min) / self.t_min
+
+    def coefficients(self, sigma: Tensor) -> Coefficients:
+        into = 1 / (1 + sigma)
+        return Coefficients(into, -sigma * into, into, (self.timesteps - 1) * sigma * into)
+
+    def training_sigma(self, draw: Tensor) -> Tensor:
+        if self.draw == "normal":
+            return draw.exp()
+        t = self.t_min + (1 - 2 * self.t_min) * draw
+        return t / (1 - t)
+
+    def weight(self, sigma: Tensor) -> Tensor:
+        return ((1 + sigma) / sigma) ** 2
+
+
 def preconditioning(settings: Diffusion) -> Preconditioning:
     """Build the preconditioning that the settings name."""
     if settings.preconditioning == "edm":
         assert settings.sigma_data is not None  # resolved when the data were read
         return EDM(settings.sigma_data, settings.p_mean, settings.p_std)
+    if settings.preconditioning == "flow":
+        return Flow("normal" if settings.times == "logit-normal" else "uniform")
     return VP() if settings.preconditioning == "vp" else VE()
 
 

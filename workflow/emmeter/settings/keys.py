@@ -39,6 +39,8 @@ def stage_settings(stage: Stage, setup: Setup) -> dict[str, Any]:
             network["skips"] = None
         if setup.diffusion.preconditioning != "edm":
             diffusion = {k: v for k, v in diffusion.items() if k not in ("sigma_data", "p_mean", "p_std")}
+        if setup.diffusion.preconditioning != "flow":
+            del diffusion["times"]
         if setup.training.optimizer != "sgd":
             del training["momentum"]
         del training["gpus"]  # the batches are the same, on any number of GPUs

@@ -150,8 +150,10 @@ class Diffusion(Section):
         default="network",
         description="A trained network, or the theoretical `optimum`: the closed-form minimum of the training loss.",
     )
-    preconditioning: Literal["vp", "ve", "edm"] = Field(
-        default="vp", description="Preconditioning, loss weights and training noise: VP, VE or EDM."
+    preconditioning: Literal["vp", "ve", "edm", "flow"] = Field(
+        default="vp",
+        description="Preconditioning, loss weights and training noise: VP, VE, EDM, or flow matching, which predicts "
+        "the velocity along straight paths.",
     )
     sigma_data: PositiveFloat | None = Field(
         default=0.5,
@@ -159,6 +161,10 @@ class Diffusion(Section):
     )
     p_mean: Float = Field(default=-1.2, description="EDM: mean of ln(sigma) in training.")
     p_std: PositiveFloat = Field(default=1.2, description="EDM: standard deviation of ln(sigma) in training.")
+    times: Literal["logit-normal", "uniform"] = Field(
+        default="logit-normal",
+        description="Flow matching: distribution of the time t in training; sigma is t / (1 - t).",
+    )
 
 
 class Training(Section):
