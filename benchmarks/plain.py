@@ -169,6 +169,7 @@ def denoiser(setup: Setup, shape: tuple[int, ...], label_count: int) -> Denoiser
     if network.skips is not None and not all(network.skips):
         raise StageError(f"network.skips = {network.skips}: the plain baseline keeps all skip connections")
     fast = build(setup, shape, label_count)
+    assert isinstance(fast.network, unet.UNet)  # `architecture` is checked above
     return Denoiser(UNet(fast.network), fast.kind)
 
 

@@ -63,6 +63,10 @@ def test_no_fault():
         ({"data": {"classes": [1, 2]}}, "search.n_max = 1740: must be at most 354"),
         ({"data": {"resolution": 16}}, "data.resolution = 16: must be at most 8"),
         ({"data": {"resolution": 6}}, "3 levels need a data.resolution divisible by 4, which 6 is not"),
+        (
+            {"network": {"architecture": "dit", "channels": 16, "patch": 3, "multipliers": [1] * 5}},
+            "network.patch = 3: must divide the side of the images, 8 pixels",
+        ),
         ({"network": {"multipliers": [1, 1, 1, 1, 1]}}, "network.multipliers = [1, 1, 1, 1, 1]: 5 levels need"),
         (
             {"network": {"attention": [4, 16]}},

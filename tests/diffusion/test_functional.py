@@ -4,18 +4,18 @@ import pytest
 import torch
 
 from emmeter.diffusion.functional import LABELS, Layout, denoising, own_step, step
+from emmeter.diffusion.networks import ScoreNetwork, build_network
 from emmeter.diffusion.preconditioning import EDM, VE, VP, Denoiser, Flow, denoising_loss
-from emmeter.diffusion.unet import UNet
 from emmeter.settings.sections import Network
 
 BATCH = 4
 
 
-def network(labels: int = 0, **changes: object) -> UNet:
+def network(labels: int = 0, **changes: object) -> ScoreNetwork:
     """A network with weights far from zero, in the memory layout of training."""
     settings = {"channels": 8, "multipliers": [1, 2], "blocks": 1, "attention": [4], "dropout": 0.0, **changes}
     torch.manual_seed(0)
-    made = UNet(Network.model_validate(settings), 8, 1, labels).to(memory_format=torch.channels_last)
+    made = build_network(Network.model_validate(settings), 8, 1, labels).to(memory_format=torch.channels_last)
     with torch.no_grad():
         for parameter in made.parameters():
             parameter += 0.1 * torch.randn_like(parameter)
@@ -51,7 +51,9 @@ def test_a_prefix_that_does_not_come_first_is_refused():
 
 @pytest.mark.parametrize("kind", [VP(), VE(), EDM(0.5), Flow()])
 @pytest.mark.parametrize("labels", [0, 3])
-@pytest.mark.parametrize("changes", [{}, {"architecture": "ncsnpp"}, {"skips": [1, 0, 0, 1]}, {"dropout": 0.3}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"architecture": "ncsnpp"}, {"architecture": "dit"}, {"skips": [1, 0, 0, 1]}, {"dropout": 0.3}]
+)
 def test_the_step_has_the_loss_and_the_gradients_of_autograd(kind, labels, changes):
     made = network(labels, **changes)
     denoiser = Denoiser(made, kind).train()

@@ -142,6 +142,9 @@ def _network_faults(setup: Setup, facts: Facts) -> list[Fault]:
     if setup.diffusion.denoiser != "network":
         return []
     network, side, levels = setup.network, facts.shape[1], len(setup.network.multipliers)
+    if network.architecture == "dit":
+        rule = f"must divide the side of the images, {side} pixels"
+        return [Fault("network.patch", str(network.patch), rule)] if side % network.patch else []
     if side % 2 ** (levels - 1):
         rule = f"{levels} levels need a data.resolution divisible by {2 ** (levels - 1)}, which {side} is not"
         return [Fault("network.multipliers", str(network.multipliers), rule)]

@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
-from emmeter.diffusion.unet import UNet
+from emmeter.diffusion.networks import ScoreNetwork, build_network
 from emmeter.settings.sections import Network
 
 
-def forward(network: UNet, shape: tuple[int, ...]) -> int:
+def forward(network: ScoreNetwork, shape: tuple[int, ...]) -> int:
     """Count the operations of one forward pass of one image; a multiplication and an addition count as two.
 
     The image passes through the network on the network's device.  On the meta device, nothing is computed.  The network
@@ -44,7 +44,7 @@ def planned(network: Network, shape: tuple[int, ...]) -> tuple[int, int]:
         those of a label embedding.
     """
     with torch.device("meta"):
-        unbuilt = UNet(network, shape[-1], shape[0])
+        unbuilt = build_network(network, shape[-1], shape[0])
     return forward(unbuilt, shape), sum(parameter.numel() for parameter in unbuilt.parameters())
 
 

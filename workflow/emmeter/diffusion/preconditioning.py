@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from emmeter.diffusion.unet import UNet
+from emmeter.diffusion.networks import ScoreNetwork
 from emmeter.settings.sections import Diffusion
 
 
@@ -192,7 +192,7 @@ def preconditioning(settings: Diffusion) -> Preconditioning:
 class Denoiser(nn.Module):
     """D(x; sigma, label): an estimate of the clean image, made of a network and a preconditioning."""
 
-    def __init__(self, network: UNet, kind: Preconditioning):
+    def __init__(self, network: ScoreNetwork, kind: Preconditioning):
         super().__init__()
         self.network = network
         self.kind = kind

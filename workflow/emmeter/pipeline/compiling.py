@@ -16,7 +16,7 @@ from emmeter.measure.search import replay
 from emmeter.pipeline.costs import Assumed
 from emmeter.pipeline.index import Index
 from emmeter.settings.keys import key
-from emmeter.settings.sections import Setup
+from emmeter.settings.sections import Setup, widest
 from emmeter.training.architecture import Architecture, of_denoiser, of_step
 from emmeter.training.schedule import budget
 
@@ -70,7 +70,7 @@ def architecture(index: Index, stage: Stage, setup: Setup) -> Architecture:
 def builds(index: Index, stage: Stage, setup: Setup, work: Counter[str]) -> bool:
     """Whether the jobs of a run build the package of their network: on a CPU, for small networks with much to do."""
     wanted = architecture(index, stage, setup)
-    small = setup.network.channels * max(setup.network.multipliers) <= WIDEST
+    small = widest(setup.network) <= WIDEST
     return small and wanted.precision != "bfloat16" and work[wanted.text()] >= PAYS[wanted.kind]
 
 

@@ -37,6 +37,8 @@ def stage_settings(stage: Stage, setup: Setup) -> dict[str, Any]:
         )
         if setup.network.skips and all(setup.network.skips):
             network["skips"] = None
+        others = ("patch", "heads") if setup.network.architecture != "dit" else ("multipliers", "attention", "skips")
+        network = {name: value for name, value in network.items() if name not in others}
         if setup.diffusion.preconditioning != "edm":
             diffusion = {k: v for k, v in diffusion.items() if k not in ("sigma_data", "p_mean", "p_std")}
         if setup.diffusion.preconditioning != "flow":

@@ -105,42 +105,56 @@ class Data(Section):
 
 
 class Network(Section):
-    """The U-Net (Song et al. 2021, in the form of Karras et al. 2022)."""
+    """A U-Net (Song et al. 2021, in the form of Karras et al. 2022) or a transformer (Peebles and Xie 2023)."""
 
-    architecture: Literal["ddpmpp", "ncsnpp"] = Field(default="ddpmpp", description="DDPM++ or NCSN++.")
+    architecture: Literal["ddpmpp", "ncsnpp", "dit"] = Field(
+        default="ddpmpp", description="The U-Nets DDPM++ and NCSN++, or the diffusion transformer `dit`."
+    )
     channels: Annotated[Int, Field(ge=4, le=4096, multiple_of=2)] = Field(
-        default=128, description="Channels of the network, before the multipliers of its levels."
+        default=128,
+        description="Channels of a U-Net, before the multipliers of its levels. `dit`: its width, a multiple of 4.",
     )
     multipliers: Annotated[list[PositiveInt], Field(min_length=1, max_length=8)] = Field(
         default=[2, 2, 2],
-        description="Factor of the channels at each level. Each level halves the resolution of the last one.",
+        description="U-Nets: factor of the channels at each level. Each level halves the resolution of the last one.",
     )
     blocks: Annotated[Int, Field(ge=1, le=64)] = Field(
-        default=2, description="Residual blocks per level of the encoder. The decoder has one more per level."
+        default=2, description="Residual blocks per level of the encoder; the decoder has one more. `dit`: all blocks."
     )
     attention: list[PositiveInt] | None = Field(
         default=[16],
-        description="Resolutions with self-attention, in pixels. null: half the resolution of the images, if the "
-        "network has more than one level.",
+        description="U-Nets: resolutions with self-attention, in pixels. null: half the resolution of the images, if "
+        "the network has more than one level.",
     )
     embedding: Literal["positional", "fourier"] | None = Field(
         default=None,
-        description="Embedding of the noise level. null: the architecture's own, `positional` for DDPM++ and "
-        "`fourier` for NCSN++.",
+        description="Embedding of the noise level. null: the architecture's own, `fourier` for NCSN++ and `positional` "
+        "for the others.",
     )
     skips: list[Flag] | None = Field(
         default=None,
-        description="One flag per skip connection, in the order of the encoder: 1 keeps it, 0 removes it. There are "
-        "levels x (`blocks` + 1) connections. null: all are kept.",
+        description="U-Nets: one flag per skip connection, in the order of the encoder: 1 keeps it, 0 removes it. "
+        "There are levels x (`blocks` + 1) connections. null: all are kept.",
     )
     dropout: Annotated[Float, Field(ge=0, lt=1)] = Field(
         default=0.13, description="Probability that an activation is dropped in training."
     )
+    patch: Annotated[Int, Field(ge=1, le=64)] = Field(
+        default=2, description="`dit`: side of a patch in pixels. The resolution must be divisible by it."
+    )
+    heads: Annotated[Int, Field(ge=1, le=64)] = Field(
+        default=4, description="`dit`: heads of the self-attention. `channels` must be divisible by their number."
+    )
 
 
 def skip_count(network: Network) -> int:
-    """Number of skip connections: `blocks` + 1 per level, the first from the stem or the downsampling."""
-    return len(network.multipliers) * (network.blocks + 1)
+    """Number of skip connections: `blocks` + 1 per level, the first from the stem or the downsampling; 0 of `dit`."""
+    return 0 if network.architecture == "dit" else len(network.multipliers) * (network.blocks + 1)
+
+
+def widest(network: Network) -> int:
+    """The largest number of channels of the network's layers."""
+    return network.channels * (1 if network.architecture == "dit" else max(network.multipliers))
 
 
 class Diffusion(Section):
@@ -442,8 +456,20 @@ class Setup(Section):
             raise SettingsError(
                 Fault("sampling.ema_decay", f"{decay:g}", f"must be one of training.ema_decays = {decays}")
             )
+        if self.network.architecture == "dit":
+            self._check_transformer()
         levels, skips = len(self.network.multipliers), self.network.skips
         if skips is not None and len(skips) != skip_count(self.network):
             rule = f"must have {skip_count(self.network)} flags ({levels} levels x ({self.network.blocks} blocks + 1))"
             raise SettingsError(Fault("network.skips", str(skips), f"{rule}, not {len(skips)}"))
         return self
+
+    def _check_transformer(self) -> None:
+        network = self.network
+        if network.skips is not None:
+            rule = "must be null: a transformer (network.architecture: dit) has no skip connections"
+            raise SettingsError(Fault("network.skips", str(network.skips), rule))
+        for number, name in ((4, "4"), (network.heads, f"network.heads = {network.heads}")):
+            if network.channels % number:
+                rule = f"must be divisible by {name} (network.architecture: dit)"
+                raise SettingsError(Fault("network.channels", str(network.channels), rule))

@@ -27,9 +27,9 @@ from torch import Tensor
 
 from emmeter import locks, project
 from emmeter.diffusion.functional import Layout, denoising, step
+from emmeter.diffusion.networks import build_network
 from emmeter.diffusion.precision import cast, choose
 from emmeter.diffusion.preconditioning import Denoiser, preconditioning
-from emmeter.diffusion.unet import UNet
 from emmeter.errors import StageError, reason
 from emmeter.files.writing import replacing, write_text
 from emmeter.machine.process import end_with_parent
@@ -204,7 +204,7 @@ def provided(chosen: Recipe, when: When) -> Package | None:
 def network_of(chosen: Recipe) -> Denoiser:
     """Make an initialized denoiser without labels, in the mode in which the package runs."""
     wanted = chosen.architecture
-    network = UNet(wanted.network, wanted.shape[-1], wanted.shape[0]).to(memory_format=torch.channels_last)
+    network = build_network(wanted.network, wanted.shape[-1], wanted.shape[0]).to(memory_format=torch.channels_last)
     denoiser = Denoiser(network, preconditioning(wanted.diffusion)).train(wanted.kind == "step").to(chosen.device)
     cast(network, choose(wanted.precision))
     return denoiser

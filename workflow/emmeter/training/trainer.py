@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from emmeter.data.subset import Subset
+from emmeter.diffusion.networks import build_network
 from emmeter.diffusion.precision import choose
 from emmeter.diffusion.preconditioning import Denoiser, preconditioning, to_unit
-from emmeter.diffusion.unet import UNet
 from emmeter.errors import StageError
 from emmeter.machine.device import reseed
 from emmeter.settings.sections import Setup
@@ -46,7 +46,7 @@ def build(setup: Setup, shape: tuple[int, ...], label_count: int) -> Denoiser:
         shape: of the images, (C, H, W).
         label_count: number of classes; 0 for an unconditional network.
     """
-    network = UNet(setup.network, shape[-1], shape[0], label_count).to(memory_format=torch.channels_last)
+    network = build_network(setup.network, shape[-1], shape[0], label_count).to(memory_format=torch.channels_last)
     return Denoiser(network, preconditioning(setup.diffusion))
 
 
