@@ -225,7 +225,7 @@ def fashion(tmp_path) -> Data:
 
 
 def test_torchvision_set_is_read(fashion, monkeypatch):
-    small = named.Named((1, 28, 28), (3,) * 10, "FashionMNIST", FILES["fashion_mnist"])
+    small = named.Named((1, 28, 28), (3,) * 10, "Small", None, "FashionMNIST", FILES["fashion_mnist"])
     monkeypatch.setitem(named.NAMED, "fashion_mnist", small)
     loaded = datasets.load(fashion)
     assert np.array_equal(loaded.images[:, 0], pixels(30, 28, 28))
@@ -777,3 +777,20 @@ def test_gzip_is_no_npz(tmp_path):
     path = tmp_path / "a.npz"
     path.write_bytes(gzip.compress(b"x" * 1000))
     refused(Data(source=f"npz:{path}"), path, "not an .npz file")
+
+
+@pytest.mark.parametrize(
+    ("settings", "title", "licence"),
+    [
+        ({"source": "fashion_mnist"}, "Fashion-MNIST (Xiao et al.), training set", "MIT"),
+        ({"source": "cifar10"}, "CIFAR-10 (Krizhevsky), training set", None),
+        ({"source": "folder:a/holiday photos"}, "holiday photos", None),
+        (
+            {"source": "fashion_mnist", "mixture": "npz:b/own.npz", "mixture_share": 0.5},
+            "Fashion-MNIST (Xiao et al.), training set + own.npz",
+            None,
+        ),
+    ],
+)
+def test_a_data_set_has_a_title_and_the_licence_of_all_its_sources(settings, title, licence):
+    assert named.identity(Data(**settings)) == (title, licence)

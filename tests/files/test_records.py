@@ -6,11 +6,13 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
 from emmeter.files import records
-from emmeter.files.layout import SETTINGS
+from emmeter.files.layout import RECORDS as RECORD_FILES
+from emmeter.files.layout import SETTINGS, run_folder
 from emmeter.files.records import (
     Cost,
     EmmRecord,
@@ -119,6 +121,18 @@ def test_written_rows_have_exactly_their_keys(run):
     assert set(score["cost"]) == keys(Cost)
     assert all(set(snapshot) == keys(Snapshot) for snapshot in score["snapshots"])
     assert all(set(searched) == keys(SearchedRun) for searched in search["runs"])
+
+
+def test_the_record_of_a_search_leads_to_the_files_of_its_runs(run):
+    search = records.read(run.record("emm"), EmmRecord)
+    for stage, key in search["keys"].items():
+        for searched in search["runs"]:
+            folder = run_folder(run.results, stage, key, searched["n"], searched["replicate"])
+            assert (folder / RECORD_FILES[stage]).is_file()
+    shown = search["shown"]
+    folder = run_folder(run.results, "score", search["keys"]["score"], shown["n"], shown["replicate"])
+    with np.load(folder / "gallery.npz") as of_run, np.load(run.file("emm")) as of_arm:
+        assert all(np.array_equal(of_run[name], of_arm[name]) for name in of_run.files)
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -24,6 +24,10 @@ class Named:
     """(C, H, W) of one image."""
     counts: tuple[int, ...]
     """Images per class."""
+    title: str
+    """Title for readers."""
+    licence: str | None
+    """Licence; None if the authors state none."""
     name: str = ""
     """Name of torchvision's class; empty for digits and glyphs."""
     files: str = ""
@@ -35,20 +39,62 @@ class Named:
 _IDX = "/raw/train-images-idx3-ubyte"
 _IDX_NOTE = "its four .gz files, decompressed, in that folder"
 NAMED = {
-    "digits": Named((1, 8, 8), (178, 182, 177, 183, 181, 182, 181, 179, 174, 180)),
-    "glyphs": Named((1, glyphs.SIDE, glyphs.SIDE), glyphs.COUNTS),
-    "cifar10": Named((3, 32, 32), (5000,) * 10, "CIFAR10", "cifar-10-batches-py", "cifar-10-python.tar.gz, extracted"),
-    "cifar100": Named((3, 32, 32), (500,) * 100, "CIFAR100", "cifar-100-python", "cifar-100-python.tar.gz, extracted"),
+    "digits": Named(
+        (1, 8, 8),
+        (178, 182, 177, 183, 181, 182, 181, 179, 174, 180),
+        *("Optical Recognition of Handwritten Digits (Alpaydin and Kaynak), test set", "CC BY 4.0"),
+    ),
+    "glyphs": Named(
+        (1, glyphs.SIDE, glyphs.SIDE),
+        glyphs.COUNTS,
+        *("Glyphs of the font DejaVu Sans", "licences of the fonts Bitstream Vera and Arev"),
+    ),
+    "cifar10": Named(
+        (3, 32, 32),
+        (5000,) * 10,
+        *("CIFAR-10 (Krizhevsky), training set", None),
+        *("CIFAR10", "cifar-10-batches-py", "cifar-10-python.tar.gz, extracted"),
+    ),
+    "cifar100": Named(
+        (3, 32, 32),
+        (500,) * 100,
+        *("CIFAR-100 (Krizhevsky), training set", None),
+        *("CIFAR100", "cifar-100-python", "cifar-100-python.tar.gz, extracted"),
+    ),
     "svhn": Named(
         (3, 32, 32),
         (4948, 13861, 10585, 8497, 7458, 6882, 5727, 5595, 5045, 4659),
+        *("Street View House Numbers (Netzer et al.), training set", "non-commercial use only"),
         *("SVHN", "train_32x32.mat", "train_32x32.mat (format 2 of the data set)"),
     ),
-    "fashion_mnist": Named((1, 28, 28), (6000,) * 10, "FashionMNIST", "FashionMNIST" + _IDX, _IDX_NOTE),
+    "fashion_mnist": Named(
+        (1, 28, 28),
+        (6000,) * 10,
+        *("Fashion-MNIST (Xiao et al.), training set", "MIT"),
+        *("FashionMNIST", "FashionMNIST" + _IDX, _IDX_NOTE),
+    ),
     "mnist": Named(
-        (1, 28, 28), (5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949), "MNIST", "MNIST" + _IDX, _IDX_NOTE
+        (1, 28, 28),
+        (5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949),
+        *("MNIST (LeCun et al.), training set", "CC BY-SA 3.0"),
+        *("MNIST", "MNIST" + _IDX, _IDX_NOTE),
     ),
 }
+
+
+def identity(data: Data) -> tuple[str, str | None]:
+    """Title and licence of a data set: of the user's own, the name of the file or folder, and no licence.
+
+    Titles of a mixture are joined by " + ".  Its licence is None unless both are known.
+    """
+    known = [NAMED.get(source) for source in data.sources]
+    names = [
+        named.title if named else Path(source.partition(":")[2]).name
+        for named, source in zip(known, data.sources, strict=True)
+    ]
+    licences = [named.licence if named else None for named in known]
+    stated = [licence for licence in licences if licence is not None]
+    return " + ".join(names), "; ".join(dict.fromkeys(stated)) if len(stated) == len(licences) else None
 
 
 def absent(data: Data) -> str | None:

@@ -9,6 +9,7 @@ from typing import NotRequired, TypedDict, TypeVar, cast
 
 from emmeter.files import checksums
 from emmeter.measure.results import FinishedSearch, Snapshot
+from emmeter.settings.keys import Stage
 
 
 class Provenance(TypedDict):
@@ -48,6 +49,12 @@ class SubsetRecord(RunRecord):
     """`seed` of the configuration."""
     data_sha256: str
     """SHA-256 of the data set as used: pixels, labels and positions of all its images."""
+    data_images: NotRequired[int]
+    """Number of images of the data set as used.  Earlier versions left out this key and the next two."""
+    data_title: NotRequired[str]
+    """Title of the data set, or the name of the user's own file or folder; of a mixture, both joined by `` + ``."""
+    data_licence: NotRequired[str | None]
+    """Its licence; None if it is not known, as of the user's own images."""
 
 
 class TrainingRecord(RunRecord):
@@ -120,8 +127,22 @@ class ScoreRecord(RunRecord):
     """Cost of training and sampling together."""
 
 
+class RunName(TypedDict):
+    """A run of an arm."""
+
+    n: int
+    """Number of training images, N."""
+    replicate: int
+    """Number of the subset and training seed, from 0."""
+
+
 class EmmRecord(FinishedSearch, Provenance):
     """``emm.json``: the finished search of an arm."""
+
+    keys: NotRequired[dict[Stage, str]]
+    """Keys of the arm's runs by stage; no `train` for the theoretical optimum.  Earlier versions left them out."""
+    shown: NotRequired[RunName]
+    """The run whose images are in gallery.npz.  Earlier versions left it out."""
 
 
 R = TypeVar("R", SubsetRecord, TrainingRecord, SamplingRecord, ScoreRecord, EmmRecord)

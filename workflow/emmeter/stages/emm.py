@@ -14,7 +14,7 @@ import numpy as np
 from emmeter.command import command, read_settings, stage_parser
 from emmeter.errors import StageError
 from emmeter.files import checksums, records
-from emmeter.files.layout import record_settings
+from emmeter.files.layout import RUN_FOLDERS, record_settings
 from emmeter.files.npz import write_npz
 from emmeter.files.provenance import provenance
 from emmeter.files.records import EmmRecord, ScoreRecord
@@ -52,7 +52,8 @@ def emm(setup: Setup, *, sizes: Sequence[int], results: Path, output: Path, gall
         raise StageError(f"the search is not finished: N = {missing.n}, replicate {missing.replicate} has no score")
     runs = [describe_run(setup, scores, trail, run) for run in trail.runs]
     preliminary = estimate(setup.search, trail, scores, sizes, None)
-    images = read_gallery(run_files(scores, representative(trail, preliminary))[1])
+    shown = representative(trail, preliminary)
+    images = read_gallery(run_files(scores, shown)[1])
     settings = record_settings(output.parent, "emm", setup)
     write_npz(gallery, **images)
     record: EmmRecord = {
@@ -63,6 +64,8 @@ def emm(setup: Setup, *, sizes: Sequence[int], results: Path, output: Path, gall
         "status": trail.status,
         "sizes": list(sizes),
         "runs": runs,
+        "keys": run_keys(setup),
+        "shown": {"n": shown.n, "replicate": shown.replicate},
         "images_trained": sum(run["images_trained"] for run in runs),
         "flops": sum(run["flops"] for run in runs),
         "run_seconds": round(sum(run["seconds"] for run in runs), 3),
@@ -70,6 +73,12 @@ def emm(setup: Setup, *, sizes: Sequence[int], results: Path, output: Path, gall
     }
     write_json(output, record)
     checksums.record(output, gallery, settings)
+
+
+def run_keys(setup: Setup) -> dict[keys.Stage, str]:
+    """The keys under which the stages of an arm's runs have stored them; the theoretical optimum has no training."""
+    made = [stage for stage in RUN_FOLDERS if stage != "train" or setup.diffusion.denoiser == "network"]
+    return {stage: keys.key(stage, setup) for stage in made}
 
 
 def describe_run(setup: Setup, scores: Scores, trail: Trail, run: RunId) -> SearchedRun:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from emmeter.command import command, read_settings, stage_parser
-from emmeter.data import datasets, images
+from emmeter.data import datasets, images, named
 from emmeter.data.subset import draw, save
 from emmeter.errors import DataError
 from emmeter.files import checksums
@@ -40,11 +40,15 @@ def subset(setup: Setup, *, n: int, replicate: int, output: Path, key: str = "")
         raise DataError(f"data.source = {setup.data.source!r}: {what}: memorization needs two that differ")
     settings = record_settings(output.parent, "subset", setup)
     save(output, drawn)
+    title, licence = named.identity(setup.data)
     content: SubsetRecord = {
         "n": n,
         "replicate": replicate,
         "seed": setup.seed,
         "data_sha256": images.digest(stored),
+        "data_images": len(stored.images) + (0 if stored.second is None else len(stored.second.images)),
+        "data_title": title,
+        "data_licence": licence,
         **provenance(key or keys.key("subset", setup), started),
     }
     record = output.with_name(RECORDS["subset"])
