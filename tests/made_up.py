@@ -104,6 +104,19 @@ def description() -> dict[str, Any]:
     }  # fmt: skip
 
 
+def gallery(count: int = 16, channels: int = 3) -> dict[str, np.ndarray]:
+    """The arrays of a gallery.npz of made-up images, of which the first half are copies."""
+    generator = np.random.default_rng(0)
+    images = {side: generator.integers(0, 255, (count, channels, 8, 8), dtype=np.uint8) for side in
+              ("generated", "nearest", "second")}  # fmt: skip
+    ratio = np.linspace(0, 2 / 3, count)
+    return images | {
+        "d1": 30 * ratio, "d2": np.full(count, 30.0), "copy": ratio < 1 / 3,
+        "rank": np.round(np.linspace(0, 499, count)).astype(int), "index": np.arange(count), "copies": np.array(250),
+        "images": np.array(500), "n": np.array(30), "replicate": np.array(0),
+    }  # fmt: skip
+
+
 def write(folder: Path) -> Path:
     """Write the records and, by the study stage, the tables of the study; return `folder`."""
     records = [folder / f"{name}.json" for name in ARMS]

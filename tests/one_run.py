@@ -90,7 +90,7 @@ class Pipeline:
             options = {"study": self.description(), "records": self.record("emm"), "page": self.study / "emm.html"}
             return [module, *_flat(options | tables)]
         if stage == "figures":
-            options = {name: tables[name] for name in ("emm", "curves")} | {"galleries": self.file("emm")}
+            options = {name: tables[name] for name in ("emm", "curves", "contrasts")} | {"galleries": self.file("emm")}
             return [
                 module,
                 *_flat({"study": self.description(), "style": '{"dpi": 50}', "folder": self.study} | options),

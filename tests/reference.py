@@ -31,6 +31,8 @@ from emmeter.measure.search import CLEAR, Status
 from emmeter.pipeline import description
 from emmeter.pipeline.index import Index, index_of
 from emmeter.presentation import figures, findings, rows, shape_figure, style
+from emmeter.presentation.curves_figure import draw_curves, study_heading
+from emmeter.presentation.sentences import finding
 from emmeter.presentation.shape import shape_rows
 from emmeter.settings import configuration
 from emmeter.settings.keys import key
@@ -38,6 +40,7 @@ from emmeter.settings.published import counterparts
 from emmeter.settings.sections import Figures, Search
 from emmeter.stages import shape
 from emmeter.stages.claim_figure import KINDS
+from emmeter.stages.figures import READING
 
 ROOT = Path(__file__).parents[1]
 REFERENCE = ROOT / "results/reference"
@@ -134,14 +137,16 @@ def write(folder: Path, described: dict[str, Any], arms: list[ArmResult], prior:
 def draw(folder: Path, described: dict[str, Any]) -> None:
     """Draw the figures that need no images."""
     emm, curves = read([folder / "emm.csv"], EMM_COLUMNS), read([folder / "curves.csv"], CURVE_COLUMNS)
+    text = finding(emm, read([folder / "contrasts.csv"], CONTRAST_COLUMNS), curves)
     with style.styled():
         drawn = {
-            "curves": figures.draw_curves(described, emm, curves, Figures()),
-            "emm": figures.draw_emm(described, emm, curves, Figures()),
+            "curves": draw_curves(emm, curves, Figures(), study_heading(described, text, emm, READING)),
+            "emm": figures.draw_emm(emm, Figures(), study_heading(described, text, emm)),
         }
-        for kind, (columns, drawing) in KINDS.items():
+        for kind, (columns, drawing, what) in KINDS.items():
             if (folder / f"{kind}.csv").is_file():
-                drawn[kind] = drawing(described, read([folder / f"{kind}.csv"], columns), Figures())
+                heading = style.Heading(f"{described['title']}: {what}")
+                drawn[kind] = drawing(described, read([folder / f"{kind}.csv"], columns), Figures(), heading)
         for name, figure in drawn.items():
             figure.savefig(folder / f"{name}.svg", format="svg", metadata={"Date": None})
 

@@ -10,14 +10,16 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from emmeter.data.subset import Subset, duplicate_groups, save
+from emmeter.errors import StageError
 from emmeter.files.npz import write_npz
+from emmeter.files.scores import read_gallery
 from emmeter.files.writing import write_json
 from emmeter.measure import engines
 from emmeter.measure.criterion import Neighbours, mean_distance, memorized, mirrored_neighbours, neighbours
 from emmeter.measure.engines import SLACK
 from emmeter.measure.estimate import wilson
 from emmeter.settings.validation import read_setup
-from emmeter.stages.score import GALLERY, best_and_worst, count_copies
+from emmeter.stages.score import GALLERY, count_copies, even_ranks
 from one_run import call
 
 VECTORS = Path(__file__).parents[1] / "vectors"
@@ -359,75 +361,49 @@ def test_stored_neighbours_are_exact(tmp_path):
         assert np.array_equal(copies[snapshot], (every == squared[snapshot][:, :1]).sum(axis=1))
 
 
-def test_gallery_shows_best_and_worst_of_the_last_snapshot(tmp_path):
+def test_gallery_shows_even_ranks_of_the_last_snapshot(tmp_path):
     place = scored(tmp_path)
     assert place.call() == 0
-    with np.load(place.gallery, allow_pickle=False) as archive:
-        content = {name: archive[name] for name in archive.files}
-    two = np.sqrt(np.sort(distances(place.images[-1], np.unique(place.train, axis=0)), axis=1)[:, :2])
-    ratios = two[:, 0] / two[:, 1]
-    assert content["worst_ratio"].tolist() == pytest.approx(sorted(ratios, reverse=True)[:16])
-    assert (np.diff(content["best_ratio"]) >= 0).all()
-    for name in ("best", "worst"):
-        assert content[f"{name}_generated"].shape == content[f"{name}_train"].shape == (16, 1, 4, 4)
-        nearest = distances(content[f"{name}_generated"], place.train).min(axis=1)
-        pairs_of = zip(content[f"{name}_generated"], content[f"{name}_train"], strict=True)
-        assert [int(distances(a[None], b[None])[0, 0]) for a, b in pairs_of] == nearest.tolist()
+    content = read_gallery(place.gallery)
+    last = place.images[-1]
+    every = distances(last, place.train)
+    two = np.sqrt(np.sort(distances(last, np.unique(place.train, axis=0)), axis=1)[:, :2])
+    order = np.argsort(two[:, 0] / two[:, 1], kind="stable")
+    assert content["rank"].tolist() == np.round(np.linspace(0, 39, 16)).tolist()
+    assert content["index"].tolist() == order[content["rank"]].tolist()
+    assert np.array_equal(content["generated"], last[content["index"]])
+    chosen = every[content["index"]]
+    for side, distance in (("nearest", "d1"), ("second", "d2")):
+        assert content[side].shape == (16, 1, 4, 4)
+        own = distances(content["generated"], content[side]).diagonal()
+        assert content[distance].tolist() == pytest.approx(np.sqrt(own / 16).tolist())
+    assert content["d1"].tolist() == pytest.approx(np.sqrt(chosen.min(axis=1) / 16).tolist())
+    assert content["copy"].tolist() == (content["d1"] < content["d2"] / 3).tolist()
+    assert (int(content["n"]), int(content["replicate"]), int(content["images"])) == (50, 0, 40)
+    assert int(content["copies"]) == (two[:, 0] < two[:, 1] / 3).sum()
 
 
-def test_gallery_shows_the_best_match(tmp_path):
-    place = scored(tmp_path)
-    assert place.call() == 0
-    two = np.sort(distances(place.images[-1], np.unique(place.train, axis=0)), axis=1)[:, :2]
-    with np.load(place.gallery, allow_pickle=False) as archive:
-        assert archive["best_ratio"][0] == pytest.approx(np.sqrt(two[:, 0] / two[:, 1]).min())
-
-
-def gallery_of(squared: np.ndarray, indices: np.ndarray) -> dict[str, np.ndarray]:
-    """The gallery of generated images that can be told apart: the first pixel is their number, the second is 1."""
-    numbers = np.arange(len(squared), dtype=np.uint8)
-    generated = np.stack([numbers, np.ones_like(numbers)], axis=1).reshape(-1, 1, 1, 2)
-    train = np.stack([np.arange(256), np.zeros(256)], axis=1).astype(np.uint8).reshape(-1, 1, 1, 2)
-    found = Neighbours(np.stack([indices, indices + 1], axis=1), squared, np.ones(len(squared), int))
-    return best_and_worst(generated, train, found)
-
-
-def numbers_of(content: dict[str, np.ndarray], kind: str, of: str = "generated") -> list[int]:
-    return content[f"{kind}_{of}"][:, 0, 0, 0].tolist()
-
-
-@pytest.mark.parametrize("count", [1, 2, 5, 16, 17, 20, 31, 32, 33, 100])
-@pytest.mark.parametrize("ratios", ["all 0", "all equal", "two values", "many"])
-def test_gallery_shows_an_image_as_best_or_as_worst(count, ratios):
+@pytest.mark.parametrize("count", [1, 2, 5, 16, 17, 100])
+@pytest.mark.parametrize("ratios", ["all 0", "two values", "many"])
+def test_gallery_shows_no_image_twice(count, ratios):
+    """Also if all ratios are equal, as those of the theoretical optimum are."""
     random = np.random.default_rng(count)
-    first = {"all 0": np.zeros(count), "all equal": np.full(count, 7), "two values": np.arange(count) % 2 * 3}.get(
-        ratios, random.permutation(count) + 1
-    )
+    first = {"all 0": np.zeros(count), "two values": np.arange(count) % 2 * 3}.get(ratios, random.permutation(count))
     squared = np.stack([first, np.full(count, 500)], axis=1).astype(np.int64)
-    content = gallery_of(squared, random.integers(0, 20, count))
-    best, worst = numbers_of(content, "best"), numbers_of(content, "worst")
-    size = min(GALLERY, count)
-    assert len(set(best)) == len(set(worst)) == size
-    assert len(set(best) & set(worst)) == max(0, 2 * size - count)
-    assert sorted(content["best_ratio"]) == content["best_ratio"].tolist() == sorted(np.sqrt(first / 500))[:size]
-    assert content["worst_ratio"].tolist() == sorted(np.sqrt(first / 500), reverse=True)[:size]
+    generated, train = (random.integers(0, 256, (size, 1, 2, 2)).astype(np.uint8) for size in (count, 20))
+    indices = np.stack([np.arange(count) % 20, (np.arange(count) + 1) % 20], axis=1)
+    copies = first * 9 < 500
+    content = even_ranks(generated, train, Neighbours(indices, squared, np.ones(count, int)), copies)
+    assert len(set(content["index"].tolist())) == len(content["index"]) == min(GALLERY, count)
+    assert (np.diff(content["d1"]) >= 0).all()
+    if count == 100:
+        assert abs(content["copy"].mean() - copies.mean()) <= 1 / GALLERY  # the share shown is that of the run
 
 
-def test_gallery_of_equal_ratios_shows_many_training_images():
-    """100 exact copies of 40 training images, as the theoretical optimum makes them."""
-    squared = np.tile([0, 50], (100, 1))
-    content = gallery_of(squared, np.arange(100) * 7 % 40)
-    shown = [set(numbers_of(content, kind, "train")) for kind in ("best", "worst")]
-    assert [len(one) for one in shown] == [16, 16]
-    assert not shown[0] & shown[1]
-
-
-def test_gallery_of_copies_of_few_training_images_starts_with_different_ones():
-    squared = np.tile([0, 50], (100, 1))
-    content = gallery_of(squared, np.arange(100) % 16)
-    best, worst = (numbers_of(content, kind, "train") for kind in ("best", "worst"))
-    assert set(best) == set(worst) == set(range(16))
-    assert not set(best[:8]) & set(worst[:8])
+def test_a_gallery_of_an_earlier_version_is_named(tmp_path):
+    write_npz(tmp_path / "gallery.npz", best_generated=np.zeros((1, 1, 2, 2), np.uint8))
+    with pytest.raises(StageError, match=r"gallery\.npz: is not a gallery of this version .*; delete it and run again"):
+        read_gallery(tmp_path / "gallery.npz")
 
 
 def test_all_and_none_memorized():

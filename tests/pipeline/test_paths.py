@@ -13,6 +13,7 @@ from emmeter.settings.keys import Stage, key
 CONTENT = {
     "data": {"source": "digits", "held_out": 0},
     "network": {"channels": 8, "multipliers": [1, 1], "blocks": 1, "attention": []},
+    "training": {"snapshots": [0.5, 1.0]},
     "search": {"n_min": 10, "n_max": 20, "start": 10, "confirm": 0},
     "studies": {
         "denoiser": {"arms": {"network": {}, "optimum": {"diffusion.denoiser": "optimum"}}},
@@ -89,9 +90,17 @@ def test_searches_are_named_without_the_prefix(index, paths):
 
 def test_a_study_draws_onset_and_budget_only_if_it_claims_something_about_them(paths):
     tables = ["emm.csv", "curves.csv", "contrasts.csv", "findings.csv", "onset.csv", "budget.csv", "emm.html"]
-    figures = [f"{name}.{kind}" for name in ("curves", "emm", "progress", "gallery") for kind in ("svg", "png")]
+    figures = [f"{name}.{kind}" for name in ("curves", "emm", "gallery") for kind in ("svg", "png")]
     assert paths.study("denoiser") == [f"results/experiment/denoiser/{name}" for name in tables + figures]
     for name in ("onset", "budget"):
         own = {f"results/experiment/{name}/{name}.{kind}" for kind in ("svg", "png")}
         assert own <= set(paths.study(name))
         assert len(paths.study(name)) == len(tables + figures) + 2
+
+
+@pytest.mark.parametrize(("snapshots", "drawn"), [([0.5, 1.0], False), ([0.25, 0.5, 1.0], True)])
+def test_progress_is_drawn_where_all_arms_have_three_snapshots(tmp_path, snapshots, drawn):
+    arms = {"one": {"training.snapshots": [0.1, 0.2, 1.0]}, "other": {"training.snapshots": snapshots}}
+    settings = read(CONTENT | {"studies": {"course": {"arms": arms}}})
+    files = Paths(index_of(settings, tmp_path), tmp_path).study("course")
+    assert any(file.endswith("/progress.svg") for file in files) == drawn

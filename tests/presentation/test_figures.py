@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-import numpy as np
 import pytest
 
 from emmeter.files.tables import CURVE_COLUMNS, EMM_COLUMNS, ONSET_COLUMNS, frame, read
 from emmeter.files.writing import write_csv
-from emmeter.presentation import figures, style
+from emmeter.presentation import curves_figure, figures, gallery_figure, style
 from emmeter.settings.sections import Figures
 from tests import made_up
 
@@ -36,32 +35,43 @@ CURVES = frame(
 
 @pytest.mark.parametrize(("snapshot", "expected"), [("last", [0.7, 0.3]), ("best", [0.9, 0.3])])
 def test_the_snapshot_that_counts_is_shown_once_per_run(snapshot, expected):
-    assert figures.counted_rows({"arm": "a", "snapshot": snapshot}, CURVES)["ratio"].tolist() == expected
+    assert curves_figure.counted_rows({"arm": "a", "snapshot": snapshot}, CURVES)["ratio"].tolist() == expected
 
 
 def horizontal(axes) -> list[float]:
-    """Heights of the lines across the whole of an axis."""
-    return [line.get_ydata()[0] for line in axes.lines if list(line.get_xdata()) == [0, 1]]
+    """Heights of the dashed lines across the whole of an axis."""
+    lines = [line for line in axes.lines if list(line.get_xdata()) == [0, 1] and line.get_linestyle() == "--"]
+    return [line.get_ydata()[0] for line in lines]
+
+
+def texts(figure) -> list[str]:
+    """All texts of a figure that say something."""
+    return [text.get_text() for text in figure.findobj(matplotlib.text.Text) if text.get_text()]
+
+
+def tables(folder: Path):
+    return read([folder / "emm.csv"], EMM_COLUMNS), read([folder / "curves.csv"], CURVE_COLUMNS)
 
 
 @pytest.mark.parametrize("epsilon", [0.1, 0.2])
 def test_every_epsilon_has_its_line_and_its_arms_cross_it(epsilon):
-    emm, curves = read([STUDY / "emm.csv"], EMM_COLUMNS), read([STUDY / "curves.csv"], CURVE_COLUMNS)
+    emm, curves = tables(STUDY)
     emm.loc[1, "epsilon"] = epsilon
     levels = sorted({0.9, 1 - epsilon}, reverse=True)
-    assert figures.levels(emm) == pytest.approx(levels)
-    drawn = figures.draw_curves({"title": ""}, emm, curves, Figures())
-    assert horizontal(drawn.axes[0]) == pytest.approx([100 * level for level in levels])
-    fitted = [line for line in drawn.axes[0].lines if len(line.get_xdata()) == 200]
+    assert curves_figure.levels(emm) == pytest.approx(levels)
+    panel = curves_figure.draw_curves(emm, curves, Figures()).axes[0]
+    assert horizontal(panel) == pytest.approx([100 * level for level in levels])
+    fitted = [line for line in panel.lines if len(line.get_xdata()) == 200]
     arms = emm.to_dict("records")
     for arm, line in zip(arms, fitted, strict=True):
         nearest = abs(line.get_xdata() - arm["emm"]).argmin()
-        assert line.get_ydata()[nearest] == pytest.approx(100 * figures.arm_level(arm), abs=0.5)
-    label = figures.draw_emm({"title": ""}, emm, curves, Figures()).axes[0].get_xlabel()
-    assert label.endswith(" or ".join(f"{100 * level:g} %" for level in levels) + " are memorized")
-    progress = figures.draw_progress({"title": ""}, emm, curves, Figures())
+        assert line.get_ydata()[nearest] == pytest.approx(100 * curves_figure.arm_level(arm), abs=0.5)
+    label = figures.draw_emm(emm, Figures()).axes[0].get_xlabel()
+    assert " or ".join(f"{100 * level:g} %" for level in levels) + " are copies" in label
+    study = {"arms": [{"name": arm["arm"], "search": {"epsilon": arm["epsilon"]}} for arm in arms]}
+    progress = figures.draw_progress(study, curves, Figures())
     assert [horizontal(axes) for axes in progress.axes[: len(arms)]] == [
-        pytest.approx([100 * figures.arm_level(arm)]) for arm in arms
+        pytest.approx([100 * curves_figure.arm_level(arm)]) for arm in arms
     ]
 
 
@@ -71,34 +81,75 @@ def study(tmp_path_factory) -> Path:
     return made_up.write(tmp_path_factory.mktemp("study"))
 
 
-def test_legend_names_each_arm_once(study):
+@pytest.mark.parametrize("width", [7.0, 3.4])
+def test_each_arm_is_named_once_beside_its_emm_and_has_a_marker_of_its_own(study, width):
     """Also arms with a limit alone."""
-    emm, curves = read([study / "emm.csv"], EMM_COLUMNS), read([study / "curves.csv"], CURVE_COLUMNS)
+    emm, curves = tables(study)
     emm = emm[emm["arm"].isin(["small", "beyond", "under"])]
-    assert set(curves.loc[curves["arm"] == "under", "role"]) == {"locate", "confirm"}
-    legend = figures.draw_curves(made_up.description(), emm, curves, Figures()).axes[0].get_legend()
-    assert legend is not None
-    assert [text.get_text().partition(":")[0] for text in legend.get_texts()] == emm["arm"].tolist()
+    figure = curves_figure.draw_curves(emm, curves, Figures(width=width))
+    labels = [f"{arm['arm']} {curves_figure.label(arm)}" for arm in emm.to_dict("records")]
+    assert [text for text in texts(figure) if text in labels] == labels
+    markers = {path.vertices.tobytes() for points in figure.axes[0].collections for path in points.get_paths()
+               if points.get_offsets().shape[0] and len(path.vertices) > 2}  # fmt: skip
+    assert len(markers) >= 3
+
+
+@pytest.mark.parametrize("width", [7.0, 3.4])
+def test_nothing_is_cut_off_and_no_label_hides_another(study, width):
+    emm, curves = tables(study)
+    gallery = [made_up.gallery()] * 2
+    for figure in (
+        curves_figure.draw_curves(emm[:4], curves, Figures(width=width), style.Heading("A title " * 12, "below " * 30)),
+        curves_figure.draw_curves(emm, curves, Figures(width=width)),
+        figures.draw_emm(emm, Figures(width=width)),
+        gallery_figure.draw_gallery(emm[:2], gallery, Figures(width=width)),
+    ):
+        figure.draw_without_rendering()
+        box = figure.bbox
+        shown = [
+            text for text in figure.findobj(matplotlib.text.Text) if text.get_visible() and text.get_text().strip()
+        ]
+        extents = [(text, text.get_window_extent()) for text in shown]
+        for text, extent in extents:
+            assert extent.x0 >= box.x0 - 1 and extent.x1 <= box.x1 + 1, text.get_text()
+            assert extent.y0 >= box.y0 - 1 and extent.y1 <= box.y1 + 1, text.get_text()
+        bold = [(text, extent) for text, extent in extents if text.get_fontweight() == "bold"]
+        for index, (text, extent) in enumerate(bold):
+            assert not any(extent.shrunk(0.9, 0.8).overlaps(other) for _, other in bold[:index]), text.get_text()
 
 
 def test_panels_of_many_arms(study):
-    """Seven arms in rows of four: one panel each, sizes below the lowest of each column, ? where undetermined."""
-    emm, curves = read([study / "emm.csv"], EMM_COLUMNS), read([study / "curves.csv"], CURVE_COLUMNS)
-    figure = figures.draw_curves(made_up.description(), emm, curves, Figures())
-    panels = [panel for panel in figure.axes if panel.get_visible()]
-    assert [panel.get_title().partition(":")[0] for panel in panels] == list(made_up.ARMS)
+    """Seven arms in rows of four: one panel each, sizes below the lowest of each column."""
+    emm, curves = tables(study)
+    panels = curves_figure.draw_curves(emm, curves, Figures()).axes
+    assert [panel.get_title("left") for panel in panels] == list(made_up.ARMS)
     assert [panel.xaxis.get_tick_params()["labelbottom"] for panel in panels] == [False] * 3 + [True] * 4
     undetermined = emm.loc[emm["status"] == "undetermined", "arm"].tolist()
-    assert undetermined == [panel.get_title()[:-3] for panel in panels if panel.get_title().endswith(": ?")]
+    assert undetermined == [p.get_title("left") for p in panels if p.get_title("right") == "not determined"]
 
 
-def test_mosaic_puts_pairs_above_each_other():
-    top, bottom = np.full((3, 1, 2, 2), 10, np.uint8), np.full((3, 1, 2, 2), 20, np.uint8)
-    picture = figures.mosaic(top, bottom)
-    assert picture.shape == (5, 8)
-    assert (picture[:2, [0, 1, 3, 4, 6, 7]] == 10).all()
-    assert (picture[3:, [0, 1, 3, 4, 6, 7]] == 20).all()
-    assert (picture[2] == 255).all()
+@pytest.mark.parametrize(("low", "high"), [(9, 80), (12, 55), (40, 460), (95, 105), (3, 3000), (18, 24), (1.5, 2)])
+@pytest.mark.parametrize("most", [4, 7])
+def test_an_axis_has_enough_round_numbers_and_not_too_many(low, high, most):
+    numbers = style.round_numbers(low, high, most, whole=low > 2)
+    assert numbers == sorted(numbers) and all(low <= number <= high for number in numbers)
+    assert len(numbers) <= most
+    if most == 7 and high / low > 1.3:
+        assert len(numbers) >= 3
+
+
+def test_gallery_marks_copies_and_spans_all_ranks():
+    emm = frame([dict.fromkeys(EMM_COLUMNS) | {"arm": "a", "epsilon": 0.1}], EMM_COLUMNS)
+    gallery = made_up.gallery(16)
+    assert gallery_figure.chosen(gallery, 8)[[0, -1]].tolist() == [0, 15]
+    assert len(set(gallery_figure.chosen(gallery, 8).tolist())) == 8
+    assert gallery_figure.chosen(made_up.gallery(3), 8).tolist() == [0, 1, 2]
+    figure = gallery_figure.draw_gallery(emm, [gallery], Figures(gallery=8))
+    shown = gallery_figure.chosen(gallery, 8)
+    marks = [text for text in texts(figure) if text[:2] in ("0.", "1.")]
+    assert marks == [f"{gallery['d1'][i] / 30:.2f}" + (" copy" if gallery["copy"][i] else "") for i in shown]
+    assert len([axes for axes in figure.axes if axes.images]) == 3 * 8
+    assert any("N = 30: 50 % of 500 images are copies" in text for text in texts(figure))
 
 
 def test_long_names_are_broken_into_lines():

@@ -62,7 +62,7 @@ def test_shares_are_open_circles_beyond_the_runs_and_missing_without_ours(figure
     _, right = figure.axes
     drawn = [line for line in right.lines if line.get_marker() == "o"]
     assert [(line.get_xdata()[0], line.get_ydata()[0]) for line in drawn] == [(92, 80), (40, 20)]
-    assert [line.get_markerfacecolor() == "white" for line in drawn] == [False, True]
+    assert [line.get_markerfacecolor() == style.PAPER for line in drawn] == [False, True]
     assert right.get_title(loc="left") == "N: 1,000 published,\n60 ours"
 
 

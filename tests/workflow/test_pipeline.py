@@ -16,7 +16,7 @@ from emmeter.files.tables import EMM_COLUMNS
 from project import JOINED
 
 STUDIES = {"labels": ["none", "random"], "denoiser": ["network", "optimum"], "own": ["file"]}
-FIGURES = ("curves", "emm", "progress", "gallery")
+FIGURES = ("curves", "emm", "gallery")
 TABLES = {"emm.csv", "curves.csv", "contrasts.csv", "findings.csv", "onset.csv", "budget.csv", "emm.html"}
 
 

@@ -44,11 +44,11 @@ rule figures:
     input:
         emm=f"{STUDY}/emm.csv",
         curves=f"{STUDY}/curves.csv",
+        contrasts=f"{STUDY}/contrasts.csv",
         galleries=arm_files("gallery.npz"),
     output:
         figure("curves", "ratio against N"),
         figure("emm", "EMM of each arm"),
-        figure("progress", "ratio against training progress"),
         figure("gallery", "generated images and their nearest training images"),
     log:
         "logs/figures/{study}.log",
@@ -64,7 +64,29 @@ rule figures:
         "figures of study {wildcards.study}"
     shell:
         "python -m emmeter.stages.figures --study {params.study:q} --style {params.style:q} --emm {input.emm}"
-        " --curves {input.curves} --galleries {params.galleries:q} --folder {params.folder} > {log} 2>&1"
+        " --curves {input.curves} --contrasts {input.contrasts} --galleries {params.galleries:q} --folder {params.folder} > {log} 2>&1"
+
+
+# Only of studies with enough snapshots.
+rule progress_figure:
+    input:
+        f"{STUDY}/curves.csv",
+    output:
+        figure("progress", "ratio against training progress"),
+    log:
+        "logs/progress_figure/{study}.log",
+    localrule: True
+    conda:
+        environment("envs/cpu.yaml")
+    params:
+        study=description_json,
+        style=SETTINGS.figures.model_dump_json(),
+        folder=lambda wildcards, output: os.path.dirname(output[0]),
+    message:
+        "ratio against training progress in study {wildcards.study}"
+    shell:
+        "python -m emmeter.stages.claim_figure --kind progress --study {params.study:q} --style {params.style:q}"
+        " --table {input} --folder {params.folder} > {log} 2>&1"
 
 
 # Only of studies that claim something about the onset.

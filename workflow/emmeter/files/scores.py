@@ -14,6 +14,11 @@ from emmeter.files.records import ScoreRecord
 from emmeter.measure.criterion import Neighbours
 from emmeter.measure.outcome import Count, RunId, count
 
+GALLERY = (
+    *("generated", "nearest", "second", "d1", "d2", "copy", "rank", "index"),
+    *("copies", "images", "n", "replicate"),
+)  # arrays of a gallery.npz
+
 
 @dataclass(frozen=True)
 class Scores(Mapping[RunId, Count]):
@@ -78,14 +83,13 @@ def _read(path: Path, names: Sequence[str], kind: str, advice: str = "") -> dict
 
 
 def read_gallery(path: Path) -> dict[str, np.ndarray]:
-    """Read all arrays of a gallery.npz, of a run or of an arm.
+    """Read the arrays of a gallery.npz, of a run or of an arm; `emmeter.stages.score.even_ranks` describes them.
 
     Raises:
         DataError: the file has changed since it was written.
+        StageError: the file is damaged, or was written by an earlier version.
     """
-    checksums.check([path])
-    with np.load(path, allow_pickle=False) as archive:
-        return {name: archive[name] for name in archive.files}
+    return _read(path, GALLERY, "a gallery of this version", "; delete it and run again")
 
 
 def neighbour_arrays(snapshots: Sequence[Neighbours]) -> dict[str, np.ndarray]:

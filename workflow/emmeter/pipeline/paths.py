@@ -8,10 +8,11 @@ from emmeter.files.layout import emm_folder, run_folder
 from emmeter.pipeline.index import Index
 from emmeter.settings.keys import Stage
 
-FIGURES = ("curves", "emm", "progress", "gallery")
+FIGURES = ("curves", "emm", "gallery")
 TABLES = ("emm", "curves", "contrasts", "findings", "onset", "budget")
 OWN = {"proportional": "onset", "forecast": "budget"}  # figures only of studies with such a claim, by what it expects
 KINDS = ("svg", "png")
+FEWEST_SNAPSHOTS = 3  # of every arm, for the figure of progress: fewer do not show when memorization sets in
 
 
 class Run(Protocol):
@@ -82,10 +83,16 @@ class Paths:
         return self._named(self.index.awaited(studies))
 
     def study(self, name: str) -> list[str]:
-        """Tables and figures of one study.  Onset and budget are drawn for claims about them."""
+        """Tables and figures of one study.
+
+        Onset and budget are drawn for claims about them, progress where all arms have enough snapshots.
+        """
         folder = self.results / self.index.experiment.name / name
         expected = {claim.expect for claim in self.index.study(name).findings.values()}
         figures = [*FIGURES, *(figure for expect, figure in OWN.items() if expect in expected)]
+        setups = [arm.setup for arm in self.index.study(name).arms]
+        if all(len(s.training.snapshots) >= FEWEST_SNAPSHOTS and s.diffusion.denoiser == "network" for s in setups):
+            figures.append("progress")
         files = [*(f"{table}.csv" for table in TABLES), "emm.html"]
         return [str(folder / file) for file in [*files, *(f"{figure}.{kind}" for figure in figures for kind in KINDS)]]
 

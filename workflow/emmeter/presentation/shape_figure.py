@@ -5,13 +5,16 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from emmeter.presentation.style import (
+    INK,
+    MUTED,
     NAME,
+    PAPER,
+    RULE,
     Axes,
     Figure,
-    LogLocator,
-    NullLocator,
-    colour,
+    log_axis,
     subplots,
+    tint,
     wrapped,
 )
 from emmeter.settings.sections import Figures
@@ -21,11 +24,10 @@ if TYPE_CHECKING:
 
 Row = Mapping[str, Any]
 RATIOS = {"emm_ratio": "EMM", "odds_ratio": "odds of a copy"}  # quantities of pairs of arms: of what
-GREY = "#777"  # of published numbers
 KINDS: Sequence[Mapping[str, Any]] = (  # of the legend
-    {"label": "published", "marker": "D", "mfc": "white", "color": GREY},
-    {"label": "ours, 95 % interval", "marker": "o", "color": colour(1)},
-    {"label": "ours, beyond the confirming sizes", "marker": "o", "mfc": "white", "color": colour(1)},
+    {"label": "published", "marker": "D", "mfc": PAPER, "color": MUTED},
+    {"label": "ours, 95 % interval", "marker": "o", "color": INK},
+    {"label": "ours, beyond the confirming sizes", "marker": "o", "mfc": PAPER, "color": INK},
 )
 
 
@@ -49,7 +51,7 @@ def draw_shape(rows: "DataFrame", titles: Mapping[str, str], below: str, style: 
     )
     figure.set_layout_engine("constrained", rect=(0, 0, 1, 1 - head / height))
     figure.text(0.01, 1 - 0.08 / height, "Ours beside the paper's, by shape", fontsize=11, fontweight="bold", va="top")
-    figure.text(0.01, 1 - 0.34 / height, lines, fontsize=8, color="#555", va="top", linespacing=1.3)
+    figure.text(0.01, 1 - 0.34 / height, lines, fontsize=8, color=MUTED, va="top", linespacing=1.3)
     for (left, right), (name, study) in zip(panels, studies.items(), strict=True):
         _draw_ratios(left, study)
         left.set_title(wrapped(titles[name], 44), fontsize=9.5)
@@ -79,52 +81,49 @@ def _draw_ratios(axes: Axes, study: Sequence[Row]) -> None:
     """Draw the ratio of each arm to the first, published above ours, on a logarithmic axis."""
     baseline, *others = arms(study)
     ratios = [row for row in study if row["quantity"] in RATIOS and row["against"] == baseline]
-    axes.axvline(1, color="#444", lw=1, ls=(0, (4, 3)), zorder=1)
+    axes.axvline(1, color=MUTED, lw=1, ls=(0, (4, 3)), zorder=1)
     axes.set_xscale("log")
     for row in ratios:
         position = others.index(row["arm"])
-        for side, shift, tint in (("published", -0.16, GREY), ("ours", 0.16, colour(1 + position))):
-            _draw_interval(axes, row, side, position + shift, tint)
+        for side, shift, colour in (("published", -0.16, MUTED), ("ours", 0.16, tint(1 + position, 1 + len(others)))):
+            _draw_interval(axes, row, side, position + shift, colour)
     axes.set_yticks(range(len(others)), [wrapped(arm, NAME) for arm in others])
     axes.set_ylim(len(others) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)
-    axes.grid(axis="x", color="#eee")
+    axes.grid(axis="x", color=RULE)
     axes.set_axisbelow(True)
     low, high = axes.get_xlim()
     axes.set_xlim(min(low, 0.8), max(high, 1.25))
-    steps = (1, 1.5, 2, 3, 4, 5, 7) if high / low < 10 else (1, 2, 5) if high / low < 300 else (1,)
-    axes.xaxis.set_major_locator(LogLocator(10, steps))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
+    log_axis(axes.xaxis, *axes.get_xlim(), whole=False)
     kind = RATIOS[ratios[0]["quantity"]] if ratios else "no ratio"
     axes.set_xlabel(f"{kind}, arm / {wrapped(baseline, NAME)}\n{in_order(study)}")
 
 
-def _draw_interval(axes: Axes, row: Row, side: str, y: float, tint: str) -> None:
+def _draw_interval(axes: Axes, row: Row, side: str, y: float, colour: str) -> None:
     """Draw a value with its interval, or an arrow at a limit that stands alone."""
     value, low, high = (row[f"{side}{end}"] for end in ("", "_low", "_high"))
-    marker, face = ("D", "white") if side == "published" else ("o", tint)
+    marker, face = ("D", PAPER) if side == "published" else ("o", colour)
     if not math.isnan(value):
         ends = [value if math.isnan(end) else end for end in (low, high)]
-        axes.plot(ends, [y, y], color=tint, lw=1.6, alpha=0.7)
-        axes.plot(value, y, marker, mfc=face, color=tint, ms=5, zorder=3)
+        axes.plot(ends, [y, y], color=colour, lw=1.6, alpha=0.7)
+        axes.plot(value, y, marker, mfc=face, color=colour, ms=5, zorder=3)
     elif math.isnan(low) != math.isnan(high):
         end, angle = (low, -90) if math.isnan(high) else (high, 90)
-        axes.plot(end, y, marker=(3, 0, angle), mfc=face, color=tint, ms=8)
+        axes.plot(end, y, marker=(3, 0, angle), mfc=face, color=colour, ms=8)
     elif not math.isnan(low):
-        axes.plot([low, high], [y, y], color=tint, lw=1.6, ls=":")
+        axes.plot([low, high], [y, y], color=colour, lw=1.6, ls=":")
 
 
 def _draw_percents(axes: Axes, study: Sequence[Row]) -> None:
     """Draw our shares of copies against the published ones, with the diagonal on which they are equal."""
     names = arms(study)
-    axes.plot([0, 100], [0, 100], color="#444", lw=1, ls=(0, (4, 3)), zorder=1)
+    axes.plot([0, 100], [0, 100], color=MUTED, lw=1, ls=(0, (4, 3)), zorder=1)
     for row in study:
         if row["quantity"] == "percent" and not math.isnan(row["ours"]):
-            x, y, tint = row["published"], row["ours"], colour(names.index(row["arm"]))
-            face = "white" if row["extrapolated"] == "True" else tint
-            axes.plot([x, x], [row["ours_low"], row["ours_high"]], color=tint, lw=1.2, alpha=0.6)
-            axes.plot(x, y, "o", color=tint, mfc=face, ms=5, zorder=3)
+            x, y, colour = row["published"], row["ours"], tint(names.index(row["arm"]), len(names))
+            face = PAPER if row["extrapolated"] == "True" else colour
+            axes.plot([x, x], [row["ours_low"], row["ours_high"]], color=colour, lw=1.2, alpha=0.6)
+            axes.plot(x, y, "o", color=colour, mfc=face, ms=5, zorder=3)
     axes.set_xlim(-4, 104)
     axes.set_ylim(-4, 104)
     axes.set_xticks(range(0, 101, 25))

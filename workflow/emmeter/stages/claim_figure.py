@@ -1,4 +1,4 @@
-"""The claim_figure stage draws the figure of a claim about more than EMM: of the onset, or of the training budget."""
+"""The claim_figure stage draws a figure that only some studies have: onset, training budget, or progress."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -6,13 +6,17 @@ from pathlib import Path
 from typing import Any
 
 from emmeter.command import command
-from emmeter.files.tables import BUDGET_COLUMNS, ONSET_COLUMNS, read
-from emmeter.presentation.figures import draw_budget, draw_onset, save
-from emmeter.presentation.style import styled
+from emmeter.files.tables import BUDGET_COLUMNS, CURVE_COLUMNS, ONSET_COLUMNS, read
+from emmeter.presentation.figures import draw_budget, draw_onset, draw_progress, save
+from emmeter.presentation.style import Heading, styled
 from emmeter.settings.sections import Figures
 from emmeter.stages.figures import arguments
 
-KINDS = {"onset": (ONSET_COLUMNS, draw_onset), "budget": (BUDGET_COLUMNS, draw_budget)}
+KINDS = {
+    "onset": (ONSET_COLUMNS, draw_onset, "when memorization sets in"),
+    "budget": (BUDGET_COLUMNS, draw_budget, "EMM against the training budget"),
+    "progress": (CURVE_COLUMNS, draw_progress, "share of copies along training, dark for small N"),
+}
 
 
 def claim_figure(kind: str, study: Mapping[str, Any], style: Figures, *, table: Path, folder: Path) -> None:
@@ -20,16 +24,16 @@ def claim_figure(kind: str, study: Mapping[str, Any], style: Figures, *, table: 
 
     Args:
         kind: one of `KINDS`.
-        study: its description (`emmeter.pipeline.description`), of which the title is used.
-        table: its onset.csv or budget.csv.
+        study: its description (`emmeter.pipeline.description`).
+        table: its onset.csv, budget.csv or curves.csv.
         folder: where the figure is written.
     Raises:
         StageError: the table is missing or damaged.
     """
-    columns, draw = KINDS[kind]
+    columns, draw, what = KINDS[kind]
     rows = read([table], columns)
     with styled():
-        save(draw(study, rows, style), folder / f"{kind}.svg", style.dpi)
+        save(draw(study, rows, style, Heading(f"{study['title']}: {what}")), folder / f"{kind}.svg", style.dpi)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -23,7 +24,7 @@ from emmeter.measure.results import Copies, Snapshot
 from emmeter.settings import keys
 from emmeter.settings.sections import Setup
 
-GALLERY = 16  # best and worst matches kept per run
+GALLERY = 16  # generated images kept per run with their neighbours
 
 
 def score(
@@ -72,7 +73,9 @@ def score(
     ]
     settings = record_settings(output.parent, "score", setup)
     write_npz(neighbours, **neighbour_arrays(nearest))
-    write_npz(gallery, **best_and_worst(generated["images"][-1], train.images, nearest[-1]))
+    copies = memorized(nearest[-1], setup.scoring.threshold, setup.scoring.distinct)
+    examples = even_ranks(generated["images"][-1], train.images, nearest[-1], copies)
+    write_npz(gallery, **examples, n=np.array(n), replicate=np.array(replicate))
     content: ScoreRecord = {
         "n": n,
         "replicate": replicate,
@@ -141,42 +144,39 @@ def count_copies(nearest: Sequence[Neighbours], setup: Setup, pixels: int) -> li
     return counts
 
 
-def best_and_worst(generated: np.ndarray, train: np.ndarray, neighbours: Neighbours) -> dict[str, np.ndarray]:
-    """Choose the generated images with the smallest and the largest d1/d2, up to `GALLERY` of each.
+def even_ranks(generated: np.ndarray, train: np.ndarray, neighbours: Neighbours, copies: np.ndarray) -> dict[str, Any]:
+    """Choose generated images at even ranks of d1/d2, up to `GALLERY`, from the best match to the worst.
 
-    No image is on both sides, as long as there are enough.  Equal ratios are common, because many images are exact
-    copies.  Among these, images of different nearest neighbours come first.  On the worst side, images whose
-    neighbours the best side shows last, or not at all, come before.
+    So about the same share of them are copies as of all.  No image is chosen twice.
 
     Args:
         generated: uint8 (m, C, H, W).
         train: uint8 (N, C, H, W), the training images.
         neighbours: neighbours of the generated images.
+        copies: bool (m,), which of them are copies.
     Returns:
-        For `best` and `worst`, each with g images: `_generated` uint8 (g, C, H, W), `_train` of the same shape (the
-        nearest training image of each) and `_ratio` float64 (g,), d1/d2.
+        For g images: `generated`, `nearest` and `second` uint8 (g, C, H, W), the latter two training images; `d1` and
+        `d2` float64 (g,), their distances as root mean square over the pixels, in grey levels; `copy` bool (g,);
+        `rank` int64 (g,), from 0 for the smallest d1/d2; `index` int64 (g,), positions among the generated images.
+        `copies` and `images`: numbers of copies and of all images.
     """
     ratio = np.sqrt(neighbours.squared[:, 0] / np.maximum(neighbours.squared[:, 1], 1))
-    nearest = neighbours.indices[:, 0]
-    count = min(GALLERY, len(ratio))
-    order = np.lexsort((_repeated(nearest), ratio))
-    best, rest = order[:count], np.sort(order[count:])
-    position = {image: index for index, image in reversed(list(enumerate(nearest[best].tolist())))}
-    shown = np.array([count - position.get(image, count) for image in nearest[rest].tolist()])
-    worst = rest[np.lexsort((shown, _repeated(nearest[rest]), -ratio[rest]))][:count]
-    worst = np.concatenate([worst, best[::-1][: count - len(worst)]])
-    arrays = {}
-    for name, chosen in {"best": best, "worst": worst}.items():
-        arrays |= {f"{name}_generated": generated[chosen], f"{name}_train": train[nearest[chosen]]}
-        arrays[f"{name}_ratio"] = ratio[chosen]
-    return arrays
-
-
-def _repeated(values: np.ndarray) -> np.ndarray:
-    """Mark values that an equal value precedes: bool (m,)."""
-    repeated = np.ones(len(values), bool)
-    repeated[np.unique(values, return_index=True)[1]] = False
-    return repeated
+    order = np.argsort(ratio, kind="stable")
+    rank = np.round(np.linspace(0, len(order) - 1, min(GALLERY, len(order)))).astype(np.int64)
+    index = order[rank]
+    first, second = (np.sqrt(neighbours.squared[index, column] / generated[0].size) for column in (0, 1))
+    return {
+        "generated": generated[index],
+        "nearest": train[neighbours.indices[index, 0]],
+        "second": train[neighbours.indices[index, 1]],
+        "d1": first,
+        "d2": second,
+        "copy": copies[index],
+        "rank": rank,
+        "index": index,
+        "copies": int(copies.sum()),
+        "images": len(copies),
+    }
 
 
 def main(argv: Sequence[str] | None = None) -> None:
