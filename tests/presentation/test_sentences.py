@@ -38,7 +38,7 @@ BASE, HIGH, LOW = arm("base", 20), arm("high", 40), arm("low", 10)
         (
             [BASE, HIGH, LOW],
             [contrast("high", 1.5, 2.5), contrast("low", 0.3, 0.8)],
-            "EMM ranges from 10 (low) to 40 (high); 20 (base)",
+            "EMM ranges from 10 (low) to 40 (high), with 20 (base)",
         ),
         ([BASE, HIGH], [contrast("high", 0.9, 2.5)], "No arm differs clearly from 20 (base)"),
         ([BASE, HIGH], [contrast("high", None, None)], "No arm differs clearly from 20 (base)"),
@@ -51,6 +51,11 @@ BASE, HIGH, LOW = arm("base", 20), arm("high", 40), arm("low", 10)
             [BASE, arm("none", None, "below", emm_high=5)],
             [contrast("none", None, 0.25)],
             "EMM falls from 20 (base) to below 5.0 (none)",
+        ),
+        (
+            [arm("base", None, "below", emm_high=12), LOW],
+            [contrast("low", None, None)],
+            "EMM of base is below 12; no arm differs clearly",
         ),
         ([BASE], [], "EMM is 20 training images"),
         ([arm("base", None, "undetermined")], [], "EMM is not determined"),
@@ -72,6 +77,12 @@ def test_a_study_at_one_size_is_stated_by_its_shares():
     curves = [run("all", 60, 399, 400), run("none", 60, 0)]
     text = sentences.finding(frame(arms, EMM_COLUMNS), frame([], CONTRAST_COLUMNS), frame(curves, CURVE_COLUMNS))
     assert text == "At N = 60, copies range from 0 % (none) to 99.8 % (all)"
+
+
+def test_equal_shares_are_stated_once():
+    arms, curves = [BASE, HIGH], [run(name, 60, 0) for name in ("base", "high")]
+    text = sentences.finding(frame(arms, EMM_COLUMNS), frame([], CONTRAST_COLUMNS), frame(curves, CURVE_COLUMNS))
+    assert text == "At N = 60, 0 % of the generated images are copies in every arm"
 
 
 @pytest.mark.parametrize(
