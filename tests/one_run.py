@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from emmeter.command import command
-from emmeter.files.layout import FILES, RECORDS, emm_folder, run_folder
+from emmeter.files.layout import FILES, RECORDS, emm_folder, quality_folder, run_folder
 from emmeter.pipeline.description import description
 from emmeter.pipeline.index import index_of
 from emmeter.settings.configuration import read
@@ -35,7 +35,7 @@ CONTENT: dict[str, Any] = {
     "sampling": {"images": 24, "steps": 4},
     "search": {"rule": "grid", "grid": [20], "replicates": 1},
 }
-STAGES: tuple[Stage, ...] = ("subset", "train", "sample", "score", "emm")
+STAGES: tuple[Stage, ...] = ("subset", "train", "sample", "score", "emm", "quality")
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,8 @@ class Pipeline:
         name = key(stage, self.setup)
         if stage == "emm":
             return emm_folder(self.results, name)
+        if stage == "quality":
+            return quality_folder(self.results, name)
         return run_folder(self.results, stage, name, self.n, self.replicate)
 
     def file(self, stage: Stage, name: str = "") -> Path:
@@ -79,7 +81,7 @@ class Pipeline:
         return json.dumps(description(index_of(settings, self.results), "faults"))
 
     def arguments(self, stage: str) -> list[str]:
-        """Command line of a stage, or of "study", "figures", "summary" or "findings_table", after ``python -m``."""
+        """Command line of a stage of `STAGES`, of a study or of several studies, after ``python -m``."""
         module = f"emmeter.stages.{stage}"
         tables = {
             name: str(self.study / f"{name}.csv")
@@ -95,6 +97,10 @@ class Pipeline:
                 module,
                 *_flat({"study": self.description(), "style": '{"dpi": 50}', "folder": self.study} | options),
             ]
+        if stage == "quality_table":
+            study = json.dumps({"name": "faults", "arms": [{"name": "one", "value": ""}]})
+            outputs = {name: self.study / f"{name}.csv" for name in ("quality", "copied")}
+            return [module, *_flat({"study": study, "tables": self.file("quality")} | outputs)]
         if stage in ("summary", "findings_table"):
             source = tables["emm" if stage == "summary" else "findings"]
             table = self.results / ("emm.csv" if stage == "summary" else "findings.csv")
@@ -112,6 +118,8 @@ class Pipeline:
                 "output": self.record("emm"),
                 "gallery": self.file("emm"),
             }
+        if stage == "quality":
+            return options | {"record": self.record("emm"), "results": self.results, "folder": self.folder("quality")}
         options |= {"n": self.n, "replicate": self.replicate}
         subset, snapshots, samples = self.file("subset"), self.file("train"), self.file("sample")
         if stage == "subset":

@@ -18,7 +18,7 @@ def content(path: Path) -> Any:
     if path.suffix == ".json":
         record = json.loads(path.read_text())
         counts = [[run["n"], run["snapshots"], run["images_trained"], run["flops"]] for run in record.get("runs", ())]
-        inputs = sorted(record.get("inputs", {}).items())
+        inputs = sorted((name, digest) for name, digest in record.get("inputs", {}).items() if name != "emm.json")
         return {name: value for name, value in record.items() if name not in VARIES}, counts, inputs
     if path.name in ("SHA256SUMS", "emm.html"):
         return None  # they hold the cost in seconds, or the checksum of a file with the cost

@@ -17,6 +17,7 @@ from emmeter.files.records import (
     Cost,
     EmmRecord,
     Provenance,
+    QualityRecord,
     RunRecord,
     SamplingRecord,
     ScoreRecord,
@@ -35,6 +36,7 @@ RECORDS = {
     "sample": SamplingRecord,
     "score": ScoreRecord,
     "emm": EmmRecord,
+    "quality": QualityRecord,
 }
 NAMES = {
     SubsetRecord: "subset.json",
@@ -42,6 +44,7 @@ NAMES = {
     SamplingRecord: "sampling.json",
     ScoreRecord: "score.json",
     EmmRecord: "emm.json",
+    QualityRecord: "quality.json",
 }
 
 
@@ -76,7 +79,7 @@ def cell(line: str, key: str) -> str:
 
 
 COMMON = documented("Every record has these keys:")
-OF_RUNS = documented("Records of runs (all but `emm.json`) also have these:")
+OF_RUNS = documented("Records of runs (all but `emm.json` and `quality.json`) also have these:")
 
 
 def test_keys_of_all_records_are_documented():
@@ -86,7 +89,7 @@ def test_keys_of_all_records_are_documented():
 
 @pytest.mark.parametrize("kind", NAMES, ids=lambda kind: NAMES[kind])
 def test_keys_of_a_record_are_documented(kind):
-    shared = COMMON | (OF_RUNS if kind is not EmmRecord else set())
+    shared = COMMON | (OF_RUNS if kind not in (EmmRecord, QualityRecord) else set())
     assert documented(f"`{NAMES[kind]}`:") == keys(kind) - shared
     assert ("inputs" in keys(kind)) == (kind not in (SubsetRecord, EmmRecord))
 

@@ -12,7 +12,7 @@ from scipy.ndimage import gaussian_filter
 from sklearn.datasets import load_digits
 
 from emmeter.measure.quality.distributions import frechet, mmd, squared_distances, typical_distance
-from emmeter.measure.quality.floors import METRICS, Measures, against_held_out, against_train, measures
+from emmeter.measure.quality.floors import METRICS, Measures, against_held_out, against_train, draws_of, measures
 from emmeter.measure.quality.neighbourhoods import nearest_others, neighbourhoods
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -228,7 +228,7 @@ def test_small_distances_keep_their_digits_far_from_the_origin():
 
 
 def compared(images: np.ndarray, held_out: np.ndarray):
-    result = against_held_out(images, held_out, k=5, most=250, draws=5)
+    (result,) = against_held_out([images], held_out, k=5, most=250, draws=5) or [None]
     assert result is not None
     return result
 
@@ -278,7 +278,7 @@ def test_copies_of_the_training_images_show_against_these_and_not_against_held_o
     real = digits()
     train, held_out = real[:200], real[200:700]
     copies = train[np.random.default_rng(1).integers(0, 200, 400)]
-    result = against_train(copies, train, held_out, k=5, most=1000, draws=5)
+    (result,) = against_train([copies], train, held_out, k=5, most=1000, draws=5) or [None]
     assert result is not None
     assert result.images == 200
     assert result.generated.authenticity == 0
@@ -293,28 +293,35 @@ def test_copies_of_the_training_images_show_against_these_and_not_against_held_o
 def test_all_sides_are_compared_at_equal_counts():
     generated, train, held_out = normal(0, 90, 3), normal(1, 30, 3), normal(2, 64, 3)
     counts = {
-        "train": against_train(generated, train, held_out, k=5, most=1000, draws=1),
-        "held out": against_held_out(generated, held_out, k=5, most=1000, draws=1),
-        "at most": against_held_out(generated, held_out, k=5, most=10, draws=1),
-        "generated": against_held_out(generated[:7], held_out, k=9, most=1000, draws=1),
+        "train": against_train([generated], train, held_out, k=5, most=1000, draws=1),
+        "held out": against_held_out([generated], held_out, k=5, most=1000, draws=1),
+        "at most": against_held_out([generated], held_out, k=5, most=10, draws=1),
+        "generated": against_held_out([generated[:7]], held_out, k=9, most=1000, draws=1),
     }
-    assert {name: (result.images, result.k) for name, result in counts.items() if result} == {
+    assert {name: (rows[0].images, rows[0].k) for name, rows in counts.items() if rows} == {
         "train": (30, 5), "held out": (32, 5), "at most": (10, 5), "generated": (7, 6),
     }  # fmt: skip
 
 
 def test_draws_are_the_same_each_time_and_one_draw_shows_no_spread():
-    sets = normal(0, 50, 3), normal(1, 60, 3)
-    many = against_held_out(*sets, k=3, most=20, draws=4)
-    one = against_held_out(*sets, k=3, most=20, draws=1)
-    assert many == against_held_out(*sets, k=3, most=20, draws=4)
+    sets, held_out = [normal(0, 50, 3), normal(3, 50, 3)], normal(1, 60, 3)
+    many = against_held_out(sets, held_out, k=3, most=20, draws=4)
+    one = against_held_out(sets, held_out, k=3, most=20, draws=1)
     assert many is not None and one is not None
-    assert min(astuple(many.floor_sd)) > 0
-    assert set(astuple(one.floor_sd)) == {0.0}
+    assert many == against_held_out(sets, held_out, k=3, most=20, draws=4)
+    assert [many[1]] == against_held_out(sets[1:], held_out, k=3, most=20, draws=4)  # sets share the draws
+    assert many[0].floor == many[1].floor
+    assert min(astuple(many[0].floor_sd)) > 0
+    assert set(astuple(one[0].floor_sd)) == {0.0}
+
+
+def test_many_images_are_drawn_fewer_times():
+    assert [draws_of(10, images) for images in (4, 200, 400, 1000, 50_000)] == [10, 10, 5, 2, 2]
+    assert draws_of(1, 1000) == 1
 
 
 def test_too_few_images_or_only_equal_ones_are_not_compared():
     generated, few, same = normal(0, 20, 2), normal(1, 7, 2), np.ones((20, 2))
-    assert against_held_out(generated, few, k=3, most=100, draws=2) is None
-    assert against_train(generated, few[:3], normal(2, 20, 2), k=3, most=100, draws=2) is None
-    assert against_train(generated, same, normal(2, 20, 2), k=3, most=100, draws=2) is None
+    assert against_held_out([generated], few, k=3, most=100, draws=2) is None
+    assert against_train([generated], few[:3], normal(2, 20, 2), k=3, most=100, draws=2) is None
+    assert against_train([generated], same, normal(2, 20, 2), k=3, most=100, draws=2) is None

@@ -64,7 +64,15 @@ def listed(path):
 def test_sound_results_pass(own):
     verified = verify(own.results)
     assert verified.mismatches == []
-    assert verified.counts == {"runs": 4, "searches": 1, "files": 17, "scores": 1, "rescored": 1}
+    assert verified.counts == {
+        "runs": 4,
+        "searches": 1,
+        "qualities": 1,
+        "files": 22,
+        "scores": 1,
+        "rescored": 1,
+        "remeasured": 1,
+    }
     assert "not checked" not in verified.summary()
 
 
@@ -132,7 +140,7 @@ def test_another_setting_is_found(own, stage):
     listed(path)
     line = one_line(own)
     assert line.startswith(f"{path.relative_to(own.results)}: the settings have the key ")
-    assert f", not {path.parts[-2 if stage == 'emm' else -4]} " in line
+    assert f", not {path.parts[-2 if stage in ('emm', 'quality') else -4]} " in line
 
 
 @pytest.mark.parametrize("text", ["seed: -1", "seed: [", "- 1", "colour: red", ""])
@@ -191,7 +199,7 @@ def test_results_of_an_earlier_version_are_derived_again_too(own):
     for path in own.results.glob("**/SHA256SUMS"):
         path.unlink()
     verified = verify(own.results)
-    assert len(verified.mismatches) == 5 and all("earlier version" in line for line in verified.mismatches)
+    assert len(verified.mismatches) == 6 and all("earlier version" in line for line in verified.mismatches)
     assert (verified.counts["scores"], verified.counts["rescored"]) == (1, 1)
 
 
@@ -285,12 +293,36 @@ def test_a_changed_answer_does_not_follow_from_the_scores(own, change):
     assert one_line(own).startswith(f"{own.record('emm').relative_to(own.results)}: ")
 
 
+def test_a_changed_table_of_quality_does_not_follow_from_the_samples(own):
+    for name in FILES["quality"]:
+        path = own.file("quality", name)
+        header, *rows = path.read_text().splitlines(keepends=True)
+        path.write_text("".join([header, *rows, *(rows or ["20,0,1,1,,1,1,640\n"])[:1]]))
+        listed(path)
+        assert one_line(own).endswith(f"{name}: does not follow from the samples of the arm's runs")
+        path.write_text("".join([header, *rows]))
+        listed(path)
+    assert lines(own) == []
+
+
+def test_quality_of_another_outcome_of_the_search_is_found(own):
+    edit(own.record("quality"), lambda record: record["inputs"].update({"emm.json": "0" * 64}))
+    assert one_line(own).endswith(f"was made from another {own.record('emm')}".replace(f"{own.results}/", ""))
+
+
+def test_quality_whose_samples_are_gone_is_counted(own):
+    own.file("sample").unlink()
+    verified = verify(own.results)
+    assert verified.mismatches == []
+    assert "1 arms' quality whose samples are no longer there" in verified.summary()
+
+
 def test_the_sample_of_scores_is_that_of_the_seed(own):
     second = Pipeline(own.results, own.content, replicate=1)
     for stage in ("subset", "train", "sample", "score"):
         assert second.call(stage) == 0
     folders = {output.folder for output in outputs(own.results)}
-    assert second.folder("score") in folders and len(folders) == 9
+    assert second.folder("score") in folders and len(folders) == 10
     refit(second, "score", "squared", lambda squared: squared + np.arange(10) // 9)  # only of the last neighbour
     seen = {seed: lines(own, scores=1, seed=seed) for seed in range(8)}
     assert {len(mismatches) for mismatches in seen.values()} == {0, 1}

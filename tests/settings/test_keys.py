@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from emmeter.files.layout import emm_folder, run_folder
+from emmeter.files.layout import emm_folder, quality_folder, run_folder
 from emmeter.settings.keys import VERSIONS, ema_decay, key, stage_settings
 from emmeter.settings.sections import Setup
 from emmeter.settings.validation import read_setup
@@ -35,16 +35,19 @@ def merged(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
 # Frozen: a change here makes all results of all users again.  Only a deliberate change is right.
 
 FROZEN: list[tuple[dict[str, Any], list[str]]] = [
-    ({}, ["dc9a6758ab", "b745f53232", "bb9b4fd04c", "21eda8a43d", "5c42c2becd"]),
+    ({}, ["dc9a6758ab", "b745f53232", "bb9b4fd04c", "21eda8a43d", "5c42c2becd", "00cddb48d8"]),
     (
         {"diffusion": {"preconditioning": "edm"}, "training": {"optimizer": "sgd", "weight_decay": 0.1}},
-        ["dc9a6758ab", "a49248fa02", "0465985958", "fe616f90fc", "bc4e40ce3e"],
+        ["dc9a6758ab", "a49248fa02", "0465985958", "fe616f90fc", "bc4e40ce3e", "4af1ac988c"],
     ),
     (
         {"diffusion": {"denoiser": "optimum"}, "data": {"source": "digits", "labels": "unique"}},
-        ["0c67097511", "464ff6e5c2", "567060883e", "265ae62279", "6690594f91"],
+        ["0c67097511", "464ff6e5c2", "567060883e", "265ae62279", "6690594f91", "c7086710cd"],
     ),
-    ({"scoring": {"mirrored": True}}, ["dc9a6758ab", "b745f53232", "bb9b4fd04c", "236612e4cb", "d92d091841"]),
+    (
+        {"scoring": {"mirrored": True}},
+        ["dc9a6758ab", "b745f53232", "bb9b4fd04c", "236612e4cb", "d92d091841", "bf7c0ea004"],
+    ),
 ]
 
 
@@ -131,6 +134,10 @@ LEAVES: dict[str, tuple[Any, dict[str, Any], str | None]] = {
     "search.spread": (2.0, {}, "emm"),
     "search.grid": ([100, 200], {}, "emm"),
     "search.replicates": (3, {}, "emm"),
+    "quality.enabled": (False, {}, None),
+    "quality.neighbours": (3, {}, "quality"),
+    "quality.images": (500, {}, "quality"),
+    "quality.draws": (5, {}, "quality"),
 }
 
 
@@ -204,7 +211,7 @@ def test_sampled_decay_decides_from_sampling_on():
     both = {"training": {"ema_decays": [0.9, 0.5]}}
     assert ema_decay(read_setup(both)) == 0.9
     assert changed(both, merged(both, {"sampling": {"ema_decay": 0.9}})) == []
-    assert changed(both, merged(both, {"sampling": {"ema_decay": 0.5}})) == ["sample", "score", "emm"]
+    assert changed(both, merged(both, {"sampling": {"ema_decay": 0.5}})) == ["sample", "score", "emm", "quality"]
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -241,3 +248,4 @@ def test_folders():
     assert run_folder(root, "score") == root / "scores" / "{key}" / "n{n}" / "r{r}"
     assert emm_folder(root, "abc") == root / "emm" / "abc"
     assert emm_folder(root) == root / "emm" / "{key}"
+    assert quality_folder(root, "abc") == root / "quality" / "abc"

@@ -9,9 +9,10 @@ import pytest
 
 from project import CONFIG, JOINED, Project, fresh
 
-RUNS = {"subset": 3, "sample": 4, "train": 2, "score": 4, "emm": 4}  # of the tiny configuration
-ALL = RUNS | {"study": 3, "figures": 3, **dict.fromkeys(JOINED, 1), "report": 1, "all": 1}
+RUNS = {"subset": 3, "sample": 4, "train": 2, "score": 4, "emm": 4, "quality": 4}  # of the tiny configuration
+ALL = RUNS | {"study": 3, "figures": 3, "quality_table": 3, **dict.fromkeys(JOINED, 1), "report": 1, "all": 1}
 OWN = {"subset": 1, "sample": 1, "score": 1, "emm": 1, "study": 1}
+SHOWN = {"figures": 1, "quality": 1, "quality_table": 1}  # what its study has besides
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +62,7 @@ def test_as_it_is_without_settings(around, emm):
     write(around, emm)
     assert planned(around) == ALL
     assert planned(around, "results/digits/own/emm.csv") == OWN
-    assert planned(around, "own", "--config", "sampling={images: 5}") == OWN | {"figures": 1, "own": 1}
+    assert planned(around, "own", "--config", "sampling={images: 5}") == OWN | SHOWN | {"own": 1}
     assert sorted(path.name for path in around.folder.iterdir()) == [
         ".snakemake",
         "Snakefile",
@@ -76,14 +77,14 @@ def test_renamed_with_empty_settings(around, emm, root):
     path = around.folder / "Snakefile"
     path.write_text(path.read_text().replace("/workflow/Snakefile", f"/{root}Snakefile"))
     assert planned(around) == renamed(ALL)
-    assert planned(around, "emm_own") == renamed(OWN | {"figures": 1, "own": 1})
+    assert planned(around, "emm_own") == renamed(OWN | SHOWN | {"own": 1})
 
 
 def test_moved_with_settings(around, emm):
     write(around, emm, 'prefix: "sub"\n    config: config["emm"]', head='configfile: "config.yaml"')
     (around.folder / "config.yaml").write_text("samples: a.tsv\nemm: {run: own, sampling: {images: 5}}\n")
     output = around.snakemake("--dry-run", "--printshellcmds", "--cores", 1).stdout
-    assert counts(output) == OWN | {"figures": 1, **dict.fromkeys(JOINED, 1), "report": 1, "all": 1}
+    assert counts(output) == OWN | SHOWN | {**dict.fromkeys(JOINED, 1), "report": 1, "all": 1}
     for command in re.findall(r"python -m .*", output):
         assert not re.search(r"(?<![-/\w])results", command), command
     assert planned(around, "sub/results/digits/own/emm.csv") == OWN
@@ -94,7 +95,9 @@ def test_moved_renamed_and_asked_for_by_rules_around_it(around, emm):
     write(around, emm, 'replace_prefix: {"results/": "out/r/"}', "exclude all as emm_*", rules)
     jobs = planned(around)
     assert jobs.pop("all") == 1
-    assert jobs == renamed({"subset": 2, "train": 1, "sample": 3, "score": 3, "emm": 3, "study": 2, "figures": 1})
+    assert jobs == renamed(
+        {"subset": 2, "train": 1, "sample": 3, "score": 3, "emm": 3, "study": 2} | SHOWN | {"quality": 2}
+    )
 
 
 def refusal(around: Project) -> str:

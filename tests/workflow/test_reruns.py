@@ -21,7 +21,7 @@ from emmeter.machine import warm
 from project import JOINED, write_images
 
 LONG = "5120 images"  # some seconds of training
-AFTER_SEARCH = {"emm", "study", "figures", *JOINED, "report"}
+AFTER_SEARCH = {"emm", "quality", "quality_table", "study", "figures", *JOINED, "report"}
 
 
 def without_provenance(path):
@@ -76,6 +76,20 @@ def test_more_images_sample_again_without_training(project):
     assert project.plan().rules == AFTER_SEARCH | {"sample", "score"}
 
 
+def test_settings_of_quality_only_measure_again(project):
+    project.change("quality.neighbours", 3)
+    plan = project.plan()
+    assert plan.rules == {"quality", "quality_table", "report"}
+    assert len(plan["quality"]) == 4
+
+
+def test_without_quality_nothing_is_measured_and_nothing_else_runs(project):
+    project.change("quality.enabled", False)
+    assert project.plan().rules <= {"report"}
+    project.change("scoring.threshold", 0.25)
+    assert project.plan().rules == AFTER_SEARCH - {"quality", "quality_table"} | {"score"}
+
+
 def test_figure_style_only_draws_again(project):
     project.change("figures.width", 8)
     plan = project.plan()
@@ -119,7 +133,7 @@ def test_an_added_arm_runs_alone(project):
 
 def test_an_added_arm_with_known_settings_runs_nothing(project):
     project.change(["studies", "denoiser", "arms", "random"], {"data.labels": "random-2"})
-    assert project.plan().rules == AFTER_SEARCH - {"emm"}
+    assert project.plan().rules == AFTER_SEARCH - {"emm", "quality"}
 
 
 def test_a_renamed_arm_runs_nothing(project):
@@ -129,7 +143,7 @@ def test_a_renamed_arm_runs_nothing(project):
     config["studies"]["labels"]["findings"]["claim"]["arms"] = ["arbitrary", "none"]
     project.configure(config)
     plan = project.plan()
-    assert plan.rules == {"study", "figures", *JOINED, "report"}
+    assert plan.rules == {"quality_table", "study", "figures", *JOINED, "report"}
     assert plan["study"] == ["labels"]
 
 
@@ -139,7 +153,7 @@ def test_a_removed_arm_runs_nothing(project):
     del config["studies"]["labels"]["findings"]
     project.configure(config)
     plan = project.plan()
-    assert plan.rules == {"study", "figures", *JOINED, "report"}
+    assert plan.rules == {"quality_table", "study", "figures", *JOINED, "report"}
     assert plan["study"] == ["labels"]
 
 
@@ -420,7 +434,7 @@ def test_an_undone_edit_trains_nothing(faulty, finished, tmp_path):
     project = type(faulty[0])(tmp_path / "project")
     project.configure(finished.project.config())
     plan = project.plan()
-    assert plan.rules == {"study", "figures", *JOINED, "report"}
+    assert plan.rules == {"quality_table", "study", "figures", *JOINED, "report"}
     assert plan["study"] == plan["figures"] == ["labels"]
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from emmeter.command import unnameable
 from emmeter.errors import DataError, SettingsError
+from emmeter.files import layout as emm_layout
 from emmeter.machine import gpus as emm_gpus
 from emmeter.machine import warm as emm_warm
 from emmeter.pipeline import description as emm_description

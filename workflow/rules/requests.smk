@@ -32,6 +32,17 @@ def arm_files(name):
     return files
 
 
+def measured_tables(wildcards):
+    """Input function: the table of quality of each arm of a study that measures it, in order."""
+    look(wildcards.study)
+    return PATHS.measured(wildcards.study, "quality.csv")
+
+
+def measured_json(wildcards):
+    """Parameter function: a study with the arms whose quality is measured."""
+    return handed(json.dumps(emm_description.measured(INDEX, wildcards.study), sort_keys=True))
+
+
 def awaited_score(wildcards):
     """A score that any requested study still waits for, because the scatter of runs is estimated from all together.
 

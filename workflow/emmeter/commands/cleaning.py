@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from emmeter.errors import SettingsError
-from emmeter.files.layout import RUN_FOLDERS, emm_folder
+from emmeter.files.layout import RUN_FOLDERS, emm_folder, quality_folder
 from emmeter.pipeline.index import index_of
 from emmeter.pipeline.plan import amount
 from emmeter.settings.configuration import load, read
@@ -90,7 +90,11 @@ def keys_in_use(results: Path, overlays: Sequence[Path] = ()) -> tuple[set[str],
 
 def unused(results: Path, used: set[str]) -> list[Unused]:
     """Folders of single keys below `results` whose key is not among `used`."""
-    parents = [results / name for name in RUN_FOLDERS.values()] + [emm_folder(results).parent, results / "state"]
+    parents = [results / name for name in RUN_FOLDERS.values()] + [
+        emm_folder(results).parent,
+        quality_folder(results).parent,
+        results / "state",
+    ]
     folders = []
     for parent in parents:
         for path in sorted(parent.glob("*")):

@@ -12,7 +12,7 @@ RUN_FOLDERS: dict[Stage, str] = {"subset": "subsets", "train": "runs", "sample":
 # Each stage's folder holds the record of what made it, and these other files.
 RECORDS: dict[Stage, str] = {
     "subset": "subset.json", "train": "training.json", "sample": "sampling.json", "score": "score.json",
-    "emm": "emm.json",
+    "emm": "emm.json", "quality": "quality.json",
 }  # fmt: skip
 FILES: dict[Stage, tuple[str, ...]] = {
     "subset": ("subset.npz",),
@@ -20,6 +20,7 @@ FILES: dict[Stage, tuple[str, ...]] = {
     "sample": ("samples.npz",),
     "score": ("neighbours.npz", "gallery.npz"),
     "emm": ("gallery.npz",),
+    "quality": ("quality.csv", "copied.csv", "copied_images.csv"),
 }
 EXPERIMENT = "experiment.json"  # beside the tables of an experiment: what all its EMMs have in common
 SETTINGS = "settings.yaml"  # in every stage's folder
@@ -39,6 +40,11 @@ def run_folder(
 def emm_folder(results: Path, key: str | None = None) -> Path:
     """Folder of the outcome of one search: <results>/emm/<key>, with a wildcard if no key is given."""
     return results / "emm" / (key or "{key}")
+
+
+def quality_folder(results: Path, key: str | None = None) -> Path:
+    """Folder of the quality of one arm's images: <results>/quality/<key>, with a wildcard if no key is given."""
+    return results / "quality" / (key or "{key}")
 
 
 def record_settings(folder: Path, stage: Stage, setup: Setup) -> Path:

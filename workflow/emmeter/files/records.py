@@ -145,7 +145,18 @@ class EmmRecord(FinishedSearch, Provenance):
     """The run whose images are in gallery.npz.  Earlier versions left it out."""
 
 
-R = TypeVar("R", SubsetRecord, TrainingRecord, SamplingRecord, ScoreRecord, EmmRecord)
+class QualityRecord(Provenance):
+    """``quality.json``: the quality of the images of an arm's runs."""
+
+    inputs: dict[str, str]
+    """SHA-256 of each input file, by its name."""
+    runs: int
+    """Number of runs that were measured."""
+    gone: int
+    """Number of runs whose samples, subset or neighbours are no longer there."""
+
+
+R = TypeVar("R", SubsetRecord, TrainingRecord, SamplingRecord, ScoreRecord, EmmRecord, QualityRecord)
 
 
 def read(path: Path, kind: type[R]) -> R:

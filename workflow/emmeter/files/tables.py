@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from emmeter.errors import StageError
+from emmeter.measure.quality.floors import METRICS
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -44,11 +45,23 @@ SHAPE_COLUMNS = (
     "n", "ours", "ours_low", "ours_high", "extrapolated", "order", "figure", "note",
 )  # fmt: skip
 
+ARM_COLUMNS = ("study", "arm", "value")  # in tables of studies, before the columns of tables of one arm
+RUN_COLUMNS = ("n", "replicate", "role", "progress", "images_seen")
+QUALITY_COLUMNS = (
+    *RUN_COLUMNS, "features", "against", "images", "k", "bandwidth",
+    *(f"{metric}{part}" for metric in METRICS for part in ("", "_floor", "_floor_sd")),
+    "note",
+)  # fmt: skip
+COPIED_COLUMNS = (
+    *RUN_COLUMNS, "images", "memorized", "train", "copied", "share", "share_low", "share_high", "reachable",
+)  # fmt: skip
+COPIED_IMAGE_COLUMNS = ("n", "replicate", "position", "index", "label", "copies", "first_progress", "first_images_seen")
+
 # The columns of all tables that hold text or truth values; the others hold numbers.
 TEXT = frozenset({
     "study", "arm", "factor", "value", "status", "data", "budget", "rule", "snapshot", "note", "role", "baseline",
     "setting", "paired", "finding", "claim", "source", "expect", "arms", "verdict", "arm_keys", "within", "figure",
-    "forecast", "key", "quantity", "against", "extrapolated", "order",
+    "forecast", "key", "features", "quantity", "against", "extrapolated", "order",
 })  # fmt: skip
 
 

@@ -6,10 +6,11 @@ follows from the finished runs; without any, it is half an octave above ``search
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from emmeter.measure.outcome import Count, RunId, logit
+from emmeter.measure.quality.floors import draws_of
 from emmeter.measure.search import SATURATED
 from emmeter.pipeline.index import Index
 from emmeter.settings.keys import key
@@ -17,6 +18,7 @@ from emmeter.settings.sections import Setup
 
 OFF = 0.5  # octaves from search.start to the EMM that the plan assumes
 START = 3.0  # seconds of a job's start, if not measured
+START_PLAIN = 1.5  # seconds of the start of a job without torch
 PER_RUN = 2.0  # seconds per run for Snakemake, files, evaluation and scoring
 
 
@@ -137,3 +139,16 @@ class Costs:
         if trained:
             return Cost(0, 0, forward * evaluations, disk)
         return Cost(seen, 3 * forward * seen, forward * evaluations, disk + weights + 2 * n * pixels)
+
+    def quality(self, setup: Setup, runs: Iterable[RunId]) -> float:
+        """Seconds of the job that measures the quality of an arm's images, on one core of 2026."""
+        pixels = math.prod(self.index.shapes[key("subset", setup)])
+        snapshots = len(setup.training.snapshots) if setup.diffusion.denoiser == "network" else 1
+        most = min(setup.quality.images, setup.sampling.images, setup.data.held_out)
+        seconds = START_PLAIN
+        for run in runs:
+            for count in (min(most, run.n), most // 2):  # against the training and against the held-out images
+                smaller = min(count, pixels)
+                once = 2e-4 + 6e-8 * count**2 + 2e-10 * count**2 * pixels + 5e-10 * count * smaller**2
+                seconds += draws_of(setup.quality.draws, max(count, 1)) * (snapshots + 1) * once
+        return seconds

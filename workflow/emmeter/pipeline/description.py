@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from emmeter.settings.published import SCALE
 from emmeter.settings.sections import Setup
+from emmeter.settings.studies import Arm, Study
 from emmeter.settings.validation import lookup
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ def description(index: "Index", name: str) -> dict[str, Any]:
         "arms": [
             {
                 "name": arm.name,
-                "value": str(lookup(arm.setup, study.factor)) if study.factor else "",
+                "value": value(study, arm),
                 "search": arm.setup.search.model_dump(),
                 "key": keys["score"],
                 "emm_key": keys["emm"],
@@ -37,6 +38,20 @@ def description(index: "Index", name: str) -> dict[str, Any]:
         ],
         "findings": [[name, finding.model_dump()] for name, finding in study.findings.items()],  # in order
     }
+
+
+def measured(index: "Index", name: str) -> dict[str, Any]:
+    """Name a study, and those of its arms whose quality is measured, with their values of the study's factor."""
+    study = index.study(name)
+    return {
+        "name": name,
+        "arms": [{"name": arm.name, "value": value(study, arm)} for arm in study.arms if arm.setup.quality.enabled],
+    }
+
+
+def value(study: Study, arm: Arm) -> str:
+    """An arm's value of the study's factor, as text; empty if the study names no factor."""
+    return str(lookup(arm.setup, study.factor)) if study.factor else ""
 
 
 def as_published(base: Setup) -> bool:

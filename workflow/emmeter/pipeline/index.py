@@ -15,7 +15,7 @@ from emmeter.data import feasibility
 from emmeter.data.pictures import Shape
 from emmeter.data.survey import Survey
 from emmeter.errors import Fault, SettingsError
-from emmeter.files.layout import CACHE, emm_folder
+from emmeter.files.layout import CACHE, RECORDS, emm_folder, quality_folder
 from emmeter.files.scores import Scores, run_files
 from emmeter.measure import scatter
 from emmeter.measure.outcome import Count, RunId
@@ -220,9 +220,14 @@ class Index:
         """The records of the searches of a study's arms, in the order of the arms."""
         return [emm_folder(self.results, emm_key) / "emm.json" for emm_key in self.emm_keys_of(study)]
 
+    def quality_files(self, study: str) -> list[Path]:
+        """The records of the quality of a study's arms, in the order of the arms; those that measure it."""
+        keys = [key("quality", arm.setup) for arm in self.study(study).arms if arm.setup.quality.enabled]
+        return [quality_folder(self.results, name) / RECORDS["quality"] for name in keys]
+
     def add(self, setup: Setup) -> None:
         """Add the keys of an arm that its data allow."""
-        stages: list[Stage] = ["subset", "train", "sample", "score", "emm"]
+        stages: list[Stage] = ["subset", "train", "sample", "score", "emm", "quality"]
         keys: dict[Stage, str] = {stage: key(stage, setup) for stage in stages}
         emm_key, facts = keys["emm"], self.survey.describe(setup.data)
         self.shapes[keys["subset"]] = facts.shape

@@ -4,12 +4,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from emmeter.files.layout import emm_folder, run_folder
+from emmeter.files.layout import emm_folder, quality_folder, run_folder
 from emmeter.pipeline.index import Index
 from emmeter.settings.keys import Stage
 
 FIGURES = ("curves", "emm", "gallery")
 TABLES = ("emm", "curves", "contrasts", "findings", "onset", "budget")
+MEASURED = ("quality.csv", "copied.csv")  # tables of studies of which an arm measures quality
 OWN = {"proportional": "onset", "forecast": "budget"}  # figures only of studies with such a claim, by what it expects
 KINDS = ("svg", "png")
 FEWEST_SNAPSHOTS = 3  # of every arm, for the figure of progress: fewer do not show when memorization sets in
@@ -74,6 +75,18 @@ class Paths:
         """Path of a file of one search."""
         return str(emm_folder(self.results, key) / name)
 
+    def searched(self, quality_key: str) -> str:
+        """Path of the record of the search behind a quality."""
+        return self.emm_file("emm.json", self.index.upstream("quality", quality_key, "emm"))
+
+    def quality_file(self, name: str, key: str = "{key}") -> str:
+        """Path of a file of the quality of one arm."""
+        return str(quality_folder(self.results, key) / name)
+
+    def measured(self, study: str, name: str) -> list[str]:
+        """Paths of a file of the quality of each arm of a study that measures it, in order."""
+        return self._named([path.with_name(name) for path in self.index.quality_files(study)])
+
     def arms(self, study: str, name: str) -> list[str]:
         """Paths of a file of the finished search of each arm of a study, in order."""
         return self._named([path.with_name(name) for path in self.index.emm_files(study)])
@@ -94,6 +107,7 @@ class Paths:
         if all(len(s.training.snapshots) >= FEWEST_SNAPSHOTS and s.diffusion.denoiser == "network" for s in setups):
             figures.append("progress")
         files = [*(f"{table}.csv" for table in TABLES), "emm.html"]
+        files += MEASURED if self.index.quality_files(name) else ()
         return [str(folder / file) for file in [*files, *(f"{figure}.{kind}" for figure in figures for kind in KINDS)]]
 
     def _named(self, paths: list[Path]) -> list[str]:

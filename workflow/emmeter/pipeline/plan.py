@@ -16,7 +16,7 @@ from pathlib import Path
 
 from emmeter.command import command, read_settings
 from emmeter.errors import SettingsError
-from emmeter.files.layout import RECORDS, run_folder
+from emmeter.files.layout import RECORDS, quality_folder, run_folder
 from emmeter.machine import gpus
 from emmeter.measure.outcome import RunId
 from emmeter.measure.search import Trail, replay
@@ -43,6 +43,7 @@ class Planned:
     new: Mapping[Sample, Cost]  # runs that are still to be made, except those that an earlier study makes
     longest: list[list[Cost]]  # for each arm, the runs to be made that must follow one another
     done: frozenset[Sample] = field(default_factory=frozenset)  # runs that have a score already
+    quality: float = 0.0  # seconds of the jobs that measure quality, except those that an earlier study makes
 
 
 def plan(settings: Settings, index: Index) -> list[Planned]:
@@ -50,11 +51,13 @@ def plan(settings: Settings, index: Index) -> list[Planned]:
     costs = Costs(index)
     made: set[Sample] = set()
     trained: set[tuple[str, RunId]] = set()  # by train key
+    measured: set[str] = set()  # quality keys
     plans = []
     for study in (index.study(name) for name in settings.selected):
         required: dict[Sample, Cost] = {}
         scored: set[Sample] = set()
         chains = []
+        quality = 0.0
         for arm in study.arms:
             setup, counts = arm.setup, index.finished(key("emm", arm.setup))
             trail = replay(setup.search, index.sizes[key("emm", setup)], Assumed(setup, counts))
@@ -66,12 +69,16 @@ def plan(settings: Settings, index: Index) -> list[Planned]:
                 elif sample not in required:
                     required[sample] = remaining(costs, setup, run, training in trained)
                 trained.add(training)
+            folder = quality_folder(index.results, name := key("quality", setup))
+            if setup.quality.enabled and name not in measured and not (folder / RECORDS["quality"]).is_file():
+                quality += costs.quality(setup, trail.runs)
+            measured.add(name)
             in_turn = [run for run in _in_turn(setup, trail) if run not in counts]
             chains.append([remaining(costs, setup, run) for run in in_turn])
         new = {sample: cost for sample, cost in required.items() if sample not in made}
         done = frozenset(scored - set(required))  # another arm may need another score of the same samples
         made |= set(required)
-        plans.append(Planned(study.name, len(study.arms), len(required) + len(done), new, chains, done))
+        plans.append(Planned(study.name, len(study.arms), len(required) + len(done), new, chains, done, quality))
     return plans
 
 
@@ -97,6 +104,7 @@ def duration(planned: Sequence[Planned], speed: Speed) -> float:
     Runs of one search that depend on one another cannot run at once.
     """
     work = sum(speed.seconds(cost) for study in planned for cost in study.new.values())
+    work += sum(study.quality for study in planned)
     chains = (sum(map(speed.seconds, chain)) for study in planned for chain in study.longest)
     return PER_WORKFLOW + max(work / speed.jobs, max(chains, default=0.0))
 

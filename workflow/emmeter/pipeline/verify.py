@@ -3,7 +3,8 @@
 For each run and search, `verify` compares the key with the settings beside the results, the files with their checksums,
 and the record with its inputs.  It derives the counts of each score from the stored neighbours, and the answer of each
 search from its scores.  For a random sample of scores, it draws the subset from the data again, and computes the
-neighbours from subset and samples.  Files that no longer exist, such as samples deleted to save space, are counted.
+neighbours from subset and samples.  If all of this matches, it measures the quality of one arm again.  Files that no
+longer exist, such as samples deleted to save space, are counted.
 """
 
 import json
@@ -24,24 +25,29 @@ from emmeter.data.subset import draw
 from emmeter.data.subset import load as load_subset
 from emmeter.errors import DataError, SettingsError, StageError, lines
 from emmeter.files import checksums, records
-from emmeter.files.layout import FILES, RECORDS, RUN_FOLDERS, SETTINGS, run_folder
-from emmeter.files.records import EmmRecord, Provenance, ScoreRecord, SubsetRecord
+from emmeter.files.layout import FILES, RECORDS, RUN_FOLDERS, SETTINGS, emm_folder, quality_folder, run_folder
+from emmeter.files.records import EmmRecord, Provenance, QualityRecord, ScoreRecord, SubsetRecord
 from emmeter.files.scores import Scores, neighbour_arrays, read_neighbours, read_samples
+from emmeter.files.tables import read_cells
 from emmeter.measure.search import replay
 from emmeter.settings import sources
 from emmeter.settings.keys import Stage, key
 from emmeter.settings.sections import Data, Setup
 from emmeter.settings.validation import read_setup
 from emmeter.stages.emm import describe_run
+from emmeter.stages.quality import COLUMNS, measure
 from emmeter.stages.score import count_copies, nearest_images
 from emmeter.training.seeds import derive
 
 _INPUTS: dict[str, Stage] = {"subset.npz": "subset", "snapshots.safetensors": "train", "samples.npz": "sample"}
 
 
+_COUNTED: dict[Stage, str] = {"emm": "searches", "quality": "qualities"}
+
+
 @dataclass(frozen=True)
 class Output:
-    """Folder with the output of one stage; a search has no N and no replicate."""
+    """Folder with the output of one stage; a search and the quality of an arm have no N and no replicate."""
 
     folder: Path
     stage: Stage
@@ -66,8 +72,9 @@ class Verified:
     def summary(self) -> str:
         count = self.counts
         text = (
-            f"verified: {count['runs']} folders of runs, {count['searches']} searches, {count['files']} checksums, "
-            f"{count['scores']} scores from their neighbours, {count['rescored']} from their samples"
+            f"verified: {count['runs']} folders of runs, {count['searches']} searches, quality of {count['qualities']} "
+            f"arms, {count['files']} checksums, {count['scores']} scores from their neighbours, "
+            f"{count['rescored']} scores and quality of {count['remeasured']} arms from the samples"
         )
         skipped = [
             f"{count[name]} {what}"
@@ -75,6 +82,7 @@ class Verified:
                 ("gone", "files that are no longer there"),
                 ("elsewhere", "subsets whose data are not here"),
                 ("unreplayed", "searches whose scores are no longer there"),
+                ("unmeasured", "arms' quality whose samples are no longer there"),
             )
             if count[name]
         ]
@@ -93,7 +101,7 @@ def verify(results: Path, scores: int = 10, seed: int = 0) -> Verified:
     done = Verified(results)
     sound: dict[Output, Setup] = {}
     for output in outputs(results):
-        done.counts["searches" if output.stage == "emm" else "runs"] += 1
+        done.counts[_COUNTED.get(output.stage, "runs")] += 1
         before = len(done.mismatches)
         setup = _settings(output, done)
         _files(output, done)
@@ -121,6 +129,13 @@ def verify(results: Path, scores: int = 10, seed: int = 0) -> Verified:
     for output, setup in sound.items():
         if output.stage == "emm":
             _attempt(output, done, _search, output, setup, done)
+    if not done.mismatches:  # otherwise a changed search or changed samples would be reported again
+        measured = [output for output in sound if output.stage == "quality" and output.record.is_file()]
+        chosen = random.Random(seed).sample(measured, min(max(scores, 0), len(measured), 1))
+        for output in measured:
+            _attempt(output, done, _measured, output, sound[output], done)
+        for output in chosen:
+            _attempt(output, done, _measured_again, output, sound[output], done)
     return done
 
 
@@ -131,9 +146,11 @@ def outputs(results: Path) -> Iterator[Output]:
             key_of, n, replicate = folder.parts[-3:]
             if _output(stage, folder) and n[1:].isdecimal() and replicate[1:].isdecimal():
                 yield Output(folder, stage, key_of, int(n[1:]), int(replicate[1:]))
-    for folder in sorted(results.glob("emm/*")):
-        if _output("emm", folder):
-            yield Output(folder, "emm", folder.name)
+    parents: dict[Stage, Path] = {"emm": emm_folder(results).parent, "quality": quality_folder(results).parent}
+    for stage, parent in parents.items():
+        for folder in sorted(parent.glob("*")):
+            if _output(stage, folder):
+                yield Output(folder, stage, folder.name)
 
 
 def _output(stage: Stage, folder: Path) -> bool:
@@ -323,3 +340,44 @@ def _search(output: Output, setup: Setup, done: Verified) -> None:
     if (record["status"], record["runs"]) != (trail.status, derived):
         folder = scores.path(trail.runs[0]).parents[2]
         done.mismatches.append(f"{output.record}: its runs or its answer do not follow from the scores in {folder}")
+
+
+def _searched(setup: Setup, done: Verified) -> Path:
+    """Path of the record of an arm's search."""
+    return emm_folder(done.results, key("emm", setup)) / RECORDS["emm"]
+
+
+def _measured(output: Output, setup: Setup, done: Verified) -> None:
+    """Check that the quality of an arm's images belongs to the present outcome of its search."""
+    path = _searched(setup, done)
+    digest = records.read(output.record, QualityRecord)["inputs"][path.name]
+    if path.is_file() and checksums.sha256(path) != digest:
+        done.mismatches.append(f"{output.record}: was made from another {path}")
+
+
+def _measured_again(output: Output, setup: Setup, done: Verified) -> None:
+    """Measure the quality of an arm's images again, if all files that were measured are still there."""
+    path = _searched(setup, done)
+    if not path.is_file():
+        done.counts["unmeasured"] += 1
+        return
+    measured = measure(setup, done.results, records.read(path, EmmRecord)["runs"])
+    if measured.gone != records.read(output.record, QualityRecord)["gone"]:
+        done.counts["unmeasured"] += 1
+        return
+    done.counts["remeasured"] += 1
+    for name, rows in measured.tables.items():
+        path = output.folder / name
+        cells = read_cells([path], COLUMNS[name]).to_dict("records")
+        if len(cells) != len(rows) or not all(map(_same_row, cells, rows)):
+            done.mismatches.append(f"{path}: does not follow from the samples of the arm's runs")
+
+
+def _same_row(cells: Mapping[str, str], row: Mapping[str, Any]) -> bool:
+    """Compare the cells of a table, which have six digits, with values that a machine may round otherwise."""
+    return all(
+        math.isclose(float(cells[name] or "nan"), value, rel_tol=1e-4, abs_tol=1e-9)
+        if isinstance(value, float)
+        else cells[name] == ("" if value is None else str(value))
+        for name, value in row.items()
+    )

@@ -10,10 +10,10 @@ from typing import Any, Literal
 
 from emmeter.settings.sections import Setup
 
-Stage = Literal["subset", "train", "sample", "score", "emm"]
+Stage = Literal["subset", "train", "sample", "score", "emm", "quality"]
 
 # Raise the version of a stage whose code gives other results for the same settings: its runs are then made again.
-VERSIONS: dict[Stage, int] = {"subset": 1, "train": 2, "sample": 1, "score": 1, "emm": 2}
+VERSIONS: dict[Stage, int] = {"subset": 1, "train": 2, "sample": 1, "score": 1, "emm": 2, "quality": 1}
 
 
 def stage_settings(stage: Stage, setup: Setup) -> dict[str, Any]:
@@ -66,7 +66,10 @@ def stage_settings(stage: Stage, setup: Setup) -> dict[str, Any]:
     resolved["scoring"] = {name: value for name, value in scoring.items() if name != "snapshot"}
     if stage == "score":
         return resolved
-    return resolved | {"scoring": scoring, "search": setup.search.model_dump()}
+    resolved |= {"scoring": scoring, "search": setup.search.model_dump()}
+    if stage == "emm":
+        return resolved
+    return resolved | {"quality": setup.quality.model_dump(exclude={"enabled"})}
 
 
 def ema_decay(setup: Setup) -> float:
@@ -81,7 +84,7 @@ def key(stage: Stage, setup: Setup) -> str:
     content["data"] = {k: v for k, v in content["data"].items() if k not in ("root", "download")}
     if content.get("scoring", {}).get("mirrored"):
         content["scoring"]["mirrored"] = 2  # its own version, because other scores stay valid
-    order: list[Stage] = ["subset", "train", "sample", "score", "emm"]
+    order: list[Stage] = ["subset", "train", "sample", "score", "emm", "quality"]
     versions = [VERSIONS[s] for s in order[: order.index(stage) + 1]]
     return digest([versions, content])
 

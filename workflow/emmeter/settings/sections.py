@@ -367,6 +367,29 @@ class Search(Section):
         return self
 
 
+class Quality(Section):
+    """The quality of generated images, beside their copies.  Nothing is trained or sampled for it."""
+
+    enabled: Bool = Field(
+        default=True, description="Measure quality, and which training images were copied, once a search has finished."
+    )
+    neighbours: Annotated[Int, Field(ge=1, le=100)] = Field(
+        default=5,
+        description="Neighbours that define the neighbourhood of an image, for precision, recall, density and "
+        "coverage. Of fewer images than this, all others.",
+    )
+    images: Annotated[Int, Field(ge=10, le=10_000)] = Field(
+        default=1000,
+        description="Largest number of images per side of a comparison. All sides have equally many: the smallest of "
+        "this number, of the generated images and of the real ones.",
+    )
+    draws: Annotated[Int, Field(ge=1, le=100)] = Field(
+        default=10,
+        description="Random draws of images over which measures are averaged. From 200 images per side on, fewer draws "
+        "are made, but at least two.",
+    )
+
+
 GPU_NAME = r"\d{1,4}|(GPU|MIG)-[0-9A-Za-z/-]{1,100}"  # one device as CUDA_VISIBLE_DEVICES names it
 
 
@@ -448,6 +471,7 @@ class Setup(Section):
     sampling: Sampling = Sampling()
     scoring: Scoring = Scoring()
     search: Search = Search()
+    quality: Quality = Quality()
 
     @model_validator(mode="after")
     def _check(self) -> "Setup":

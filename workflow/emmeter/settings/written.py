@@ -10,7 +10,7 @@ from emmeter.settings.studies import Finding
 from emmeter.settings.types import Section, Text
 
 # Folders of results that all experiments share, and so no name of an experiment.
-FOLDERS = frozenset({"subsets", "runs", "samples", "scores", "emm", "state", "studies", "reference"})
+FOLDERS = frozenset({"subsets", "runs", "samples", "scores", "emm", "quality", "state", "studies", "reference"})
 
 
 def _no_overrides(value: object) -> object:

@@ -77,7 +77,9 @@ def emm(setup: Setup, *, sizes: Sequence[int], results: Path, output: Path, gall
 
 def run_keys(setup: Setup) -> dict[keys.Stage, str]:
     """The keys under which the stages of an arm's runs have stored them; the theoretical optimum has no training."""
-    made = [stage for stage in RUN_FOLDERS if stage != "train" or setup.diffusion.denoiser == "network"]
+    made: list[keys.Stage] = [
+        stage for stage in RUN_FOLDERS if stage != "train" or setup.diffusion.denoiser == "network"
+    ]
     return {stage: keys.key(stage, setup) for stage in made}
 
 

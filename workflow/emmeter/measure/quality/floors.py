@@ -14,6 +14,7 @@ from emmeter.measure.quality.neighbourhoods import neighbourhoods
 
 METRICS = ("frechet", "mmd", "precision", "recall", "density", "coverage", "authenticity")
 FEWEST = 4  # images per side, below which nothing is compared
+ENOUGH = 2000  # images that all draws of a side have together, at which more draws add little
 SEED = 20_100_914  # of the draws; the same for all runs, so that equal runs have equal tables
 
 
@@ -49,46 +50,54 @@ class Compared:
     show; 0 if there is one draw only."""
 
 
-def against_held_out(generated: np.ndarray, held_out: np.ndarray, *, k: int, most: int, draws: int) -> Compared | None:
-    """Compare generated images with one half of the held-out ones; the other half is the floor.
+def against_held_out(
+    generated: Sequence[np.ndarray], held_out: np.ndarray, *, k: int, most: int, draws: int
+) -> list[Compared] | None:
+    """Compare sets of generated images with one half of the held-out ones; the other half is the floor.
 
     Args:
-        generated: float (m, d).
+        generated: float (m, d) each, such as the images of every snapshot of a run.  All share draws and floor.
         held_out: float (h, d).
         k: neighbours that define a neighbourhood.
         most: largest number of images per side.
-        draws: number of random draws over which the measures are averaged.
+        draws: largest number of random draws over which the measures are averaged (`draws_of`).
     Returns:
-        None if fewer than `FEWEST` images per side are there, or all real images are the same.
+        One entry per set.  None if there are fewer than `FEWEST` images per side, or if real images are all the same.
     """
-    count = min(len(generated), len(held_out) // 2, most)
+    count = min(*map(len, generated), len(held_out) // 2, most)
 
-    def sides(random: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        real = held_out[random.permutation(len(held_out))[: 2 * count]]
-        return _drawn(generated, count, random), real[:count], real[count:]
+    def real(random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        both = _drawn(held_out, 2 * count, random)
+        return both[:count], both[count:]
 
-    return _compared(sides, count, k, draws)
+    return _compared(generated, real, count, k, draws)
 
 
 def against_train(
-    generated: np.ndarray, train: np.ndarray, held_out: np.ndarray, *, k: int, most: int, draws: int
-) -> Compared | None:
-    """Compare generated images with the training images; held-out images are the floor.
+    generated: Sequence[np.ndarray], train: np.ndarray, held_out: np.ndarray, *, k: int, most: int, draws: int
+) -> list[Compared] | None:
+    """Compare sets of generated images with the training images; held-out images are the floor.
 
     Args:
-        generated: float (m, d).
         train: float (n, d).
-        held_out: float (h, d).
-        k, most, draws: as for `against_held_out`.
+        generated, held_out, k, most, draws: as for `against_held_out`.
     Returns:
-        None if fewer than `FEWEST` images per side are there, or all training images are the same.
+        As `against_held_out`.
     """
-    count = min(len(generated), len(train), len(held_out), most)
+    count = min(*map(len, generated), len(train), len(held_out), most)
 
-    def sides(random: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        return _drawn(generated, count, random), _drawn(train, count, random), _drawn(held_out, count, random)
+    def real(random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        return _drawn(train, count, random), _drawn(held_out, count, random)
 
-    return _compared(sides, count, k, draws)
+    return _compared(generated, real, count, k, draws)
+
+
+def draws_of(most: int, images: int) -> int:
+    """Number of draws at a number of images per side: `most`, fewer of many images, but at least two.
+
+    Measures of many images vary less from draw to draw, and cost more.
+    """
+    return min(most, max(2, ENOUGH // images))
 
 
 def _drawn(features: np.ndarray, count: int, random: np.random.Generator) -> np.ndarray:
@@ -96,23 +105,33 @@ def _drawn(features: np.ndarray, count: int, random: np.random.Generator) -> np.
 
 
 def _compared(
-    sides: Callable[[np.random.Generator], tuple[np.ndarray, np.ndarray, np.ndarray]], count: int, k: int, draws: int
-) -> Compared | None:
-    """Compare over several draws; `sides` draws generated images, real ones, and the real ones of the floor."""
+    generated: Sequence[np.ndarray],
+    draw_real: Callable[[np.random.Generator], tuple[np.ndarray, np.ndarray]],
+    count: int,
+    k: int,
+    draws: int,
+) -> list[Compared] | None:
+    """Compare over several draws; `draw_real` draws the real images, and those of the floor."""
     if count < FEWEST:
         return None
     random, k = np.random.default_rng(SEED), min(k, count - 1)
-    rows: list[tuple[float, Measures, Measures]] = []
-    for _ in range(draws):
-        generated, real, other = sides(random)
+    widths: list[float] = []
+    floors: list[Measures] = []
+    values: list[list[Measures]] = [[] for _ in generated]
+    for _ in range(draws_of(draws, count)):
+        real, other = draw_real(random)
         try:
             width = typical_distance(real)
         except ValueError:
             return None
-        rows.append((width, measures(generated, real, k, width), measures(other, real, k, width)))
-    widths, values, floors = zip(*rows, strict=True)
-    spread = np.std([astuple(floor) for floor in floors], axis=0, ddof=1) if draws > 1 else np.zeros(len(METRICS))
-    return Compared(count, k, float(np.mean(widths)), _mean(values), _mean(floors), Measures(*map(float, spread)))
+        widths.append(width)
+        floors.append(measures(other, real, k, width))
+        seed = int(random.integers(2**32))  # sets of one size are drawn alike
+        for rows, images in zip(values, generated, strict=True):
+            rows.append(measures(_drawn(images, count, np.random.default_rng(seed)), real, k, width))
+    spread = np.std([astuple(floor) for floor in floors], axis=0, ddof=1) if floors[1:] else np.zeros(len(METRICS))
+    floor, floor_sd = _mean(floors), Measures(*map(float, spread))
+    return [Compared(count, k, float(np.mean(widths)), _mean(rows), floor, floor_sd) for rows in values]
 
 
 def measures(images: np.ndarray, real: np.ndarray, k: int, bandwidth: float) -> Measures:

@@ -1,0 +1,170 @@
+"""The quality stage: tables of a run on digits, files that are gone, and the tables of a study."""
+
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from emmeter.data.subset import load as load_subset
+from emmeter.files import checksums
+from emmeter.files.npz import write_npz
+from emmeter.files.scores import read_neighbours, read_samples
+from emmeter.files.tables import COPIED_COLUMNS, COPIED_IMAGE_COLUMNS, QUALITY_COLUMNS
+from emmeter.measure.criterion import memorized
+from emmeter.measure.quality.features import pixels
+from emmeter.measure.quality.floors import METRICS, against_train
+from one_run import CONTENT, Pipeline
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    return Pipeline(tmp_path_factory.mktemp("made") / "results").complete()
+
+
+@pytest.fixture
+def run(made, tmp_path):
+    shutil.copytree(made.results, tmp_path / "results")
+    return Pipeline(tmp_path / "results")
+
+
+def table(pipeline, name):
+    return pd.read_csv(pipeline.file("quality", name))
+
+
+def replaced(path, **arrays):
+    """Replace arrays of a stage's file, as if the stage had written them."""
+    with np.load(path) as archive:
+        write_npz(path, **{**archive, **arrays})
+    checksums.record(*(entry for entry in path.parent.iterdir() if entry.name != checksums.NAME))
+
+
+def test_there_is_a_row_per_snapshot_and_set_of_real_images(made):
+    rows = table(made, "quality.csv")
+    assert tuple(rows.columns) == QUALITY_COLUMNS
+    assert rows["progress"].tolist() == [0.25, 0.25, 0.5, 0.5, 1, 1]
+    assert rows["against"].tolist() == ["training", "held-out"] * 3
+    assert set(rows["features"]) == {"pixels"}
+    # 24 generated, 20 training and 8 held-out images: 8 of the training images, and two halves of 4.
+    assert rows["images"].tolist() == [8, 4] * 3
+    assert rows["k"].tolist() == [5, 3] * 3
+    assert rows[[*METRICS, *(f"{metric}_floor" for metric in METRICS)]].notna().all(axis=None)
+    assert rows["note"].isna().all()
+
+
+def test_measures_are_those_of_the_stored_images(made):
+    subset = load_subset(made.file("subset"))
+    images = read_samples(made.file("sample"))["images"]
+    expected = against_train(
+        list(map(pixels, images)), pixels(subset.images), pixels(subset.held_out), k=5, most=1000, draws=10
+    )
+    rows = table(made, "quality.csv").query("against == 'training'")
+    assert expected is not None
+    for metric in METRICS:
+        assert rows[metric].tolist() == pytest.approx([getattr(row.generated, metric) for row in expected], rel=1e-4)
+        assert rows[f"{metric}_floor"].tolist() == pytest.approx([getattr(expected[0].floor, metric)] * 3, rel=1e-4)
+
+
+def test_copied_images_are_those_of_the_criterion(made):
+    shares, images = table(made, "copied.csv"), table(made, "copied_images.csv")
+    assert (tuple(shares.columns), tuple(images.columns)) == (COPIED_COLUMNS, COPIED_IMAGE_COLUMNS)
+    nearest = read_neighbours(made.file("score"))
+    flags = [memorized(near) for near in nearest]
+    assert shares["memorized"].tolist() == [flag.sum() for flag in flags]
+    assert shares["copied"].tolist() == [
+        len(set(near.indices[flag, 0].tolist())) for near, flag in zip(nearest, flags, strict=True)
+    ]
+    assert images["copies"].sum() == flags[-1].sum()
+
+
+def test_which_images_are_copied_first_and_how_often(run):
+    """Made-up samples: image 3 is copied from the second snapshot on, image 5 at the last, image 7 never at the end."""
+    subset = load_subset(run.file("subset"))
+    samples = np.full((3, 24, 1, 8, 8), 128, np.uint8)
+    samples[0, :1] = subset.images[7]
+    samples[1, :2] = subset.images[3]
+    samples[2, :4], samples[2, 4:10] = subset.images[3], subset.images[5]
+    replaced(run.file("sample"), images=samples)
+    for stage in ("score", "emm", "quality"):
+        assert run.call(stage) == 0
+    images = table(run, "copied_images.csv")
+    assert images["position"].tolist() == [7, 3, 5]
+    assert images["copies"].tolist() == [0, 4, 6]
+    assert images["first_progress"].tolist() == [0.25, 0.5, 1.0]
+    assert images["first_images_seen"].tolist() == [160, 320, 640]
+    assert images["index"].tolist() == subset.indices[[7, 3, 5]].tolist()
+    assert images["label"].isna().all()
+    assert table(run, "copied.csv")["copied"].tolist() == [1, 1, 2]
+    last = table(run, "quality.csv").query("against == 'training' and progress == 1").iloc[0]
+    assert last["authenticity"] < 1
+
+
+def test_mirrored_training_images_count_as_one(tmp_path):
+    pipeline = Pipeline(tmp_path / "results", CONTENT | {"scoring": {"mirrored": True}}).complete()
+    shares = table(pipeline, "copied.csv")
+    assert (shares["copied"] <= shares["train"]).all()
+
+
+def test_labels_of_copied_images_are_given(tmp_path):
+    content = CONTENT | {"data": CONTENT["data"] | {"labels": "true"}}
+    pipeline = Pipeline(tmp_path / "results", content)
+    for stage in ("subset", "train", "sample"):
+        assert pipeline.call(stage) == 0
+    subset = load_subset(pipeline.file("subset"))
+    replaced(pipeline.file("sample"), images=np.stack([np.resize(subset.images, (24, 1, 8, 8))] * 3))
+    for stage in ("score", "emm", "quality"):
+        assert pipeline.call(stage) == 0
+    images = table(pipeline, "copied_images.csv")
+    assert images["label"].tolist() == subset.labels[images["position"]].tolist()
+    assert table(pipeline, "copied.csv")["share"].tolist() == [1.0] * 3
+
+
+def test_without_held_out_images_nothing_is_compared_but_copies_are_counted(tmp_path):
+    pipeline = Pipeline(tmp_path / "results", CONTENT | {"data": {"source": "digits", "held_out": 0}}).complete()
+    rows = table(pipeline, "quality.csv")
+    assert set(rows["note"]) == {"too few images, or all the same"}
+    assert rows["images"].isna().all()
+    assert len(table(pipeline, "copied.csv")) == 3
+
+
+def test_runs_whose_files_are_gone_are_named_and_not_made_again(run):
+    run.file("sample").unlink()
+    assert run.call("quality") == 0
+    rows = table(run, "quality.csv")
+    assert set(rows["note"]) == {"its samples, subset or neighbours are no longer there"}
+    assert len(rows) == 3
+    assert len(table(run, "copied.csv")) == 0
+    record = json.loads(run.record("quality").read_text())
+    assert (record["runs"], record["gone"]) == (0, 1)
+
+
+def test_samples_that_have_changed_are_one_line(run, capsys):
+    run.file("sample").write_bytes(b"changed")
+    assert run.call("quality") == 1
+    assert capsys.readouterr().err.startswith(f"error: {run.file('sample')}: has changed since it was written")
+
+
+def test_more_images_than_asked_for_are_chosen_at_random_with_a_fixed_seed(tmp_path):
+    content = CONTENT | {"data": {"source": "digits", "held_out": 64}, "quality": {"images": 10, "draws": 2}}
+    pipeline = Pipeline(tmp_path / "results", content).complete()
+    rows = table(pipeline, "quality.csv")
+    assert rows["images"].tolist() == [10] * 6
+    before = pipeline.file("quality").read_bytes()
+    assert pipeline.call("quality") == 0
+    assert pipeline.file("quality").read_bytes() == before
+
+
+def test_tables_of_a_study_name_its_arms_before_the_cells_of_each(run):
+    assert run.call("quality_table") == 0
+    for name in ("quality", "copied"):
+        study = (run.study / f"{name}.csv").read_text().splitlines()
+        arm = run.file("quality", f"{name}.csv").read_text().splitlines()
+        assert study == [f"study,arm,value,{arm[0]}", *(f"faults,one,,{row}" for row in arm[1:])]
+
+
+def test_a_table_of_an_arm_that_has_changed_is_refused(run, capsys):
+    run.file("quality").write_text("x")
+    assert run.call("quality_table") == 1
+    assert "has changed since it was written" in capsys.readouterr().err
+    assert not (run.study / "copied.csv").exists()

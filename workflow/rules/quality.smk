@@ -1,0 +1,43 @@
+# The input is the record of the search alone.  It is made again whenever a score changes.  The files of the runs are not
+# inputs, so that samples which the user has deleted are not made again for this.
+rule quality:
+    input:
+        record=by_content(lambda wildcards: PATHS.searched(wildcards.key)),
+    output:
+        record=PATHS.quality_file("quality.json"),
+        tables=[PATHS.quality_file(name) for name in emm_layout.FILES["quality"]],
+    log:
+        "logs/quality/{key}.log",
+    localrule: True
+    conda:
+        environment("envs/cpu.yaml")
+    params:
+        settings=stage_json("quality"),
+        folder=lambda wildcards, output: os.path.dirname(output.record),
+    message:
+        "quality of the images of arm {wildcards.key}"
+    shell:
+        "OMP_NUM_THREADS={threads} python -m emmeter.stages.quality --settings {params.settings:q} --key {wildcards.key}"
+        f" --results {RESULTS}"
+        " --record {input.record} --folder {params.folder} > {log} 2>&1"
+
+
+rule quality_table:
+    input:
+        measured_tables,
+    output:
+        quality=f"{STUDY}/quality.csv",
+        copied=f"{STUDY}/copied.csv",
+    log:
+        "logs/quality_table/{study}.log",
+    localrule: True
+    conda:
+        environment("envs/cpu.yaml")
+    params:
+        study=measured_json,
+        tables=lambda wildcards, input: handed_all(input),
+    message:
+        "quality of the images of study {wildcards.study}"
+    shell:
+        "python -m emmeter.stages.quality_table --study {params.study:q} --tables {params.tables:q}"
+        " --quality {output.quality} --copied {output.copied} > {log} 2>&1"
