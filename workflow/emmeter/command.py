@@ -108,11 +108,14 @@ def unnameable(error: UnicodeEncodeError) -> str:
     return f"{error.object[:200]!r}: the encoding {error.encoding} of this locale cannot name it; set PYTHONUTF8=1"
 
 
-def command(main: Callable[[], None]) -> None:
-    """Run a function as a program.  Report an expected failure on standard error and exit with status 1.
+def command(main: Callable[[], None], failure: int = 1) -> None:
+    """Run a function as a program.  Report an expected failure on standard error and exit.
 
     The report is one line; for faulty data files, one line per file.  Unexpected errors keep their traceback.
 
+    Args:
+        main: the function.
+        failure: exit status after an expected failure.
     Raises:
         BrokenPipeError: the reader of standard output has closed it.
         SystemExit: `main` exited or failed.
@@ -127,15 +130,15 @@ def command(main: Callable[[], None]) -> None:
         raise
     except UnicodeEncodeError as error:
         print(f"error: {unnameable(error)}", file=sys.stderr, flush=True)
-        sys.exit(1)
+        sys.exit(failure)
     except (SettingsError, DataError, StageError, OSError, MemoryError) as error:
         separator = "\nerror: " if isinstance(error, DataError) else "; "
         text = separator.join(lines(error)) or "not enough memory"
         print(f"error: {text}", file=sys.stderr, flush=True)
-        sys.exit(1)
+        sys.exit(failure)
     except json.JSONDecodeError as error:
         print(f"error: an option is not JSON ({error})", file=sys.stderr, flush=True)
-        sys.exit(1)
+        sys.exit(failure)
 
 
 def program(main: Callable[[], None]) -> None:

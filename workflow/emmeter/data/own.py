@@ -80,12 +80,12 @@ def list_folder(root: Path) -> Listing:
     Raises:
         DataError: the folder has another form.
     """
-    files, folders, others = _entries(root)
+    files, folders, others = entries(root)
     if files and folders:
         raise DataError(f"{root}: must hold images or class folders, not both ({files[0].name}, {folders[0].name}/)")
     labels: list[int] = []
     for label, folder in enumerate(folders):
-        images, nested, ignored = _entries(folder)
+        images, nested, ignored = entries(folder)
         if nested:
             raise DataError(f"{nested[0]}: a class folder must hold images only, not another folder")
         if not images:
@@ -100,7 +100,7 @@ def list_folder(root: Path) -> Listing:
     return Listing(files, np.array(labels, np.int64) if folders else None, [path.name for path in folders], others)
 
 
-def _entries(folder: Path) -> tuple[list[Path], list[Path], list[Path]]:
+def entries(folder: Path) -> tuple[list[Path], list[Path], list[Path]]:
     """Images, folders and other files of a folder, each in natural order, without hidden entries."""
     try:
         with os.scandir(folder) as entries:

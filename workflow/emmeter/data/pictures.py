@@ -3,6 +3,7 @@
 An image that 8 bits in grey or RGB cannot represent exactly is refused, never converted with a loss.
 """
 
+import io
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -63,16 +64,17 @@ def _opened_head(path: Path) -> Shape:
         return _shape(path, image, start)
 
 
-def decode(path: Path, check: Callable[[Shape], None] = lambda _: None) -> np.ndarray:
+def decode(path: Path, check: Callable[[Shape], None] = lambda _: None, content: bytes | None = None) -> np.ndarray:
     """uint8 (C, H, W), turned as the file's orientation tag demands.
 
     Args:
         check: called with the shape before any pixel is decoded; may raise to refuse the image.
+        content: the bytes of the image, if they are not those of a file `path`, which then only names the image.
 
     Raises:
         DataError: the image cannot be read, or has no exact uint8 form.
     """
-    with _quiet(), _opened(path) as (image, start):
+    with _quiet(), _opened(path, content) as (image, start):
         shape = _shape(path, image, start)
         check(shape)
         image.load()
@@ -129,14 +131,15 @@ def _quiet() -> Iterator[None]:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[tuple[Image.Image, bytes]]:
+def _opened(path: Path, content: bytes | None = None) -> Iterator[tuple[Image.Image, bytes]]:
     """An image of which only the head has been read, and its first bytes.  Raises DataError for every failure."""
     start = b""
     try:
         if path.name.lower().endswith(OTHER_SUFFIXES):
             raise DataError(f"{path}: images must be {', '.join(SUFFIXES)}; convert it")
-        regular(path)
-        with path.open("rb") as file:
+        if content is None:
+            regular(path)
+        with path.open("rb") if content is None else io.BytesIO(content) as file:
             start = file.read(START)
             file.seek(0)
             with Image.open(file, formats=FORMATS) as image:

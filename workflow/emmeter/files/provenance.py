@@ -31,11 +31,16 @@ def provenance(key: str, started: float) -> Provenance:
         "peak_memory_mb": round(_peak_memory() / 1e6),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "commit": commit(),
-        "versions": {"python": platform.python_version()}
-        | {name: installed for name in PACKAGES if (installed := _version(name))},
+        "versions": versions(),
         "platform": platform.platform(),
         "hardware": hardware(),
     }
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that are installed, among those that a result may depend on."""
+    installed = {name: number for name in PACKAGES if (number := _version(name))}
+    return {"python": platform.python_version()} | installed
 
 
 def _peak_memory() -> int:

@@ -58,16 +58,33 @@ def mirrored_neighbours(generated: np.ndarray, train: np.ndarray, groups: np.nda
     """
     groups = mirror_groups(train, groups)
     both = neighbours(np.concatenate([generated, generated[..., ::-1]]), train, groups, k)
-    indices, squared = (np.hstack(np.split(array, 2)) for array in (both.indices, both.squared))
-    order = np.lexsort((indices, squared), axis=1)
-    indices, squared = np.take_along_axis(indices, order, 1), np.take_along_axis(squared, order, 1)
+    indices, squared, _ = fold(both.indices, both.squared)
+    sizes = dict(zip(*np.unique(groups, return_counts=True), strict=True))
+    return Neighbours(indices, squared, np.array([sizes[i] for i in indices[:, 0]], np.int64), both.engine)
+
+
+def fold(indices: np.ndarray, squared: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Join the neighbours of images with those of their mirror images.
+
+    Args:
+        indices: (2m, k) int64, positions of the nearest training images, first of m images, then of their mirror
+            images.
+        squared: (2m, k) int64, squared distances to them.
+    Returns:
+        (m, k) positions and squared distances of the nearer of each training image and its mirror image, nearest first,
+        ties by position; and (m, k) bool, whether the mirror image is the nearer one.
+    """
+    width = indices.shape[1]
+    indices, squared = (np.hstack(np.split(array, 2)) for array in (indices, squared))
+    mirrored = np.broadcast_to(np.arange(2 * width) >= width, indices.shape)
+    order = np.lexsort((mirrored, indices, squared), axis=1)
+    indices, squared, mirrored = (np.take_along_axis(array, order, 1) for array in (indices, squared, mirrored))
     repeated = np.zeros(indices.shape, bool)  # the farther of an image's two distances
     for column in range(1, indices.shape[1]):
         repeated[:, column] = (indices[:, :column] == indices[:, column, None]).any(axis=1)
-    keep = np.argsort(repeated, axis=1, kind="stable")[:, : both.indices.shape[1]]
-    indices, squared = np.take_along_axis(indices, keep, 1), np.take_along_axis(squared, keep, 1)
-    sizes = dict(zip(*np.unique(groups, return_counts=True), strict=True))
-    return Neighbours(indices, squared, np.array([sizes[i] for i in indices[:, 0]], np.int64), both.engine)
+    keep = np.argsort(repeated, axis=1, kind="stable")[:, :width]
+    indices, squared, mirrored = (np.take_along_axis(array, keep, 1) for array in (indices, squared, mirrored))
+    return indices, squared, mirrored
 
 
 def mirror_groups(train: np.ndarray, groups: np.ndarray) -> np.ndarray:

@@ -33,36 +33,64 @@ SMALL = 2**28  # pixel differences that take less time than the import of FAISS 
 LARGE = 2**36  # pixel differences that take longer than testing and timing products of bytes
 
 
-def nearest(query: np.ndarray, base: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray, str]:
-    """The `k` images nearest to each of `query`, exactly, by the fastest engine that is right.
+class Searcher:
+    """A search for nearest images that may be done in parts: all parts use the engine that is chosen for the first.
 
     Prints a note on standard error if an engine fails and another one replaces it.
+    """
+
+    def __init__(self, work: int = 0):
+        """Prepare a search.
+
+        Args:
+            work: pixel differences of all parts together, if there are several.
+        """
+        self._work = work
+        self._engine: Engine | None = None
+        self._others: Iterator[Engine] = iter(())
+
+    def nearest(self, query: np.ndarray, base: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray, str]:
+        """The `k` images nearest to each of `query`, exactly, by the fastest engine that is right.
+
+        Args:
+            query: (m, d) uint8.
+            base: (N, d) uint8.
+            k: at most N.
+        Returns:
+            (m, k) int64 positions in `base`, nearest first, ties by position; (m, k) int64 squared distances; and the
+            name of the engine, which is the same for all images.
+        Raises:
+            Exception: the error of the last engine, if all have failed.
+        """
+        if self._engine is None:
+            self._others = engines(query, base, k, self._work)
+            self._engine = next(self._others)
+        while True:
+            engine = self._engine
+            try:
+                return *search(engine, query, base, k), engine.name
+            except Exception as error:  # libraries raise errors of many types when memory or a GPU fails
+                self._engine = next(self._others, None)
+                if self._engine is None:
+                    raise
+                reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+                text = f"note: scored by {self._engine.name}, as {engine.name} does not work here: {reason}"
+                print(text, file=sys.stderr)
+
+
+def nearest(query: np.ndarray, base: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray, str]:
+    """The `k` images nearest to each of `query`, in one part; see `Searcher.nearest`."""
+    return Searcher().nearest(query, base, k)
+
+
+def engines(query: np.ndarray, base: np.ndarray, k: int, work: int = 0) -> Iterator[Engine]:
+    """The engines that are right on this machine: first the one to use, then those that replace it if it fails.
 
     Args:
-        query: (m, d) uint8.
-        base: (N, d) uint8.
-        k: at most N.
-    Returns:
-        (m, k) int64 positions in `base`, nearest first, ties by position; (m, k) int64 squared distances; and the name
-        of the engine, which is the same for all images.
-    Raises:
-        Exception: the error of the last engine, if all have failed.
+        work: pixel differences of the whole search, if `query` and `base` are a part of it.
     """
-    failed, failure = "", Exception()
-    for engine in engines(query, base, k):
-        if failed:
-            reason = str(failure).strip().splitlines() or [type(failure).__name__]
-            print(f"note: scored by {engine.name}, as {failed} does not work here: {reason[-1]}", file=sys.stderr)
-        try:
-            return *search(engine, query, base, k), engine.name
-        except Exception as error:  # libraries raise errors of many types when memory or a GPU fails
-            failed, failure = engine.name, error
-    raise failure
-
-
-def engines(query: np.ndarray, base: np.ndarray, k: int) -> Iterator[Engine]:
-    """The engines that are right on this machine: first the one to use, then those that replace it if it fails."""
-    if query.size * len(base) < SMALL or k + SLACK >= len(base):
+    work = max(work, query.size * len(base))
+    if work < SMALL or k + SLACK >= len(base):
         yield PIXELS
         return
     if gpu_present():
@@ -72,7 +100,7 @@ def engines(query: np.ndarray, base: np.ndarray, k: int) -> Iterator[Engine]:
     # process.
     apart = sys.platform == "darwin"
     sure = FAISS if not (apart and "torch" in sys.modules) and fault(FAISS, pixels) is None else FLOATS
-    large = query.size * len(base) >= LARGE
+    large = work >= LARGE
     if large and not apart and fault(PRODUCTS, pixels) is None and faster(PRODUCTS, sure, query, base):
         yield PRODUCTS
     yield sure
