@@ -11,6 +11,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from emmeter import project
 from emmeter.command import command, flush
@@ -18,6 +19,10 @@ from emmeter.errors import SettingsError
 from emmeter.settings.sections import Scoring
 from emmeter.settings.validation import validate
 
+if TYPE_CHECKING:
+    from emmeter.measure.audit import Criterion
+
+LARGEST_SIDE = 4096  # pixels
 RESULTS = Path("results")
 
 
@@ -91,6 +96,26 @@ def _verify(args: argparse.Namespace) -> None:
     print(report.summary())
 
 
+def _audit(args: argparse.Namespace) -> None:
+    from emmeter.commands.audit import run
+    from emmeter.data.audited import Options
+
+    options = Options(
+        criteria=tuple(args.criterion),
+        features=args.features,
+        mirrored=args.mirrored,
+        resize=args.resize,
+        group_pattern=args.group_pattern,
+        manifest=args.manifest,
+        limit=args.fail_above,
+        memory=args.memory,
+    )
+    places = {"redact": args.redact, "results": args.results, "overlays": args.configfile}
+    if status := run(args.generated, args.train, args.held_out, options, args.output, **places):
+        flush()
+        sys.exit(status)
+
+
 def _schema(args: argparse.Namespace) -> None:
     from emmeter.files.writing import write_text
     from emmeter.settings.written import json_schema
@@ -108,6 +133,44 @@ def _threshold(text: str) -> float:
     except SettingsError:
         message = f"{text!r}: must be a number between 0 and 1, such as 0.25 or 1/3"
         raise argparse.ArgumentTypeError(message) from None
+
+
+def _criterion(text: str) -> "Criterion":
+    """Parse a criterion of an audit, such as ratio or calibrated=0.4."""
+    from emmeter.data.audited import parse_criterion
+
+    try:
+        return parse_criterion(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _memory(text: str) -> int:
+    """Parse a size of memory, such as 4GB."""
+    from emmeter.data.audited import parse_memory
+
+    try:
+        return parse_memory(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _side(text: str) -> int:
+    """Parse the side of an image in pixels."""
+    if not text.isdecimal() or not 1 <= int(text) <= LARGEST_SIDE:
+        raise argparse.ArgumentTypeError(f"{text!r}: must be a number of pixels from 1 to {LARGEST_SIDE}")
+    return int(text)
+
+
+def _limit(text: str) -> float:
+    """Parse the highest rate of copies, at least 0 and below 1."""
+    try:
+        limit = float(text)
+    except ValueError:
+        limit = -1.0
+    if not 0 <= limit < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: must be a share from 0 to below 1, such as 0.01")
+    return limit
 
 
 class _Version(argparse.Action):
@@ -173,6 +236,25 @@ def _parser() -> argparse.ArgumentParser:
     options.add_argument("folder", type=Path, nargs="?", help="results to verify (default: those of --results)")
     options.add_argument("--scores", type=int, default=10, help="number of scores to compute again from their samples")
     options.add_argument("--seed", type=int, default=0, help="seed that chooses these scores")
+    options = add("audit", _audit, "say whether generated images, of any model, are copies of its training images")
+    options.add_argument("generated", metavar="GENERATED", help="folder, .npz, .npy, .zip or manifest; or STUDY/ARM")
+    options.add_argument("--train", type=Path, metavar="TRAIN", help="the images that the model was trained on")
+    options.add_argument("--held-out", type=Path, metavar="IMAGES", help="images that the model was not trained on")
+    options.add_argument(
+        "--criterion", type=_criterion, nargs="+", default=[_criterion("ratio")], metavar="C[=T]",
+        help="ratio, calibrated or cosine, each with its threshold (default: ratio=1/3)",
+    )  # fmt: skip
+    options.add_argument("--features", type=Path, metavar="FILE", help="TorchScript network, for the criterion cosine")
+    options.add_argument("--mirrored", action="store_true", help="mirror images of training images count, too")
+    options.add_argument("--resize", type=_side, metavar="N", help="resample the middle square to N x N (Lanczos)")
+    groups = options.add_mutually_exclusive_group()
+    groups.add_argument("--group-pattern", metavar="REGEX", help="group of a training image, searched in its name")
+    groups.add_argument("--manifest", type=Path, metavar="FILE", help="CSV or JSONL: path, group, label, prompt, seed")
+    options.add_argument("--fail-above", type=_limit, default=0.01, metavar="SHARE", help="limit (default: 0.01)")
+    options.add_argument("--memory", type=_memory, default=4 * 10**9, metavar="SIZE", help="default: 4GB")
+    options.add_argument("--redact", action="store_true", help="hashes instead of names, and no pictures")
+    options.add_argument("--output", "-o", type=Path, default=Path("audit"), metavar="FOLDER", help="default: audit")
+    options.set_defaults(failure=2)
     options = add("schema", _schema, "write the JSON schema of the configuration", configured=False)
     options.add_argument("output", type=Path, metavar="FILE")
     return parser
@@ -194,7 +276,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         flush()  # here, so that an output that cannot be written is reported too
 
     try:
-        command(run)
+        command(run, getattr(args, "failure", 1))
     except BrokenPipeError:  # the reader has closed standard output, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the output that is still buffered
         sys.exit(128 + signal.SIGPIPE)

@@ -44,6 +44,11 @@ SHAPE_COLUMNS = (
     "study", "quantity", "arm", "against", "position", "published_n", "published", "published_low", "published_high",
     "n", "ours", "ours_low", "ours_high", "extrapolated", "order", "figure", "note",
 )  # fmt: skip
+AUDIT_IMAGE_COLUMNS = (
+    "file", "nearest", "second", "d1", "d2", "ratio", "mirrored", "calibrated", "similar", "similarity",
+    "d_held_out", "nearer", "copy", "copy_by", "group", "label", "prompt", "seed",
+)  # fmt: skip
+AUDIT_TRAINING_COLUMNS = ("file", "occurrences", "matches", "copies", "least_ratio", "group", "label", "prompt", "seed")
 
 ARM_COLUMNS = ("study", "arm", "value")  # in tables of studies, before the columns of tables of one arm
 RUN_COLUMNS = ("n", "replicate", "role", "progress", "images_seen")

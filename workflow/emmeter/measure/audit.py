@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 
+from emmeter.measure.copied import Copied, copied
 from emmeter.measure.criterion import Neighbours, memorized
 from emmeter.measure.estimate import wilson
 from emmeter.measure.proximity import Nearest, Training
@@ -141,6 +142,10 @@ class Images:
     values: np.ndarray
     matches: np.ndarray
     flags: np.ndarray
+
+    def copied(self, training: Training) -> Copied:
+        """The training images that were copied."""
+        return copied(self.matches, self.flags, training.same)
 
     @property
     def rate(self) -> Rate:

@@ -1,5 +1,6 @@
 """Features of images by the user's own network, and the training images that are most similar in them."""
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
@@ -37,7 +38,9 @@ def network(path: Path) -> Network:
     if not path.is_file():
         raise DataError(f"{path}: no such file; --features names a TorchScript file (torch.jit.save)")
     try:
-        module = torch.jit.load(str(path), map_location="cpu").eval()
+        with warnings.catch_warnings():  # torch plans to replace the format
+            warnings.simplefilter("ignore", FutureWarning)
+            module = torch.jit.load(str(path), map_location="cpu").eval()
     except Exception as error:  # torch raises errors of many types
         raise DataError(f"{path}: is not a TorchScript file ({reason(error)}); save one by torch.jit.save") from None
 

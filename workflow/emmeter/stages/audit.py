@@ -1,71 +1,32 @@
 """The audit compares generated images with training images, as files of any origin, and writes what it finds."""
 
-import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
-from fractions import Fraction
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from emmeter.data.audited import Audited, Input, Options
 from emmeter.data.collection.gather import Collection, annotated, gather, grouped
 from emmeter.data.collection.manifest import read_manifest
 from emmeter.data.collection.sources import Source, find
 from emmeter.data.collection.store import Store
-from emmeter.errors import DataError
+from emmeter.errors import DataError, SettingsError
+from emmeter.files import checksums
+from emmeter.files.tables import AUDIT_IMAGE_COLUMNS, AUDIT_TRAINING_COLUMNS
+from emmeter.files.writing import write_csv, write_json
 from emmeter.measure import audit as measured
 from emmeter.measure import features as feature_space
-from emmeter.measure.audit import SURROUNDING, THRESHOLDS, Audit, Criterion, Finding, Images
+from emmeter.measure.audit import SURROUNDING, Audit, Criterion, Finding, Images
 from emmeter.measure.proximity import Blocks, Nearest, Search, Training, first_equal, numbered
+from emmeter.presentation.audit_tables import held_out_rows, image_rows, record, training_rows
 
+RECORD = "audit.json"
 OVERHEAD = 700_000_000  # bytes of Python, of the libraries and of the engines' blocks
-SMALLEST_MEMORY = 1_000_000_000
+LEAST = 250_000_000  # bytes of images in memory
 
 Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
-
-
-@dataclass(frozen=True)
-class Input:
-    """A set of images: a path, and the name of an array if it is an .npz file with several."""
-
-    path: Path
-    array: str | None = None
-
-
-@dataclass(frozen=True)
-class Options:
-    """Choices of an audit."""
-
-    criteria: tuple[Criterion, ...] = (Criterion("ratio", THRESHOLDS["ratio"]),)
-    features: Path | None = None
-    """TorchScript file of the network for the criterion `cosine`."""
-    mirrored: bool = False
-    """Whether mirror images of training images count."""
-    resize: int | None = None
-    """Side to which the middle square of every image is resampled (Lanczos)."""
-    group_pattern: str | None = None
-    """Regular expression for the group of a training image in its name."""
-    manifest: Path | None = None
-    """CSV or JSONL file with groups, labels, prompts and seeds of images."""
-    limit: float = 0.01
-    """Highest rate of copies that is accepted."""
-    memory: int = 4_000_000_000
-    """Bytes that the audit may use."""
-
-
-@dataclass(frozen=True)
-class Audited:
-    """An audit with the images that it compared."""
-
-    result: Audit
-    options: Options
-    generated: Collection
-    train: Collection
-    held_out: Collection | None
-    groups: list[str] | None = field(default=None)
-    """Group of each training image, empty for an image without one; None without groups."""
 
 
 class _Silent(AbstractContextManager[Callable[[int], None]]):
@@ -103,13 +64,15 @@ def audit(
         spool: folder of a temporary file, for images that exceed the memory.
         progress: from a title and a number of steps, a context of a function that receives the steps done.
     Raises:
+        SettingsError: options contradict each other.
         DataError: images, manifest or network cannot be used; one line per fault.
         OSError: a file cannot be read or written.
     """
     options = options or Options()
+    _check(options)
     inputs = [generated, train, *([held_out] if held_out else [])]
     sources = _sources(inputs, options)
-    available = max(options.memory - OVERHEAD, SMALLEST_MEMORY // 4)
+    available = max(options.memory - OVERHEAD, LEAST)
 
     def folder(size: int) -> Path | None:
         return spool if size > available else None
@@ -127,6 +90,17 @@ def audit(
     held = others[0] if others else None
     result = _compared(made, training, held, options, sizes, progress)
     return Audited(result, options, made, trained, held, groups)
+
+
+def _check(options: Options) -> None:
+    """Compare options with each other.  Raises SettingsError if they contradict each other."""
+    names = [criterion.name for criterion in options.criteria]
+    if repeated := [name for name in names if names.count(name) > 1]:
+        raise SettingsError(f"--criterion: names {repeated[0]} twice; give it one threshold")
+    if "cosine" in names and options.features is None:
+        raise SettingsError("--features: the criterion cosine needs a network; name its TorchScript file")
+    if "cosine" not in names and options.features is not None:
+        raise SettingsError("--features: serves the criterion cosine alone; add --criterion cosine")
 
 
 def _sources(inputs: Sequence[Input], options: Options) -> list[Source]:
@@ -239,50 +213,27 @@ def _mirrored(compute: feature_space.Network, images: np.ndarray) -> np.ndarray:
     return compute(images[..., ::-1])
 
 
-def parse_criterion(text: str) -> Criterion:
-    """Read a criterion such as `ratio` or `calibrated=0.4`.
+def write(audited: Audited, folder: Path, *, redact: bool = False) -> None:
+    """Write the tables and the record of an audit into a folder.
 
+    The record `audit.json` is written last and is absent until all other files are complete.
+
+    Args:
+        redact: whether hashes of pixels replace names, and prompts, labels, seeds and paths are left out.
     Raises:
-        ValueError: there is no such criterion, or the threshold is not between 0 and 1.
+        OSError: a file cannot be written.
     """
-    name, equals, number = text.partition("=")
-    if name not in THRESHOLDS:
-        raise ValueError(f"{text!r}: must be one of {', '.join(THRESHOLDS)}, or one with its threshold (ratio=1/4)")
-    if not equals:
-        return Criterion(name, THRESHOLDS[name])
-    try:
-        threshold = Fraction(number).limit_denominator(1_000_000)
-    except (ValueError, ZeroDivisionError):
-        threshold = Fraction(0)
-    if not 0 < threshold < 1:
-        raise ValueError(f"{text!r}: the threshold must be between 0 and 1, such as 0.25 or 1/3")
-    return Criterion(name, threshold)
-
-
-def parse_memory(text: str) -> int:
-    """Read a size such as 4GB, 800MB or 2GiB, in bytes.
-
-    Raises:
-        ValueError: it is no size, or less than 1 GB.
-    """
-    units = {"gib": 2**30, "mib": 2**20, "gb": 10**9, "mb": 10**6, "g": 10**9, "m": 10**6}
-    lower = text.strip().lower()
-    unit = next((unit for unit in units if lower.endswith(unit)), None)
-    try:
-        size = int(float(lower.removesuffix(unit or "")) * units[unit or ""])
-    except (ValueError, KeyError, OverflowError):
-        raise ValueError(f"{text!r}: must be a size such as 4GB or 1500MB") from None
-    if size < SMALLEST_MEMORY:
-        raise ValueError(f"{text!r}: must be at least 1GB, of which the program itself needs most")
-    return size
-
-
-def output_folder(path: Path) -> None:
-    """Make the folder of results.
-
-    Raises:
-        DataError: a file has its name.
-    """
-    if path.exists() and not path.is_dir():
-        raise DataError(f"{path}: is a file; name a folder by -o")
-    os.makedirs(path, exist_ok=True)
+    tables = {
+        "images.csv": (AUDIT_IMAGE_COLUMNS, image_rows(audited, redact)),
+        "training.csv": (AUDIT_TRAINING_COLUMNS, training_rows(audited, redact)),
+        "held_out.csv": (AUDIT_IMAGE_COLUMNS, held_out_rows(audited, redact)),
+    }
+    for name in (RECORD, *tables):
+        (folder / name).unlink(missing_ok=True)
+    written = []
+    for name, (columns, rows) in tables.items():
+        if rows:
+            write_csv(folder / name, columns, rows)
+            written.append(folder / name)
+    write_json(folder / RECORD, record(audited, redact))
+    checksums.record(*written, folder / RECORD)

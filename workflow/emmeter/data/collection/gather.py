@@ -264,7 +264,7 @@ def decode_part(start: int, files: list[Path], contents: list[bytes] | None, for
             faults.append(f"{file}: cannot be read ({error.strerror or error})")
         except MemoryError:
             faults.append(f"{file}: is too large for the memory")
-    stacked = np.stack(images) if images else np.empty((0, *form.shape), np.uint8)
+    stacked = np.ascontiguousarray(np.stack(images)) if images else np.empty((0, *form.shape), np.uint8)
     return _Decoded(start, stacked, digests, *_pixel_digests(stacked), faults)
 
 
