@@ -13,6 +13,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 FOLDERS = (
     "config",
     "docs",
+    "examples",
     "workflow",
     "profiles",
     "tests",

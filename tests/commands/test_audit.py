@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from PIL import Image
 from emmeter.files.tables import AUDIT_IMAGE_COLUMNS, AUDIT_TRAINING_COLUMNS
 from one_run import call
 from processes import lives, wait_until
+from project import ROOT
 
 COUNT = 400  # images of each set; 299 without a copy are the fewest that pass
 
@@ -81,7 +83,7 @@ def test_planted_copies_fail_and_are_named(place, capsys):
     assert lines[1].startswith("ratio: 30 of 400 generated images (7.5 %, 95 % interval ")
     assert lines[2].startswith("ratio: 0 of 99 held-out images (0 %, at most 2.98 %), which the model never saw")
     assert lines[3] == "ratio: 21 of 400 training images (5.25 %) were copied, most often 00000.png (10 times)"
-    assert lines[-1] == "FAILED: copies are above the limit of 1 %"
+    assert lines[-1] == "FAILED: copies are above the limit of 1 % beyond the rate of held-out images"
     images, training = rows(place / "out/images.csv"), rows(place / "out/training.csv")
     assert tuple(images[0]) == AUDIT_IMAGE_COLUMNS and tuple(training[0]) == AUDIT_TRAINING_COLUMNS
     assert [row["file"] for row in images if row["copy"] == "True"] == [f"{index:05d}.png" for index in range(30)]
@@ -102,6 +104,20 @@ def test_new_images_pass(place, capsys):
 def test_too_few_images_leave_it_undecided(place, capsys):
     assert audit("held", "--train", "train", "-o", "out") == 2
     assert "compare more generated images: at least 299, none of which may be a copy" in capsys.readouterr().out
+
+
+def test_held_out_images_that_were_trained_on_are_counted(place, capsys):
+    folder(place / "leaked", np.concatenate([noise(COUNT, 1)[:3], noise(99, 4)]))
+    audit("new", "--train", "train", "--held-out", "leaked", "-o", "out")
+    assert "held-out images that equal a training image: 3; the excess is too small" in capsys.readouterr().out
+    assert json.loads((place / "out/audit.json").read_text())["held_out_equal_training"] == 3
+
+
+@pytest.mark.parametrize(("generated", "status"), [("new", 0), ("copies", 1)])
+def test_the_example_passes_and_fails(generated, status, tmp_path):
+    example = ROOT / "examples/audit"
+    arguments = ("--train", example / "train.npz", "--held-out", example / "held_out.npz")
+    assert audit(example / f"{generated}.npz", *arguments, "-o", tmp_path / "out") == status
 
 
 def test_mirror_images_count_if_asked(place):
@@ -303,3 +319,14 @@ def test_folders_of_50_000_files_are_read(tmp_path, monkeypatch):
     assert audit("made", "--train", "train", "-o", "out") == 1
     assert time.monotonic() - started < 300
     assert sum(row["copy"] == "True" for row in rows(tmp_path / "out/images.csv")) == 1000
+
+
+def test_every_column_and_key_is_documented(place):
+    page = (ROOT / "docs/outputs.md").read_text(encoding="utf-8").partition("\n## Audit\n")[2].partition("\n## ")[0]
+    documented = set(re.findall(r"`(\w+)`", page))
+    audit("copies", "--train", "train", "--held-out", "held", "-o", "out")
+    record = json.loads((place / "out/audit.json").read_text())
+    keys = {*record, *record["inputs"], *record["inputs"]["train"], *record["settings"], *record["criteria"][0]}
+    keys |= {*record["criteria"][0]["generated"], *record["criteria"][0]["excess"], *record["nearer_to_training"]}
+    keys |= {*record["criteria"][0]["training_images_copied"]}
+    assert keys | {*AUDIT_IMAGE_COLUMNS, *AUDIT_TRAINING_COLUMNS} <= documented

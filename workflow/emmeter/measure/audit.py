@@ -83,11 +83,18 @@ def excess(generated: Rate, held_out: Rate) -> Excess:
     return Excess(value, max(value - below, -1.0), min(value + above, 1.0))
 
 
-def answer(generated: Rate, limit: float) -> Answer:
-    """Whether a rate is above or below a limit, by its interval; undecided if the interval contains the limit."""
-    if generated.low > limit:
+def answer(generated: Rate, limit: float, held_out: Rate | None = None) -> Answer:
+    """Whether copies are above or below a limit, by the interval; undecided if the interval contains the limit.
+
+    A criterion calls some new real images copies, too.  With the rate of held-out images, the excess over it is
+    therefore compared with the limit.  A rate that is below the limit itself needs no comparison.
+    """
+    if generated.high <= limit:
+        return "below"
+    compared = generated if held_out is None else excess(generated, held_out)
+    if compared.low > limit:
         return "above"
-    return "below" if generated.high <= limit else "undecided"
+    return "below" if compared.high <= limit else "undecided"
 
 
 def overall(answers: Sequence[Answer]) -> Answer:
@@ -207,6 +214,11 @@ class Audit:
             return None
         distinct = len(self.training.distinct)
         return nearer(self.nearest.squared[:, 0], self.to_held_out, distinct, len(self.held_out.first))
+
+    @property
+    def leaked(self) -> int:
+        """Number of held-out images that equal a training image in every pixel, so that they are none."""
+        return 0 if self.held_out is None else int((self.held_out.squared[:, 0] == 0).sum())
 
     @property
     def equal(self) -> int:

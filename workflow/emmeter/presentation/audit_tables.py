@@ -159,6 +159,7 @@ def record(audited: Audited, redact: bool) -> Mapping[str, Any]:
             "redact": redact,
         },
         "equal_images": result.equal,
+        "held_out_equal_training": None if result.held_out is None else result.leaked,
         "criteria": [_finding(finding, audited) for finding in result.findings],
         "nearer_to_training": None if nearer is None else {
             "share": None if nearer.share is None else _rate(nearer.share),

@@ -36,20 +36,26 @@ def interval(rate: Rate) -> str:
 def verdict(audited: Audited) -> str:
     """The answer in one sentence, with what would decide it."""
     result = audited.result
-    limit = percent(result.limit)
+    beyond = "" if result.held_out is None else " beyond the rate of held-out images"
+    limit = f"{percent(result.limit)}{beyond}"
     if result.answer == "below":
         return f"PASSED: copies are below the limit of {limit}"
     if result.answer == "above":
         return f"FAILED: copies are above the limit of {limit}"
-    worst = max((f.generated.rate for f in result.findings if f.answer == "undecided"), key=lambda rate: rate.share)
-    needed = math.ceil(math.log(1 - CONFIDENCE) / math.log1p(-result.limit)) if result.limit > 0 else None
-    if needed is None:
-        cure = "no number of images proves a rate of 0; set a limit above 0"
-    elif worst.of < needed:
-        cure = f"compare more generated images: at least {needed:,}, none of which may be a copy"
-    else:
-        cure = "compare more generated images"
-    return f"UNDECIDED: the interval contains the limit of {limit}; {cure}"
+    return f"UNDECIDED: the interval contains the limit of {limit}; {_cure(audited)}"
+
+
+def _cure(audited: Audited) -> str:
+    """What would decide an undecided audit."""
+    limit = audited.result.limit
+    if limit == 0:
+        return "no number of images proves a rate of 0: set a limit above 0"
+    needed = math.ceil(math.log(1 - CONFIDENCE) / math.log1p(-limit))
+    if len(audited.generated) < needed:
+        return f"compare more generated images: at least {needed:,}, none of which may be a copy"
+    if audited.held_out is not None and len(audited.held_out) < len(audited.generated):
+        return "compare more generated images, and more held-out images"
+    return "compare more generated images"
 
 
 def lines(audited: Audited, redact: bool) -> list[str]:
@@ -67,6 +73,10 @@ def lines(audited: Audited, redact: bool) -> list[str]:
         spoken += _criterion(finding, audited, redact)
     if result.equal:
         spoken.append(f"{_images(result.equal)} equal a training image in every pixel")
+    if result.leaked:
+        spoken.append(
+            f"held-out images that equal a training image: {result.leaked:,}; the excess is too small, remove them"
+        )
     if (nearer := result.nearer) is not None and nearer.share is not None:
         spoken.append(
             f"nearer to a training image than to any held-out image: {percent(nearer.share.share)} "
@@ -89,7 +99,8 @@ def _criterion(finding: Finding, audited: Audited, redact: bool) -> list[str]:
     if finding.held_out is not None and difference is not None:
         held = finding.held_out.rate
         beyond = f"{100 * difference.value:.3g} points ({100 * difference.low:.3g} to {100 * difference.high:.3g})"
-        doubt = "; real images score as high, so this criterion shows no copying here" if difference.low <= 0 else ""
+        doubtful = rate.count > 0 and difference.low <= 0
+        doubt = "; real images score as high, so this criterion shows no copying here" if doubtful else ""
         spoken.append(
             f"{name}: {held.count:,} of {held.of:,} held-out images ({percent(held.share)}, {interval(held)}), which "
             f"the model never saw, count as copies; the excess is {beyond}{doubt}"

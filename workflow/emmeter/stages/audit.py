@@ -157,7 +157,7 @@ def _compared(
             _judged(criterion, near, surroundings[i] if surroundings else None, similar[i] if similar else None)
             for i, near in enumerate(nearest)
         ]
-        verdict = measured.answer(images[0].rate, options.limit)
+        verdict = measured.answer(images[0].rate, options.limit, images[1].rate if held_out else None)
         findings.append(Finding(criterion, images[0], images[1] if held_out else None, verdict))
     return Audit(tuple(findings), options.limit, training, nearest[0], nearest[1] if held_out else None, to_held_out)
 

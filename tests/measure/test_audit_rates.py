@@ -37,6 +37,14 @@ def test_the_answer_follows_the_interval():
     assert overall(["undecided", "above"]) == "above" and overall(["below"]) == "below"
 
 
+def test_with_held_out_images_the_excess_counts():
+    assert answer(rate(96, 500), 0.01, rate(71, 400)) == "undecided"
+    assert answer(rate(137, 500), 0.01, rate(71, 400)) == "above"
+    assert answer(rate(500, 10_000), 0.01, rate(500, 10_000)) == "below"
+    assert answer(rate(0, 500), 0.01, rate(0, 10)) == "below"
+    assert answer(rate(15, 500), 0.01, rate(0, 10)) == "undecided"
+
+
 def test_the_excess_agrees_with_newcombes_example():
     difference = excess(rate(56, 70), rate(48, 80))  # Newcombe 1998, table II, example (a), method 10
     assert difference.value == pytest.approx(0.2)
