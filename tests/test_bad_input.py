@@ -32,7 +32,7 @@ from emmeter.pipeline.index import index_of
 from emmeter.settings import configuration
 from emmeter.settings.sections import Setup
 from emmeter.settings.validation import read_setup
-from one_run import CONTENT, call
+from one_run import CONTENT, call, messages
 
 CONFIG = CONTENT | {
     "search": {"n_min": 10, "n_max": 40, "start": 20},
@@ -76,7 +76,7 @@ def refused(folder: Path, capfd, arguments: list[str], words: str, status: int =
     capfd.readouterr()
     assert call(*arguments) == status
     printed = capfd.readouterr()
-    lines = printed.err.splitlines()
+    lines = messages(printed.err)
     if status == 2:  # argparse shows how the command is used, then the one line
         assert lines[0].startswith("usage: ")
         lines = [line for line in lines if ": error: " in line]

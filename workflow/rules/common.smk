@@ -10,7 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from emmeter.command import unnameable
+from emmeter.command import ARMS, unnameable
 from emmeter.errors import DataError, SettingsError
 from emmeter.files import layout as emm_layout
 from emmeter.machine import gpus as emm_gpus
@@ -29,7 +29,7 @@ from emmeter.settings import published as emm_published
 
 def stop(lines):
     """End the workflow before any job starts, with one line per fault of the configuration."""
-    print("\n".join(f"config: {line}" for line in lines), file=sys.stderr)
+    print("\n".join(f"error: {line}" for line in lines), file=sys.stderr)
     sys.exit(1)
 
 

@@ -4,7 +4,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from emmeter.command import command, read_settings, stage_parser
+from emmeter.command import command, end, head, read_settings, stage_parser
 from emmeter.data import datasets, images, named
 from emmeter.data.subset import draw, save
 from emmeter.errors import DataError
@@ -32,6 +32,7 @@ def subset(setup: Setup, *, n: int, replicate: int, output: Path, key: str = "")
         OSError: a file cannot be written.
     """
     started = time.monotonic()
+    head("subset", n, replicate, f"{setup.data.source}, labels {setup.data.labels}, seed {setup.seed}")
     stored = datasets.load(setup.data)
     drawn = draw(setup, n, replicate, stored)
     if not drawn.groups.any():  # refused here, because a training on them could not be scored
@@ -54,6 +55,8 @@ def subset(setup: Setup, *, n: int, replicate: int, output: Path, key: str = "")
     record = output.with_name(RECORDS["subset"])
     write_json(record, content)
     checksums.record(output, record, settings)
+    shape = "x".join(map(str, drawn.images.shape[1:]))
+    end(f"{len(drawn.images)} images of {shape} drawn from {len(stored.images)}", time.monotonic() - started)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
