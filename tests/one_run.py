@@ -21,7 +21,7 @@ from emmeter.settings.keys import Stage, key, stage_settings
 from emmeter.settings.sections import Setup
 from emmeter.settings.validation import read_setup
 
-HEAD = re.compile(r".+: N = \d+, replicate \d+|(subset|train|sample|score|emm): .*")  # the first lines of logs
+HEAD = re.compile(r".+: N = \d+, replicate \d+|(subset|train|sample|score|emm): (?!error).*")  # the first lines of logs
 CONTENT: dict[str, Any] = {
     "data": {"source": "digits", "held_out": 8},
     "network": {"channels": 8, "multipliers": [1, 1], "blocks": 1, "attention": [4], "dropout": 0.1},

@@ -84,7 +84,7 @@ def _faults(model: type[BaseModel], given: Mapping[str, Any], details: Mapping[s
 
 def _misplaced(model: type[BaseModel], given: Mapping[str, Any], key: str) -> str | None:
     """The rule for a key at the top of `given` that belongs elsewhere: below `studies`, or in a section."""
-    value, studies = given[key], given.get("studies")
+    value, studies = given.get(key), given.get("studies")
     if isinstance(value, Mapping) and ("arms" in value or (isinstance(studies, Mapping) and key in studies)):
         return "is a study; write it below studies:" if "studies" in model.model_fields else None
     section, _, name = key.rpartition(".")

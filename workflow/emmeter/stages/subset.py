@@ -32,13 +32,13 @@ def subset(setup: Setup, *, n: int, replicate: int, output: Path, key: str = "")
         OSError: a file cannot be written.
     """
     started = time.monotonic()
-    head("subset", n, replicate, f"{setup.data.source}, labels {setup.data.labels}, seed {setup.seed}")
     stored = datasets.load(setup.data)
     drawn = draw(setup, n, replicate, stored)
     if not drawn.groups.any():  # refused here, because a training on them could not be scored
         side = "x".join(map(str, drawn.images.shape[2:]))
         what = f"the {n} images of replicate {replicate} are all the same at {side} pixels"
         raise DataError(f"data.source = {setup.data.source!r}: {what}: memorization needs two that differ")
+    head("subset", n, replicate, f"{setup.data.source}, labels {setup.data.labels}, seed {setup.seed}")
     settings = record_settings(output.parent, "subset", setup)
     save(output, drawn)
     title, licence = named.identity(setup.data)
