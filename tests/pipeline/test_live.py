@@ -13,7 +13,7 @@ from emmeter.measure.outcome import RunId
 from emmeter.pipeline import changes
 from emmeter.pipeline.course import Course
 from emmeter.pipeline.index import Index, index_of
-from emmeter.pipeline.live import INTERRUPTED, Live
+from emmeter.pipeline.live import INTERRUPTED, STOPPING, Live
 from emmeter.settings.configuration import read
 from emmeter.settings.keys import key, stage_settings
 
@@ -108,7 +108,7 @@ def test_a_job_that_dies_silently_is_reported_too(live):
 def test_an_interruption_is_no_failure(live):
     assert failed(live, 1, "interrupted: state saved; the same command resumes\n") == []
     assert failed(live, 2, "Traceback ...\nKeyboardInterrupt\n") == []
-    assert live.lines(None, {}, "Terminating processes on user request, this might take some time.") == []
+    assert live.lines(None, {}, "Terminating processes on user request, this might take some time.") == [STOPPING]
     assert live.last() == [INTERRUPTED]
 
 

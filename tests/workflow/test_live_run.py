@@ -10,7 +10,7 @@ import pytest
 from processes import wait_until
 from project import Project
 
-RUN = re.compile(r"(\S+( and \d+ more)?)  N = \d+, replicate \d: [\d.]+ % copies  \(run (\d+) .*\)")
+RUN = re.compile(r"(\S+( and \d+ more)?)  N = \d+, replicate \d: [\d.]+ % copies  \(run (\d+)[, ].*\)")
 
 
 def test_every_finished_run_is_one_line_in_order(finished):
@@ -36,8 +36,8 @@ def ordered(line: str) -> str:
 
 
 def test_the_log_file_has_all_that_snakemake_says(finished):
-    (log, *_) = (finished.project.folder / ".snakemake/log").iterdir()
-    assert "Select jobs to execute" in log.read_text()
+    logs = (finished.project.folder / ".snakemake/log").iterdir()
+    assert any("Select jobs to execute" in log.read_text() for log in logs)
 
 
 def dry(project: Project, *arguments: object) -> list[str]:
@@ -45,7 +45,7 @@ def dry(project: Project, *arguments: object) -> list[str]:
     return [line for line in lines if not line.startswith(("Using workflow specific profile", "data: ", "note: "))]
 
 
-def test_dry_runs_answer_in_sentences(project, empty):
+def test_dry_runs_answer_in_sentences(project):
     assert "Nothing to be done" in dry(project)[0]
     project.change("figures.dpi", 51)
     assert dry(project) == ["figures and the page will be made again"]
@@ -53,12 +53,16 @@ def test_dry_runs_answer_in_sentences(project, empty):
     assert [line.partition(" runs ")[0] for line in dry(project, "labels")] == [
         "labels: epsilon changed from 0.1 to 0.2: all 2"
     ]
+
+
+def test_a_first_dry_run_tells_how_much_is_to_be_made(empty):
     assert re.fullmatch(r"labels: 2 arms, about \d+ runs, none made yet", dry(empty, "labels")[0])
     assert "Job stats" in empty.snakemake("labels", "--dry-run", "--logger-emmeter-plain").stdout
 
 
 def test_after_an_interruption_the_last_line_says_that_the_same_command_resumes(empty):
     empty.change("training.duration", "200000 images")
+    empty.change("execution.compile", "never")  # a build would have to end first
     with open(empty.folder / "output.txt", "w") as output:
         process = subprocess.Popen(empty.command("labels"), **empty.process(), stdout=output, start_new_session=True)
         wait_until(lambda: list(empty.folder.glob("results/state/*/*/lock")), 120, "a training")

@@ -199,6 +199,13 @@ class Course:
         return min(max((now - begun) / expected, FASTEST), SLOWEST)
 
 
+def scores_of(index: Index, train_key: str, run: RunId) -> list[Identity]:
+    """The runs, by their score keys, that a training serves."""
+    return [
+        (name, run) for (stage, name), keys in index.keys.items() if stage == "score" and keys["train"] == train_key
+    ]
+
+
 def training(log: Path) -> Training | None:
     """Progress of a training from the last lines of its log; None if they do not show any, or it has ended."""
     for line in reversed(tail(log)):

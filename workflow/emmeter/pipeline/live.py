@@ -17,7 +17,7 @@ from emmeter.measure import estimate as estimates
 from emmeter.measure.outcome import RunId, count
 from emmeter.measure.search import replay
 from emmeter.pipeline import changes, requests
-from emmeter.pipeline.course import Course, Identity, Survey, Training, outcome, remaining, tail, training
+from emmeter.pipeline.course import Course, Identity, Survey, Training, outcome, remaining, scores_of, tail, training
 from emmeter.pipeline.description import arms_served
 from emmeter.presentation.tables import brief
 from emmeter.settings.keys import Stage
@@ -25,9 +25,15 @@ from emmeter.settings.keys import Stage
 BAR = 24  # characters
 CUT_SHORT = ("interrupted: ", "KeyboardInterrupt")  # last lines of jobs that were asked to end
 INTERRUPTED = "interrupted: finished runs and the states of trainings are saved; the same command resumes"
-NOTHING = "Nothing to be done"
+STOPPING = "stopping: running trainings save their state"
 RUNS = ("subset", "train", "sample", "score")
-TABLES = {"study": "tables", "figures": "figures", "onset_figure": "figures", "budget_figure": "figures"}
+TABLES = {
+    "study": "tables",
+    "figures": "figures",
+    "onset_figure": "figures",
+    "budget_figure": "figures",
+    "progress_figure": "figures",
+}
 KNOWN_FAILURES = ("RuleException", "CalledProcessError")  # what a failed job's own log says better
 TELLS_NOTHING = "At least one job did not complete successfully"
 
@@ -97,7 +103,7 @@ class Live:
     def _message(self, message: str) -> list[str]:
         if message.startswith("Terminating processes on user request"):
             self.interrupted = True
-            return []
+            return [STOPPING]
         if (match := re.match(r"Trying to restart job (\d+)", message)) and (job := self.jobs.get(int(match[1]))):
             return [f"{self._name(job)}: failed, and is tried again"]
         return [message]
@@ -219,9 +225,7 @@ class Live:
         found = {}
         for job in [*self.jobs.values()]:
             if job.rule == "train" and job.log and (progress := training(job.log)):
-                for (stage, name), keys in self.course.index.keys.items():
-                    if stage == "score" and keys["train"] == job.wildcards["key"]:
-                        found[name, job.run] = progress
+                found |= dict.fromkeys(scores_of(self.course.index, job.wildcards["key"], job.run), progress)
         return found
 
     def refresh(self) -> None:
