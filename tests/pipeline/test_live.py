@@ -140,7 +140,7 @@ def test_the_bar_shows_share_runs_and_what_works_and_never_falls(index, live):
         shares.append(int(live.bar(200).partition("] ")[2].partition(" %")[0]))
     assert shares == sorted(shares) and shares[-1] == 100
     start(live, 1, "score", **run_of(index))
-    assert live.bar(200).endswith("score one/a and 1 more  N = 40, replicate 0")
+    assert live.bar(200).endswith("runs  one/a and 1 more  N = 40, replicate 0")
     assert len(live.bar(40)) == 39
 
 

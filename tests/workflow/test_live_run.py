@@ -10,7 +10,7 @@ import pytest
 from processes import wait_until
 from project import Project
 
-RUN = re.compile(r"(\S+( and \d+ more)?)  N = \d+, replicate \d: [\d.]+ % copies  \(run (\d+)[, ].*\)")
+RUN = re.compile(r"(\S+(?:, \S+)*(?: and \d+ more)?)  N = \d+, replicate \d: [\d.]+ % copies  \(run (\d+)[, ].*\)")
 
 
 def test_every_finished_run_is_one_line_in_order(finished):
@@ -18,7 +18,7 @@ def test_every_finished_run_is_one_line_in_order(finished):
     runs = [match for line in lines if (match := RUN.fullmatch(line))]
     scores = list((finished.project.folder / "results/scores").glob("*/*/*/score.json"))
     assert len(runs) == len(scores)
-    assert [int(match[3]) for match in runs] == sorted(int(match[3]) for match in runs)
+    assert [int(match[2]) for match in runs] == sorted(int(match[2]) for match in runs)
     assert {match[1].partition("/")[0] for match in runs} <= {"labels", "denoiser", "own"}
     assert any(re.fullmatch(r"denoiser/optimum  EMM ≥ 20, from \d+ runs?", line) for line in lines)
     assert "made: tables of labels, denoiser, own; figures of labels, denoiser, own; report" in map(ordered, lines)
@@ -51,7 +51,8 @@ def test_dry_runs_answer_in_sentences(project):
     assert dry(project) == ["figures and the page will be made again"]
     project.change("search.epsilon", 0.2)
     assert [line.partition(" runs ")[0] for line in dry(project, "labels")] == [
-        "labels: epsilon changed from 0.1 to 0.2: all 2"
+        "labels: epsilon changed from 0.1 to 0.2: all 2",
+        "tables and figures will be made again",
     ]
 
 

@@ -32,14 +32,14 @@ def sentences(course: Course, studies: Iterable[str]) -> list[str]:
         runs, arms = survey.runs - survey.done, len(survey.open_arms)
         cause = "".join(f"{change}: " for change in [_joined(changes(course.index, name))] if change)
         if not survey.done:
-            what = f"{_count(survey.arms, 'arm')}, about {_count(runs, 'run')}, none made yet"
+            what = f"{counted(survey.arms, 'arm')}, about {counted(runs, 'run')}, none made yet"
         elif runs:
             named = [arm.partition("/")[2] for arm in survey.open_arms]
-            where = f"{_count(arms, 'arm')} ({_joined(named)})" if arms < survey.arms else "all arms"
-            kept = f"{_count(survey.done, 'run')} {'is' if survey.done == 1 else 'are'} kept"
+            where = f"{counted(arms, 'arm')} ({_joined(named)})" if arms < survey.arms else "all arms"
+            kept = f"{counted(survey.done, 'run')} {'is' if survey.done == 1 else 'are'} kept"
             what = f"{kept}, about {runs} {'is' if runs == 1 else 'are'} to be made in {where}"
         else:
-            what = f"all {_count(survey.done, 'run')} are there"
+            what = f"all {counted(survey.done, 'run')} are there"
         lines.append(f"{name}: {cause}{what}")
     return lines
 
@@ -57,7 +57,7 @@ def again(stats: Mapping[str, int], reasons: Mapping[str, Collection[str]], new:
         known = sorted({why for text in reasons.get(rule, ()) if (why := _changed(text))})
         if known and stats.get(rule, 0):
             count = stats[rule]
-            lines.append(f"{rule}: {_count(count, 'job')} again, because {' and '.join(known)}")
+            lines.append(f"{rule}: {counted(count, 'job')} again, because {' and '.join(known)}")
     tables = [rule for rule in ("study", "figures", "report") if stats.get(rule)]
     if tables and not new and not lines:
         words = {"study": "tables", "figures": "figures", "report": "the page"}
@@ -124,5 +124,6 @@ def _listed(words: Sequence[str]) -> str:
     return " and ".join([", ".join(words[:-1]), words[-1]] if words[1:] else words)
 
 
-def _count(number: int, what: str) -> str:
+def counted(number: int, what: str) -> str:
+    """A number of things: "1 run", "2 runs"."""
     return f"{number} {what}{'' if number == 1 else 's'}"

@@ -177,7 +177,7 @@ class Live:
         known = estimates.estimate(setup.search, trail, scores, index.sizes[emm_key], None)
         answer = f"about {known.emm:.0f}" if known.emm else brief(known)
         name = arms_served(index, "emm", emm_key, self.asked())
-        return f"{name}  EMM {answer}, from {len(trail.runs)} runs"
+        return f"{name}  EMM {answer}, from {changes.counted(len(trail.runs), 'run')}"
 
     def _failed(self, fields: Mapping[str, Any]) -> list[str]:
         """Keep the error of a failed job for the end.  A job that was asked to end has not failed."""
@@ -249,10 +249,12 @@ class Live:
         full = int(BAR * self.survey.share)
         parts = [f"[{'#' * full}{'.' * (BAR - full)}] {int(100 * self.survey.share)} %"]
         parts.append(f"{self.survey.done} of about {self.survey.runs} runs")
-        parts += [left] if (left := remaining(self.survey.seconds)) else []
+        open_runs = self.survey.done < self.survey.runs
+        parts += [left] if open_runs and (left := remaining(self.survey.seconds)) else []
         working = [job for job in [*self.jobs.values()] if job.rule in RUNS or job.rule == "emm"]
         if working:
-            parts.append(f"{working[0].rule} {self._name(working[0]).replace(f'{working[0].rule}, ', '')}")
+            progress = training(working[0].log) if working[0].rule == "train" and working[0].log else None
+            parts.append(self._name(working[0]) + (f": {100 * progress.share:.0f} %" if progress else ""))
         return "  ".join(parts)[: max(width - 1, 0)]
 
     def results(self) -> list[str]:
