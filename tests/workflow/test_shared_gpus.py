@@ -152,7 +152,7 @@ def test_as_many_jobs_as_slots_unless_the_user_says_otherwise(empty):
     assert plan.output.count(f"{claim} python -m emmeter.machine.warm emmeter.stages.train") == 2
     assert plan.output.count("--device cuda") == 4  # of training and sampling: no job falls back to the CPU
     for arguments, limit in (((), 6), (("--resources", "gpu_slots=2"), 2)):
-        output = empty.snakemake("labels", "--touch", *arguments, check=False).stdout
+        output = empty.snakemake("labels", "--touch", "--logger-emmeter-plain", *arguments, check=False).stdout
         assert f'gpu_slots=Resource("gpu_slots", {limit})' in output
 
 
