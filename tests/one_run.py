@@ -5,6 +5,7 @@ Network and images are so small that each stage takes a fraction of a second.
 
 import importlib
 import json
+import re
 import signal
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from emmeter.settings.keys import Stage, key, stage_settings
 from emmeter.settings.sections import Setup
 from emmeter.settings.validation import read_setup
 
+HEAD = re.compile(r".+: N = \d+, replicate \d+|(subset|train|sample|score|emm): (?!error).*")  # the first lines of logs
 CONTENT: dict[str, Any] = {
     "data": {"source": "digits", "held_out": 8},
     "network": {"channels": 8, "multipliers": [1, 1], "blocks": 1, "attention": [4], "dropout": 0.1},
@@ -36,6 +38,11 @@ CONTENT: dict[str, Any] = {
     "search": {"rule": "grid", "grid": [20], "replicates": 1},
 }
 STAGES: tuple[Stage, ...] = ("subset", "train", "sample", "score", "emm", "quality")
+
+
+def messages(errors: str) -> list[str]:
+    """The lines of standard error without the head of the log."""
+    return [line for line in errors.splitlines() if not HEAD.fullmatch(line)]
 
 
 @dataclass(frozen=True)

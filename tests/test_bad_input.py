@@ -32,7 +32,7 @@ from emmeter.pipeline.index import index_of
 from emmeter.settings import configuration
 from emmeter.settings.sections import Setup
 from emmeter.settings.validation import read_setup
-from one_run import CONTENT, call
+from one_run import CONTENT, call, messages
 
 CONFIG = CONTENT | {
     "search": {"n_min": 10, "n_max": 40, "start": 20},
@@ -76,7 +76,7 @@ def refused(folder: Path, capfd, arguments: list[str], words: str, status: int =
     capfd.readouterr()
     assert call(*arguments) == status
     printed = capfd.readouterr()
-    lines = printed.err.splitlines()
+    lines = messages(printed.err)
     if status == 2:  # argparse shows how the command is used, then the one line
         assert lines[0].startswith("usage: ")
         lines = [line for line in lines if ": error: " in line]
@@ -130,7 +130,7 @@ CONFIGURATIONS = [
     ("diffusion: {p_mean: .inf}", "diffusion.p_mean = inf: must be a finite number"),
     ("training: {duration: 0 images}", "training.duration = '0 images': must be a positive number of images or epochs"),
     ("training: {duration: ten epochs}", "training.duration = 'ten epochs': must be a span such as"),
-    ("training: {duration: 640}", "training.duration = 640: must be a valid string"),
+    ("training: {duration: 640}", "training.duration = 640: needs a unit, such as"),
     ("training: {batch_size: 0}", "training.batch_size = 0: must be greater than or equal to 1"),
     ("training: {optimizer: adamw}", "training.optimizer = 'adamw': must be 'adam' or 'sgd'; did you mean 'adam'?"),
     ("training: {learning_rate: -1e-3}", "training.learning_rate = '-1e-3': must be greater than 0"),
@@ -169,9 +169,9 @@ CONFIGURATIONS = [
     ("fit: nowhere.yaml", "fit = 'nowhere.yaml': no such file"),
     ("- seed: 1", "overlay.yaml: must be a mapping of settings"),
     ("seed: 'one", "overlay.yaml: is not YAML ("),
-    ("seed: *nowhere", "overlay.yaml: is not YAML (found undefined alias 'nowhere'"),
-    ("? {a: b}\n: c", "overlay.yaml: is not YAML (while constructing a mapping in"),
-    ("seed: !!python/object/apply:os.getcwd []", "overlay.yaml: is not YAML (could not determine a constructor"),
+    ("seed: *nowhere", "overlay.yaml: is not YAML (line 1, column 7: found undefined alias 'nowhere'"),
+    ("? {a: b}\n: c", "overlay.yaml: is not YAML (line 1, column 3: found unhashable key"),
+    ("seed: !!python/object/apply:os.getcwd []", "is not YAML (line 1, column 7: could not determine a constructor"),
     ("seed: \x07", "overlay.yaml: is not YAML ("),
     ("1: 2", "1 = 1: keys should be strings"),
     ('"a\\nb": 2', "a\\nb: is not a key; allowed: seed"),

@@ -161,3 +161,36 @@ def test_init_refuses_too_few_images(folder):
     pictures(folder / "few", 5)
     assert "few: holds 5 images; a search needs 25 or more" in emm("init", "few", status=1)
     assert not (folder / "few.yaml").exists()
+
+
+def test_status_of_a_finished_project(folder):
+    output = emm("status", "labels", "own")
+    rows = {line.split()[0]: line.split()[1:] for line in output.splitlines() if re.match(r"(labels|own|all) ", line)}
+    assert set(rows) == {"labels", "own", "all"}
+    assert all(int(done) == int(about) > 0 and left == "none" for done, about, left in rows.values())
+    assert "results/digits: no workflow runs here" in output and "`emm summary` prints finished tables" in output
+
+
+def test_status_names_running_and_failed_jobs(folder):
+    for stage in ("scores", "samples", "runs"):
+        shutil.rmtree(folder / "results" / stage)
+    key = Project(folder).key("train", "labels", "random")
+    log = folder / "logs/train" / key / "n10-r0.log"
+    log.write_text(
+        "labels/random: N = 10, replicate 0\ntrain: 192 images\n96/192 images, 9 images/s, 12 s left, loss 1\n"
+    )
+    output = emm("status", "labels")
+    assert "1 job running" in output
+    assert "  labels/random  train, N = 10, replicate 0: 50 %, less than a minute left" in output
+    assert re.search(r"^labels +0 +\d+ +not known yet$", output, re.MULTILINE)
+    log.write_text("labels/random: N = 10, replicate 0\nerror: the disk is full\n")
+    output = emm("status", "labels")
+    assert "no workflow runs here" in output and "the same snakemake command continues" in output
+    assert f"replicate 0, log logs/train/{key}/n10-r0.log\n    error: the disk is full" in output
+    (folder / ".snakemake/locks").mkdir(exist_ok=True)
+    (folder / ".snakemake/locks/0.input.lock").write_text("")
+    assert "snakemake --unlock" in emm("status")
+
+
+def test_status_of_an_unknown_study_suggests_one(folder):
+    assert emm("status", "label", status=1).startswith("error: label: is not a study; did you mean 'labels'?")

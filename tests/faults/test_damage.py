@@ -17,7 +17,7 @@ from emmeter.training import state
 from emmeter.training.snapshots import intact
 from emmeter.training.trainer import start
 from forked import start as start_stage
-from one_run import Pipeline
+from one_run import Pipeline, messages
 
 # Each stage with a file that it reads: (reading stage, writing stage, file).
 READ = [
@@ -53,7 +53,7 @@ def test_a_damaged_input_is_refused(clean, before, faults, capsys, stage, before
         with faults.one("damaged input"):
             path.write_bytes(damaged)
             assert pipeline.call(stage) == 1
-            (line,) = capsys.readouterr().err.splitlines()
+            (line,) = messages(capsys.readouterr().err)
             assert line.startswith(f"error: {path}: "), line
             path.write_bytes(whole)
             assert outcome(pipeline.results).keys() == files

@@ -36,7 +36,10 @@ def test_killed_and_started_twice(finished, faults, tmp_path):
     while killed < KILLS:
         with open(tmp_path / "output", "w") as output:
             process = subprocess.Popen(
-                project.command(STUDY), **project.process(), stdout=output, start_new_session=True
+                project.command(STUDY, "--logger-emmeter-plain"),
+                **project.process(),
+                stdout=output,
+                start_new_session=True,
             )
             while process.poll() is None and not (locks.is_dir() and any(locks.iterdir())):
                 time.sleep(0.01)

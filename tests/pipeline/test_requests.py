@@ -9,7 +9,7 @@ import pytest
 from emmeter.errors import SettingsError
 from emmeter.files.writing import write_json
 from emmeter.measure.scatter import Prior
-from emmeter.pipeline.description import arms_of_score
+from emmeter.pipeline.description import arms_served
 from emmeter.pipeline.index import Index, index_of
 from emmeter.pipeline.requests import Looks, asked_studies, prior_json, ready, waiting
 from emmeter.settings.configuration import read
@@ -86,8 +86,17 @@ def test_of_many_arms_the_first_are_named():
     arms = {f"a{i}": {} for i in range(13)}
     index = index_of(read(CONTENT | {"studies": {"s": {"arms": arms}}, "run": "s"}), Path("results"))
     score = key("score", index.study("s").arms[0].setup)
-    assert arms_of_score(index, score, most=2) == "s/a0, s/a1 and 11 more"
-    assert arms_of_score(index, score, most=13) == ", ".join(f"s/a{i}" for i in range(13))
+    assert arms_served(index, "score", score, ["s"], most=2) == "s/a0, s/a1 and 11 more"
+    assert arms_served(index, "score", score, ["s"], most=13) == ", ".join(f"s/a{i}" for i in range(13))
+
+
+def test_arms_of_the_requested_studies_are_named_before_others():
+    studies = {name: {"arms": {"a": {}}} for name in ("first", "second", "third")}
+    index = index_of(read(CONTENT | {"studies": studies, "run": "all"}), Path("results"))
+    train = key("train", index.study("first").arms[0].setup)
+    assert arms_served(index, "train", train, ["second"]) == "second/a and 2 more"
+    assert arms_served(index, "train", train, ["second", "third"]) == "second/a, third/a and 1 more"
+    assert arms_served(index, "train", train, []) == "first/a and 2 more"
 
 
 @pytest.fixture

@@ -317,6 +317,19 @@ def test_what_is_not_yaml_is_one_line_with_the_file(tmp_path, text):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("training:\n  seed: 1\n\tduration: 1 images", "line 3 is indented with a tab; use spaces"),
+        ("seed: 1\n  name: a", "line 2, column 7: mapping values are not allowed here"),
+    ],
+)
+def test_the_line_that_is_not_yaml_is_named(tmp_path, text, why):
+    with pytest.raises(SettingsError) as error:
+        project(tmp_path, text)
+    assert str(error.value).endswith(f"overlay-0.yaml: is not YAML ({why})")
+
+
 def test_bytes_that_are_not_text_are_one_line_with_the_file(tmp_path):
     (tmp_path / "bytes.yaml").write_bytes(b"seed: \xff\xfe")
     project(tmp_path)

@@ -22,7 +22,7 @@ from emmeter.stages.sample import sample
 from emmeter.training import snapshots
 from emmeter.training.trainer import Trainer, build
 from networks import awake
-from one_run import Pipeline
+from one_run import Pipeline, messages
 
 CPU = torch.device("cpu")
 N = 12
@@ -88,7 +88,7 @@ def arrays(run: Pipeline) -> dict[str, np.ndarray]:
 
 
 def one_error(capsys) -> str:
-    lines = capsys.readouterr().err.splitlines()
+    lines = messages(capsys.readouterr().err)
     assert len(lines) == 1, lines
     assert lines[0].startswith("error: ")
     return lines[0]

@@ -24,7 +24,7 @@ from emmeter.settings.keys import key
 from emmeter.stages import train as train_stage
 from emmeter.training import snapshots, state
 from emmeter.training.trainer import build
-from one_run import Pipeline, call
+from one_run import Pipeline, call, messages
 from small_run import N, settings, subset_of
 
 
@@ -196,7 +196,7 @@ def test_sigterm_and_resume(undisturbed, tmp_path):
     running.terminate()
     _, errors = running.communicate(timeout=30)
     assert running.returncode == 143
-    assert errors.splitlines() == ["interrupted: state saved; the same command resumes"]
+    assert messages(errors) == ["interrupted: state saved; the same command resumes"]
     assert not run.folder("train").exists()
     saved = state.load(run.state)
     assert saved is not None
@@ -261,7 +261,7 @@ def test_truncated_state_starts_again(tmp_path, capsys):
 
 
 def one_error(capsys) -> str:
-    lines = capsys.readouterr().err.splitlines()
+    lines = messages(capsys.readouterr().err)
     assert len(lines) == 1, lines
     assert lines[0].startswith("error: ")
     return lines[0]

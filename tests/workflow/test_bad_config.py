@@ -51,8 +51,8 @@ def test_snakemake_stops_with_one_line(empty, path, value, start, part, monkeypa
     empty.change(path, value)
     done = empty.snakemake(check=False)
     assert done.returncode != 0
-    (line,) = [line for line in done.stdout.splitlines() if line.startswith("config: ")]
-    assert line.startswith(f"config: {start}")
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("error: ")]
+    assert line.startswith(f"error: {start}")
     assert part in line
     assert "Traceback" not in done.stdout
     assert_nothing_written(empty)
@@ -71,7 +71,7 @@ def test_all_faulty_images_are_named_before_anything_starts(empty):
     empty.change((*FILE, "search.grid"), [10, 20])
     done = empty.snakemake("--dry-run", check=False)
     assert done.returncode != 0 and "Traceback" not in done.stdout
-    lines = [line for line in done.stdout.splitlines() if line.startswith("config: ")]
+    lines = [line for line in done.stdout.splitlines() if line.startswith("error: ")]
     assert [line.partition("photos': ")[2].partition(": ")[0] for line in lines] == [
         "photos/5/5.png", "photos/5/17.png", "photos/10/22.png"
     ]  # fmt: skip
@@ -87,9 +87,9 @@ def test_all_faulty_images_are_named_before_anything_starts(empty):
 def test_values_of_the_command_line_are_checked_too(empty):
     done = empty.snakemake("--config", "sampling={step: 5}", "search={epsilon: 2}", check=False)
     assert done.returncode != 0
-    assert sorted(line for line in done.stdout.splitlines() if line.startswith("config: ")) == [
-        "config: sampling.step: is not a key of sampling; did you mean 'steps'?",
-        "config: search.epsilon = '2': must be less than 1",
+    assert sorted(line for line in done.stdout.splitlines() if line.startswith("error: ")) == [
+        "error: sampling.step: is not a key of sampling; did you mean 'steps'?",
+        "error: search.epsilon = '2': must be less than 1",
     ]
     assert_nothing_written(empty)
 
@@ -98,7 +98,7 @@ def test_values_of_the_command_line_are_checked_too(empty):
 def test_a_fault_of_a_study_matters_only_if_the_study_is_requested(empty, path, value):
     """Reading the settings shows the first fault, looking at the data the second."""
     empty.change(path, value)
-    line = f"config: {IN_NONE}{path[-1]} = {value}: "
+    line = f"error: {IN_NONE}{path[-1]} = {value}: "
     for targets, refused in (["own"], False), (["own", "denoiser"], False), (["own", "labels"], True), ([], True):
         done = empty.snakemake(*targets, "--dry-run", check=False)
         assert (done.returncode != 0, line in done.stdout) == (refused, refused), done.stdout
@@ -118,17 +118,17 @@ def test_notes_are_shown_once_and_only_of_requested_studies(empty):
 
 
 def test_the_command_line_may_drop_the_fit(empty):
-    assert "config: fit" not in empty.plan("own", "--config", "fit=null").output
+    assert "error: fit" not in empty.plan("own", "--config", "fit=null").output
     done = empty.snakemake("own", "--config", "fit=nowhere.yaml", check=False)
     assert done.returncode != 0
-    assert "config: fit = 'nowhere.yaml': no such file\n" in done.stdout
+    assert "error: fit = 'nowhere.yaml': no such file\n" in done.stdout
 
 
 def test_an_overlay_whose_fit_is_missing_is_refused(empty):
     empty.configure({"fit": "nowhere.yaml"}, "overlay.yaml")
     done = empty.snakemake("--configfile", "overlay.yaml", check=False)
     assert done.returncode != 0
-    assert "config: fit = 'nowhere.yaml': no such file\n" in done.stdout
+    assert "error: fit = 'nowhere.yaml': no such file\n" in done.stdout
     assert_nothing_written(empty)
 
 

@@ -103,7 +103,7 @@ def test_moved_renamed_and_asked_for_by_rules_around_it(around, emm):
 def refusal(around: Project) -> str:
     done = around.snakemake("--dry-run", "--cores", 1, check=False)
     assert done.returncode != 0 and "Traceback" not in done.stdout
-    (line,) = [line for line in done.stdout.splitlines() if line.startswith("config: ")]
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("error: ")]
     return line
 
 
@@ -127,7 +127,7 @@ def refusal(around: Project) -> str:
 )
 def test_what_cannot_work_is_refused_in_one_line(around, emm, module, line):
     write(around, emm, module)
-    assert refusal(around) == f"config: {line}"
+    assert refusal(around) == f"error: {line}"
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="needs git")

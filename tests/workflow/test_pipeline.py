@@ -153,6 +153,24 @@ def test_snakemake_called_by_its_path_starts_jobs_with_the_python_beside_it(empt
 # ---- what a run leaves behind
 
 
+def test_logs_say_what_was_done_for_which_arm(finished):
+    project = finished.project
+    for stage, begin, outcome in (
+        ("train", r"train: 192 images, batch 32, .*device cpu, 1 threads, key \w{10}", r"192 images, \d+ images/s"),
+        ("sample", r"sample: 12 images per snapshot, 3 steps, .*device cpu", r"24 images from 2 snapshots"),
+        ("score", r"score: nearest of 10 training images, threshold 0\.333", r"[\d.]+ % copies \(\d+ of 12\)"),
+    ):
+        log = project.folder / "logs" / stage / project.key(stage, "labels", "random") / "n10-r0.log"
+        lines = log.read_text().splitlines()
+        assert lines[0] == "labels/random: N = 10, replicate 0", lines
+        assert re.match(begin, lines[1]), lines
+        assert re.fullmatch(rf"end: {outcome}.*, after [\d.]+ s", lines[-1]), lines
+    subset = next((project.folder / "logs/subset").glob("*/n10-r0.log")).read_text()
+    assert "end: 10 images of 1x8x8 drawn from 1797, after " in subset
+    key = project.key("emm", "denoiser", "optimum")
+    assert "end: EMM ≥ 20 from the " in (project.folder / f"logs/emm/{key}.log").read_text()
+
+
 def test_nothing_remains_of_states_and_temporary_files(finished):
     folder = finished.project.folder
     assert not (folder / "results/state").exists()
@@ -291,7 +309,7 @@ def test_an_unfinished_search_makes_no_record(finished, tmp_path):
         text=True,
     )
     assert done.returncode == 1
-    assert done.stderr == "error: the search is not finished: N = 10, replicate 0 has no score\n"
+    assert done.stderr.splitlines()[-1] == "error: the search is not finished: N = 10, replicate 0 has no score"
     assert list(tmp_path.iterdir()) == []
 
 

@@ -138,9 +138,9 @@ def test_a_package_that_came_first_is_reported_in_one_line(finished, tmp_path):
     process["env"] |= {"PYTHONPATH": str(tmp_path / "path")}
     done = subprocess.run(project.command("own"), **process, stdout=subprocess.PIPE, timeout=300)
     assert done.returncode != 0
-    (line,) = [line for line in done.stdout.splitlines() if line.startswith("config: ")]
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("error: ")]
     assert line == (
-        f"config: {tmp_path}/path/emmeter/__init__.py: is not the workflow's own package, "
+        f"error: {tmp_path}/path/emmeter/__init__.py: is not the workflow's own package, "
         f"{project.folder}/workflow/emmeter"
     )
     assert "Traceback" not in done.stdout

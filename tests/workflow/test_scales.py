@@ -38,7 +38,7 @@ def test_a_study_without_its_data_is_refused_only_when_requested(project):
     assert project.snakemake("--dry-run", "conditioning", *overlay).returncode == 0
     done = project.snakemake("--dry-run", "intra_diversity", *overlay, check=False)
     assert done.returncode != 0
-    lines = [line for line in done.stdout.splitlines() if line.startswith("config: ")]
+    lines = [line for line in done.stdout.splitlines() if line.startswith("error: ")]
     assert lines
     assert all("studies.intra_diversity.arms.alpha-" in line for line in lines)
     assert all("data.mixture" in line for line in lines)

@@ -152,7 +152,7 @@ def test_as_many_jobs_as_slots_unless_the_user_says_otherwise(empty):
     assert plan.output.count(f"{claim} python -m emmeter.machine.warm emmeter.stages.train") == 2
     assert plan.output.count("--device cuda") == 4  # of training and sampling: no job falls back to the CPU
     for arguments, limit in (((), 6), (("--resources", "gpu_slots=2"), 2)):
-        output = empty.snakemake("labels", "--touch", *arguments, check=False).stdout
+        output = empty.snakemake("labels", "--touch", "--logger-emmeter-plain", *arguments, check=False).stdout
         assert f'gpu_slots=Resource("gpu_slots", {limit})' in output
 
 
@@ -172,8 +172,8 @@ def test_too_many_gpus_are_refused_before_anything_starts(empty):
     empty.change("training.gpus", 4)
     done = empty.snakemake("labels", check=False)
     assert done.returncode != 0
-    (line,) = [line for line in done.stdout.splitlines() if line.startswith("config: ")]
-    assert line == "config: training.gpus = 4: must be at most 2, the GPUs of execution.gpus here"
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("error: ")]
+    assert line == "error: training.gpus = 4: must be at most 2, the GPUs of execution.gpus here"
     assert "Traceback" not in done.stdout
     assert not (empty.folder / "results").exists() and not (empty.folder / "logs").exists()
 
@@ -183,7 +183,7 @@ def test_hidden_gpus_are_refused_before_anything_starts(empty, monkeypatch):
     empty.change("execution", {"gpus": [0, 1]})
     done = empty.snakemake("labels", check=False)
     assert done.returncode != 0
-    line = "config: execution.gpus = ['0', '1']: CUDA_VISIBLE_DEVICES = '1' does not show them\n"
+    line = "error: execution.gpus = ['0', '1']: CUDA_VISIBLE_DEVICES = '1' does not show them\n"
     assert line in done.stdout
     assert not (empty.folder / "results").exists()
 

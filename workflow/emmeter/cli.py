@@ -58,6 +58,12 @@ def _list(args: argparse.Namespace) -> None:
     listing(args.results, args.configfile)
 
 
+def _status(args: argparse.Namespace) -> None:
+    from emmeter.commands.status import status
+
+    status(args.results, args.studies, args.configfile)
+
+
 def _show(args: argparse.Namespace) -> None:
     from emmeter.commands.showing import show
 
@@ -215,6 +221,8 @@ def _parser() -> argparse.ArgumentParser:
     options.add_argument("--cores", type=int, help="number of cores to plan for (default: all of this machine)")
     options.add_argument("--throughput", type=float, help="GFLOP/s of one job, instead of a calibration of 10 seconds")
     add("list", _list, "list the studies with title, source, and runs done of about how many")
+    options = add("status", _status, "show runs done of about how many, time left, running and failed jobs")
+    options.add_argument("studies", nargs="*", metavar="STUDY", help="studies (default: those that `run` selects)")
     options = add("show", _show, "show the arms of a study, or settings, runs and folders of an arm")
     options.add_argument("arm", metavar="STUDY[/ARM]")
     options = add("summary", _summary, "print the tables of finished studies again")

@@ -20,6 +20,7 @@ from emmeter.errors import DataError, SettingsError, StageError, lines
 from emmeter.settings.sections import Setup
 from emmeter.settings.validation import lookup, read_setup
 
+ARMS = "EMM_ARMS"  # environment variable: names of the arms that a job serves, for its log
 PLAIN = {"≥": ">=", "≤": "<=", "×": "x", "±": "+-", "−": "-", "–": "-", "—": "-", "…": "...", "‘": "'", "’": "'"}
 
 
@@ -139,6 +140,20 @@ def command(main: Callable[[], None], failure: int = 1) -> None:
     except json.JSONDecodeError as error:
         print(f"error: an option is not JSON ({error})", file=sys.stderr, flush=True)
         sys.exit(failure)
+
+
+def head(work: str, n: int, replicate: int, *details: str) -> None:
+    """Begin the log of a job: the arms that it serves, its run, and what it does with which parameters.
+
+    Logs go to standard error, because the output of commands that call a stage belongs to their users.
+    """
+    arms = os.environ.get(ARMS) or "run"
+    print(f"{arms}: N = {n}, replicate {replicate}\n{work}: {', '.join(details)}", file=sys.stderr, flush=True)
+
+
+def end(outcome: str, seconds: float) -> None:
+    """End the log of a job: its outcome and its duration."""
+    print(f"end: {outcome}, after {seconds:.1f} s", file=sys.stderr, flush=True)
 
 
 def program(main: Callable[[], None]) -> None:

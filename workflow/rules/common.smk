@@ -10,7 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from emmeter.command import unnameable
+from emmeter.command import ARMS, unnameable
 from emmeter.errors import DataError, SettingsError
 from emmeter.files import layout as emm_layout
 from emmeter.machine import gpus as emm_gpus
@@ -20,8 +20,10 @@ from emmeter.pipeline import experiment as emm_experiment
 from emmeter.pipeline import freshness as emm_freshness
 from emmeter.pipeline import index as emm_index
 from emmeter.pipeline import jobs as emm_jobs
+from emmeter.pipeline import live as emm_live
 from emmeter.pipeline import options as emm_options
 from emmeter.pipeline import requests as emm_requests
+from emmeter.pipeline.course import Course
 from emmeter.pipeline.paths import Paths
 from emmeter.settings import configuration as emm_configuration
 from emmeter.settings import published as emm_published
@@ -29,7 +31,7 @@ from emmeter.settings import published as emm_published
 
 def stop(lines):
     """End the workflow before any job starts, with one line per fault of the configuration."""
-    print("\n".join(f"config: {line}" for line in lines), file=sys.stderr)
+    print("\n".join(f"error: {line}" for line in lines), file=sys.stderr)
     sys.exit(1)
 
 
@@ -148,13 +150,26 @@ def earlier(stage, before, name):
 
 def print_waiting():
     """After a failure, name the studies that have all their runs, and how to get their tables."""
+    rest()
     if ready := emm_requests.ready(INDEX, asked_studies()):
         print(emm_requests.waiting([rule for rule, name in RULES.items() if name in ready]), file=sys.stderr)
+
+
+def handlers():
+    """The handlers of the logger plugin of this project, if it is in use."""
+    return [handler for handler in workflow.logger_manager.plugin_handlers if hasattr(handler, "attach")]
+
+
+def rest():
+    """Let the logger plugin finish its lines, because the workflow prints now."""
+    for handler in handlers():
+        handler.rest(workflow.logger_manager.queue_listener.queue)
 
 
 def finish():
     """After a run, delete the files of options; if it made studies, print their tables, and where to find figures."""
     emm_options.clear()
+    rest()
     jobs = [(RULES.get(job.rule.name), job.wildcards) for job in workflow.dag.jobs]
     made = {wildcards.study for rule, wildcards in jobs if rule == "study"}
     if names := [study.name for study in SETTINGS.studies if study.name in made]:

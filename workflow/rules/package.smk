@@ -9,7 +9,7 @@ from pathlib import Path
 RULES_FOLDER = Path(str(workflow.current_basedir))
 if not RULES_FOLDER.is_dir():
     print(
-        f"config: {RULES_FOLDER}: this workflow must be a folder on this machine; clone it, and name its Snakefile",
+        f"error: {RULES_FOLDER}: this workflow must be a folder on this machine; clone it, and name its Snakefile",
         file=sys.stderr,
     )
     sys.exit(1)
@@ -19,7 +19,7 @@ sys.path.insert(0, PACKAGE)
 import emmeter
 
 if Path(emmeter.__file__ or "").resolve().parent != Path(PACKAGE, "emmeter").resolve():
-    print(f"config: {emmeter.__file__}: is not the workflow's own package, {PACKAGE}/emmeter", file=sys.stderr)
+    print(f"error: {emmeter.__file__}: is not the workflow's own package, {PACKAGE}/emmeter", file=sys.stderr)
     sys.exit(1)
 
 from emmeter import project as emm_project

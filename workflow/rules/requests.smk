@@ -10,6 +10,11 @@ def asked_studies():
     return emm_requests.asked_studies(INDEX, {RULES.get(target, target) for target in targets} | files)
 
 
+if workflow.is_main_process:
+    for handler in handlers():
+        handler.attach(emm_live.Live(Course(INDEX), RULES, asked_studies))
+
+
 def look(study):
     """Before any job starts, show what the user must know of a study, or end the workflow if it cannot run here."""
     # A job on a cluster need not look again.

@@ -41,17 +41,27 @@ def require_gpus():
         stop(lines)
 
 
-def gpu_claim(count=lambda wildcards: 1):
-    """Parameter function: words before a job's command, so that it waits for its slots and sees their GPUs alone."""
+@functools.cache
+def arms_variable(stage, key):
+    """The names of the arms that a job serves, as an environment variable for its log."""
+    return f"{ARMS}={shlex.quote(emm_description.arms_served(INDEX, stage, key, asked_studies(), most=10))}"
+
+
+def gpu_claim(stage, count=lambda wildcards: 1):
+    """Parameter function: words before a job's command, so that it waits for its slots and sees their GPUs alone.
+
+    They also name the arms of the job.  No change of these words makes Snakemake run a job again.
+    """
 
     # Snakemake takes no change of a parameter that depends on `output` for a change of the results.  One that depends on
     # `resources` makes it evaluate all resources of all finished runs.
     def claim(wildcards, output):
         require_gpus()
         try:
-            return shlex.join(emm_gpus.claim(shared_gpus(), SETTINGS.execution, count(wildcards)))
+            words = shlex.join(emm_gpus.claim(shared_gpus(), SETTINGS.execution, count(wildcards)))
         except SettingsError as error:
             stop(error.lines)
+        return f"{arms_variable(stage, wildcards.key)} {words}"
 
     return claim
 

@@ -18,7 +18,7 @@ rule sample:
         runtime=minutes("sample"),
         gpu=cluster_gpus(),
     params:
-        claim=gpu_claim(),
+        claim=gpu_claim("sample"),
         settings=stage_json("sample"),
         state=PATHS.training_state,
     message:

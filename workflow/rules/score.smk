@@ -15,9 +15,8 @@ checkpoint score:
     resources:
         gpu_slots=gpu_slots(),
         gpu=cluster_gpus(),
-        arms=lambda wildcards: emm_description.arms_of_score(INDEX, wildcards.key),
     params:
-        claim=gpu_claim(),
+        claim=gpu_claim("score"),
         settings=stage_json("score"),
     message:
         "score the run on {wildcards.n} images, replicate {wildcards.r}"
@@ -25,4 +24,4 @@ checkpoint score:
         "OMP_NUM_THREADS={threads} {params.claim} python -m emmeter.stages.score --settings {params.settings:q} --key {wildcards.key}"
         " --n {wildcards.n} --replicate {wildcards.r} --subset {input.subset} --samples {input.samples}"
         " --records {input.records} --score {output.score} --neighbours {output.neighbours}"
-        " --gallery {output.gallery} --arms {resources.arms:q} > {log} 2>&1 && tail -n 1 {log}"
+        " --gallery {output.gallery} > {log} 2>&1"

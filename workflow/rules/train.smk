@@ -22,7 +22,7 @@ rule train:
         gpu=cluster_gpus(devices),
         nodes=1,  # with all its GPUs
     params:
-        claim=gpu_claim(devices),
+        claim=gpu_claim("train", devices),
         settings=stage_json("train"),
         # A killed training resumes from this.  It is not an output, because Snakemake deletes outputs of failed jobs.
         state=PATHS.state(),

@@ -1,7 +1,9 @@
 """Descriptions of studies and arms for command lines."""
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
+from emmeter.settings.keys import Stage
 from emmeter.settings.published import SCALE
 from emmeter.settings.sections import Setup
 from emmeter.settings.studies import Arm, Study
@@ -60,8 +62,12 @@ def as_published(base: Setup) -> bool:
     return {"data": base.data.source, "resolution": resolution, "budget": base.training.duration} == SCALE
 
 
-def arms_of_score(index: "Index", score_key: str, most: int = 10) -> str:
-    """Names of the arms that a score serves: the first `most`, and how many more, as a command line has little room."""
-    names = index.arms("score", score_key).split(", ")
-    more = len(names) - most
-    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
+def arms_served(index: "Index", stage: Stage, key: str, studies: Collection[str], most: int = 3) -> str:
+    """Names of the arms that a key of a stage serves: at most `most` of these studies, and how many more.
+
+    An arm of another study is named only if none of `studies` needs the key.
+    """
+    names = index.arms(stage, key).split(", ")
+    asked = [name for name in names if name.partition("/")[0] in studies] or names[:1]
+    more = len(names) - len(asked[:most])
+    return ", ".join(asked[:most]) + (f" and {more} more" if more else "")

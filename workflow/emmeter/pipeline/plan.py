@@ -73,8 +73,8 @@ def plan(settings: Settings, index: Index) -> list[Planned]:
             if setup.quality.enabled and name not in measured and not (folder / RECORDS["quality"]).is_file():
                 quality += costs.quality(setup, trail.runs)
             measured.add(name)
-            in_turn = [run for run in _in_turn(setup, trail) if run not in counts]
-            chains.append([remaining(costs, setup, run) for run in in_turn])
+            chain = [run for run in in_turn(setup, trail) if run not in counts]
+            chains.append([remaining(costs, setup, run) for run in chain])
         new = {sample: cost for sample, cost in required.items() if sample not in made}
         done = frozenset(scored - set(required))  # another arm may need another score of the same samples
         made |= set(required)
@@ -82,7 +82,7 @@ def plan(settings: Settings, index: Index) -> list[Planned]:
     return plans
 
 
-def _in_turn(setup: Setup, trail: Trail) -> Sequence[RunId]:
+def in_turn(setup: Setup, trail: Trail) -> Sequence[RunId]:
     """Runs of a search that must follow one another."""
     return [*trail.locate, *trail.confirm[:1]] if setup.search.rule == "bisection" else trail.locate[-1:]
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from emmeter.errors import SettingsError
 from emmeter.pipeline.index import Index
+from emmeter.settings.validation import expected
 
 # Rules of all studies.
 SELECTED = frozenset({"all", "findings", "summary", "findings_table", "published", "shape", "report"})
@@ -32,6 +33,16 @@ def asked_studies(index: Index, targets: Collection[str]) -> list[str]:
         or index.experiment / study.name in above
         or (joined and study.name in settings.selected)
     ]
+
+
+def unknown(targets: Iterable[str], rules: Iterable[str]) -> list[str]:
+    """One line per target that is no rule and cannot be a file of the workflow, with the nearest name.
+
+    A target with a slash or a dot, or of a file that exists, may be a file: Snakemake knows better.
+    """
+    names = list(rules)
+    words = [target for target in targets if target not in names and not {"/", "."} & set(target)]
+    return [f"{word}: {expected(word, names, 'a study or a rule')}" for word in words if not Path(word).exists()]
 
 
 def prior_json(index: Index, studies: Iterable[str]) -> str:

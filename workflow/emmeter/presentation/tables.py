@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+    from emmeter.measure.estimate import Estimate
+
 Row = Mapping[str, Any]
 HEADINGS = ("study", "arm", "EMM", "95 % interval", "epochs at EMM", "runs", "images trained", "core minutes")
 NUMBERS = {"EMM", "epochs at EMM", "runs", "images trained", "core minutes"}
@@ -51,6 +53,14 @@ def answer(row: Row) -> tuple[str, str]:
     if math.isnan(low) or math.isnan(high):
         return number(row["emm"]), "none"
     return number(row["emm"]), f"{number(low)} to {number(high)}"
+
+
+def brief(estimate: "Estimate") -> str:
+    """EMM with its interval in a few words: "22 (19 to 24)", "≥ 640", "not determined"."""
+    numbers = {"emm": estimate.emm, "emm_low": estimate.low, "emm_high": estimate.high}
+    row = {name: math.nan if value is None else value for name, value in numbers.items()}
+    emm, interval = answer({"status": estimate.status, **row})
+    return f"{emm} ({interval})" if interval not in ("", "none") else emm
 
 
 def cells(row: Row) -> list[str]:

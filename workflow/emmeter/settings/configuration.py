@@ -66,11 +66,23 @@ def _read(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise SettingsError(f"{path}: cannot be read ({error.strerror or error})") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path}: is not YAML ({' '.join(str(error).split())})") from None
+        raise SettingsError(f"{path}: is not YAML ({_yaml_fault(path, error)})") from None
     content = {} if content is None else content
     if not isinstance(content, dict):
         raise SettingsError(f"{path}: must be a mapping of settings")
     return content
+
+
+def _yaml_fault(path: Path, error: Exception) -> str:
+    """Where a file stops being YAML, and why, in one line."""
+    mark = getattr(error, "problem_mark", None)
+    if mark is None:
+        return " ".join(str(error).split())
+    lines = path.read_text(encoding="utf-8").splitlines()
+    tabbed = next((n for n, line in enumerate(lines[: mark.line + 1], 1) if re.match(r"[ ]*\t", line)), None)
+    if tabbed is not None:
+        return f"line {tabbed} is indented with a tab; use spaces"
+    return f"line {mark.line + 1}, column {mark.column + 1}: {getattr(error, 'problem', None) or error}"
 
 
 def _merged(base: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]:

@@ -102,6 +102,14 @@ class Span:
         return f"{self.amount:.15g} {self.unit}"
 
 
+def _with_unit(value: object) -> object:
+    """Refuse a span without its unit.  Raises ValueError for a number, also if it arrives as text."""
+    number = as_number(value)
+    if isinstance(number, int | float) and not isinstance(number, bool):
+        raise ValueError(f'needs a unit, such as "{value} images" or "{value} epochs"')
+    return value
+
+
 def _span(text: str) -> str:
     return str(Span.parse(text))  # one spelling per span, so that all its spellings share one key
 
@@ -113,5 +121,9 @@ def _duration(text: str) -> str:
     return str(span)
 
 
-SpanText = Annotated[str, AfterValidator(_span), Field(json_schema_extra={"format": "span"})]
-DurationText = Annotated[str, AfterValidator(_duration), Field(json_schema_extra={"format": "duration"})]
+SpanText = Annotated[
+    str, BeforeValidator(_with_unit), AfterValidator(_span), Field(json_schema_extra={"format": "span"})
+]
+DurationText = Annotated[
+    str, BeforeValidator(_with_unit), AfterValidator(_duration), Field(json_schema_extra={"format": "duration"})
+]

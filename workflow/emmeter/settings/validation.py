@@ -54,7 +54,9 @@ def validate(model: type, config: object) -> Any:
     try:
         return model.model_validate(given)
     except ValidationError as error:
-        raise SettingsError(*(fault for details in error.errors() for fault in _faults(model, details))) from None
+        raise SettingsError(
+            *(fault for details in error.errors() for fault in _faults(model, given, details))
+        ) from None
 
 
 def _is_section(model: type[BaseModel], key: str) -> bool:
@@ -62,8 +64,8 @@ def _is_section(model: type[BaseModel], key: str) -> bool:
     return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
-def _faults(model: type[BaseModel], details: Mapping[str, Any]) -> Iterator[Fault]:
-    """The faults behind one error of pydantic: one, or those that a section's own check names."""
+def _faults(model: type[BaseModel], given: Mapping[str, Any], details: Mapping[str, Any]) -> Iterator[Fault]:
+    """The faults behind one error of pydantic in `given`: one, or those that a section's own check names."""
     # Pydantic adds the member of a union that it tried to the location; a key never looks like these.
     member = re.compile(r"(list|literal|dict|function-\w+)\[.*\]")
     path = [str(part) for part in details["loc"] if not member.fullmatch(str(part))]
@@ -72,11 +74,27 @@ def _faults(model: type[BaseModel], details: Mapping[str, Any]) -> Iterator[Faul
         yield from (replace(fault, key=".".join([*path, fault.key])) for fault in cause.faults)
     elif details["type"] == "extra_forbidden":
         section = f"a key of {'.'.join(path[:-1])}" if path[1:] else "a key"
-        yield Fault(key, None, expected(path[-1], _fields(model, path[:-1]), section))
+        elsewhere = None if path[1:] else _misplaced(model, given, key)
+        yield Fault(key, None, elsewhere or expected(path[-1], _fields(model, path[:-1]), section))
     elif details["type"] == "missing":
         yield Fault(key, None, "is missing")
     else:
         yield Fault(key, _shown(details["input"]), _rule(details))
+
+
+def _misplaced(model: type[BaseModel], given: Mapping[str, Any], key: str) -> str | None:
+    """The rule for a key at the top of `given` that belongs elsewhere: below `studies`, or in a section."""
+    value, studies = given.get(key), given.get("studies")
+    if isinstance(value, Mapping) and ("arms" in value or (isinstance(studies, Mapping) and key in studies)):
+        return "is a study; write it below studies:" if "studies" in model.model_fields else None
+    section, _, name = key.rpartition(".")
+    sections = [part for part in model.model_fields if _is_section(model, part) and section in ("", part)]
+    if owners := [part for part in sections if name in _fields(model, [part])]:
+        text = shown if len(shown := str(value)) < 40 else "..."
+        entries = " or ".join(f"{owner}: {{{name}: {text}}}" for owner in owners)
+        words = " or ".join(f"'{owner}={{{name}: {text}}}'" for owner in owners)
+        return f"is a key of {' and '.join(owners)}; write {entries}, or --config {words}"
+    return None
 
 
 def _rule(details: Mapping[str, Any]) -> str:

@@ -5,13 +5,14 @@ runs of all arms.
 """
 
 import json
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from emmeter.command import command, read_settings, stage_parser
+from emmeter.command import command, end, read_settings, stage_parser
 from emmeter.errors import StageError
 from emmeter.files import checksums, records
 from emmeter.files.layout import RUN_FOLDERS, record_settings
@@ -24,6 +25,7 @@ from emmeter.measure.estimate import Estimate, estimate
 from emmeter.measure.outcome import RunId, count
 from emmeter.measure.results import SearchedRun
 from emmeter.measure.search import Trail, replay
+from emmeter.presentation.tables import brief
 from emmeter.settings import keys
 from emmeter.settings.sections import Setup
 
@@ -44,6 +46,8 @@ def emm(setup: Setup, *, sizes: Sequence[int], results: Path, output: Path, gall
         OSError: a file cannot be read or written.
     """
     started = time.monotonic()
+    known = key or keys.key("emm", setup)
+    print(f"emm: search by {setup.search.rule}, epsilon {setup.search.epsilon:g}, key {known}", file=sys.stderr)
     scores = Scores(results, keys.key("score", setup), setup.scoring.snapshot)
     trail = replay(setup.search, sizes, scores)
     if trail.status == "open":  # guards against a workflow that stopped asking
@@ -69,10 +73,12 @@ def emm(setup: Setup, *, sizes: Sequence[int], results: Path, output: Path, gall
         "images_trained": sum(run["images_trained"] for run in runs),
         "flops": sum(run["flops"] for run in runs),
         "run_seconds": round(sum(run["seconds"] for run in runs), 3),
-        **provenance(key or keys.key("emm", setup), started),
+        **provenance(known, started),
     }
     write_json(output, record)
     checksums.record(output, gallery, settings)
+    # Tables may show another interval, because the study stage knows the scatter of all arms' runs.
+    end(f"EMM {brief(preliminary)} from the {len(runs)} runs of this arm alone", time.monotonic() - started)
 
 
 def run_keys(setup: Setup) -> dict[keys.Stage, str]:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 
-from emmeter.command import execution_options, positive, program, read_settings, stage_parser
+from emmeter.command import end, execution_options, head, positive, program, read_settings, stage_parser
 from emmeter.data.subset import Subset
 from emmeter.data.subset import load as load_subset
 from emmeter.diffusion import operations
@@ -90,6 +90,8 @@ def sample(
     started = time.monotonic()
     images = load_subset(subset)
     chosen = select(device, threads)
+    wanted = f"{setup.sampling.images} images per snapshot, {setup.sampling.steps} steps, batch {batch}"
+    head("sample", n, replicate, wanted, f"device {describe(chosen)}", f"key {key or keys.key('sample', setup)}")
     labels = torch.from_numpy(np.unique(images.labels)) if images.label_count else None
     drawn = draws(setup.sampling.images, images.images.shape[1:], labels, replicate)
     if setup.diffusion.denoiser == "optimum":
@@ -123,6 +125,8 @@ def sample(
     checksums.record(output, record, settings)
     if state:
         training_state.discard(state)
+    count = len(drawn.seeds) * len(generated.images)
+    end(f"{count} images from {len(generated.images)} snapshots", time.monotonic() - started)
 
 
 def from_optimum(setup: Setup, subset: Subset, drawn: Draws, batch: int, device: torch.device) -> Generated:

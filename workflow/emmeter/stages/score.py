@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from emmeter.command import command, read_settings, stage_parser
+from emmeter.command import command, end, head, read_settings, stage_parser
 from emmeter.data.subset import Subset
 from emmeter.data.subset import load as load_subset
 from emmeter.errors import StageError
@@ -61,6 +61,8 @@ def score(
         OSError: a record cannot be read, or a file cannot be written.
     """
     started = time.monotonic()
+    parts = [f"nearest of {n} training images", f"threshold {setup.scoring.threshold:.3g}"]
+    head("score", n, replicate, *parts, f"key {key or keys.key('score', setup)}")
     train, generated, spent = load_subset(subset), read_samples(samples), cost(records)
     try:
         nearest = nearest_images(generated["images"], train, setup)
@@ -89,6 +91,8 @@ def score(
     }
     write_json(output, content)
     checksums.record(output, neighbours, gallery, settings)
+    last = counts[-1]
+    end(f"{100 * last['ratio']:.1f} % copies ({last['memorized']} of {last['images']})", time.monotonic() - started)
     return content
 
 
@@ -184,9 +188,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--records", type=Path, nargs="+", required=True, help="records of training and sampling, for the cost"
     )
-    parser.add_argument("--arms", default="", help="names of the arms that this run serves, for the last line")
     args = parser.parse_args(argv)
-    record = score(
+    score(
         read_settings(args.settings),
         args.subset,
         args.samples,
@@ -198,8 +201,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         gallery=args.gallery,
         key=args.key,
     )
-    ratio = 100 * record["snapshots"][-1]["ratio"]
-    print(f"{args.arms or args.key}: N = {args.n}, replicate {args.replicate}: {ratio:.1f} % memorized")
 
 
 if __name__ == "__main__":

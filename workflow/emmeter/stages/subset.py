@@ -4,7 +4,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from emmeter.command import command, read_settings, stage_parser
+from emmeter.command import command, end, head, read_settings, stage_parser
 from emmeter.data import datasets, images, named
 from emmeter.data.subset import draw, save
 from emmeter.errors import DataError
@@ -38,6 +38,7 @@ def subset(setup: Setup, *, n: int, replicate: int, output: Path, key: str = "")
         side = "x".join(map(str, drawn.images.shape[2:]))
         what = f"the {n} images of replicate {replicate} are all the same at {side} pixels"
         raise DataError(f"data.source = {setup.data.source!r}: {what}: memorization needs two that differ")
+    head("subset", n, replicate, f"{setup.data.source}, labels {setup.data.labels}, seed {setup.seed}")
     settings = record_settings(output.parent, "subset", setup)
     save(output, drawn)
     title, licence = named.identity(setup.data)
@@ -54,6 +55,8 @@ def subset(setup: Setup, *, n: int, replicate: int, output: Path, key: str = "")
     record = output.with_name(RECORDS["subset"])
     write_json(record, content)
     checksums.record(output, record, settings)
+    shape = "x".join(map(str, drawn.images.shape[1:]))
+    end(f"{len(drawn.images)} images of {shape} drawn from {len(stored.images)}", time.monotonic() - started)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

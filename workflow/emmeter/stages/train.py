@@ -12,7 +12,7 @@ from typing import Literal, get_args
 
 from tqdm import tqdm
 
-from emmeter.command import execution_options, program, read_settings, stage_parser
+from emmeter.command import end, execution_options, head, program, read_settings, stage_parser
 from emmeter.data.subset import load as load_subset
 from emmeter.diffusion import operations
 from emmeter.errors import StageError
@@ -100,6 +100,8 @@ def train(
             training_state.bind(state, _identity(setup, subset, n, replicate))
             processes.first(GO)  # the other processes read the state folder only now
         trainer = start(setup, images, n, replicate, chosen, state, processes=processes, compiled=compiled)
+        if processes.writes:
+            _head(trainer, n, replicate, describe(chosen), key)
         resumed_at, rate = _run(trainer, state, state_seconds, log_seconds, stop)
         if processes.writes:
             forward = operations.forward(trainer.denoiser.network, images.images.shape[1:])
@@ -119,6 +121,18 @@ def train(
                 **provenance(key, started - trainer.seconds_before),
             }
             _write(trainer, outputs, record, state)
+            outcome = f"{trainer.budget.images} images, {rate:.0f} images/s, loss {trainer.rows[-1]['loss']:.4g}"
+            end(outcome, record["seconds"])
+
+
+def _head(trainer: Trainer, n: int, replicate: int, device: str, key: str) -> None:
+    """Begin the log of an attempt at this training."""
+    training, done = trainer.setup.training, trainer.step * trainer.setup.training.batch_size
+    head(
+        "train", n, replicate, f"{trainer.budget.images} images", f"batch {training.batch_size}",
+        f"learning rate {training.learning_rate:g}", f"{trainer.parameters.values.numel()} parameters",
+        f"device {device}", f"key {key}", *([f"resumed at {done} images"] if done else []),
+    )  # fmt: skip
 
 
 @contextmanager
