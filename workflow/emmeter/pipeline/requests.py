@@ -9,7 +9,9 @@ from emmeter.errors import SettingsError
 from emmeter.pipeline.index import Index
 
 # Rules of all studies.
-SELECTED = frozenset({"all", "findings", "summary", "findings_table", "published", "shape", "report"})
+SELECTED = frozenset(
+    {"all", "findings", "summary", "findings_table", "published", "shape", "report", "workflow_report"}
+)
 
 
 def asked_studies(index: Index, targets: Collection[str]) -> list[str]:
