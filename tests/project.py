@@ -144,6 +144,9 @@ class Project:
                 or re.search(r"--key (\w+)", rest)
                 or re.search(r"--(?:emm|folder) results/digits/([^/\s]+)", rest)
             )
+            page = re.search(r"--output results/[^/\s]+/(\w+)/report\.html", rest)
+            if page:  # two rules call the stage `report`
+                rule, product = "study_report", page
             jobs.setdefault(rule, []).append(product[1] if product else rule)
         table = re.search(r"Job stats:\njob +count\n[- ]+\n((?:\S+ +\d+\n)+)", output)
         counts = Counter({name: int(n) for name, n in re.findall(r"(\S+) +(\d+)\n", table[1])} if table else {})

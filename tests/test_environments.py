@@ -41,7 +41,7 @@ def test_conda_environments_have_the_pinned_versions(name):
 
 # Distributions whose modules have another name.
 DISTRIBUTIONS = {"yaml": "pyyaml", "PIL": "pillow", "sklearn": "scikit-learn", "fontTools": "fonttools"}
-STARTED = {"report": {"snakemake"}}  # by a stage as a program of its own
+STARTED = {"workflow_report": {"snakemake"}}  # by a stage as a program of its own
 
 
 def imported(module: str, seen: set[str]) -> set[str]:

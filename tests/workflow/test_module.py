@@ -62,7 +62,7 @@ def test_as_it_is_without_settings(around, emm):
     write(around, emm)
     assert planned(around) == ALL
     assert planned(around, "results/digits/own/emm.csv") == OWN
-    assert planned(around, "own", "--config", "sampling={images: 5}") == OWN | SHOWN | {"own": 1}
+    assert planned(around, "own", "--config", "sampling={images: 5}") == OWN | SHOWN | {"study_report": 1, "own": 1}
     assert sorted(path.name for path in around.folder.iterdir()) == [
         ".snakemake",
         "Snakefile",
@@ -77,7 +77,7 @@ def test_renamed_with_empty_settings(around, emm, root):
     path = around.folder / "Snakefile"
     path.write_text(path.read_text().replace("/workflow/Snakefile", f"/{root}Snakefile"))
     assert planned(around) == renamed(ALL)
-    assert planned(around, "emm_own") == renamed(OWN | SHOWN | {"own": 1})
+    assert planned(around, "emm_own") == renamed(OWN | SHOWN | {"study_report": 1, "own": 1})
 
 
 def test_moved_with_settings(around, emm):
@@ -96,7 +96,9 @@ def test_moved_renamed_and_asked_for_by_rules_around_it(around, emm):
     jobs = planned(around)
     assert jobs.pop("all") == 1
     assert jobs == renamed(
-        {"subset": 2, "train": 1, "sample": 3, "score": 3, "emm": 3, "study": 2} | SHOWN | {"quality": 2}
+        {"subset": 2, "train": 1, "sample": 3, "score": 3, "emm": 3, "study": 2}
+        | SHOWN
+        | {"quality": 2, "study_report": 1}
     )
 
 
@@ -158,6 +160,6 @@ def test_a_moved_and_renamed_module_makes_its_results(around, emm):
         ".snakemake", "Snakefile", "config.yaml", "own.npz", "sub", "done",
     }  # fmt: skip
     page = (around.folder / "sub/results/digits/report.html").read_text(encoding="utf-8")
-    assert "sub/results/digits/own/curves.svg" in page
+    assert 'id="study-own"' in page
     assert "Nothing to be done" in around.snakemake("--dry-run", "--cores", 1).stdout
     assert not Path(emm.folder, "results").exists()

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from emmeter.files.tables import EMM_COLUMNS
+from emmeter.stages.report import report
 from project import JOINED
 
 STUDIES = {"labels": ["none", "random"], "denoiser": ["network", "optimum"], "own": ["file"]}
@@ -58,7 +59,7 @@ def test_a_study_is_a_target(empty):
     plan = empty.plan("own")
     assert {rule: len(jobs) for rule, jobs in plan.jobs.items()} == {
         "subset": 1, "sample": 1, "score": 1, "emm": 1, "quality": 1, "quality_table": 1, "study": 1,
-        "figures": 1,
+        "figures": 1, "study_report": 1,
     }  # fmt: skip
     assert plan["study"] == plan["figures"] == ["own"]
 
@@ -87,7 +88,7 @@ def test_single_values_come_from_config_options(finished):
 def test_booleans_inside_config_options_are_read(finished):
     # Snakemake passes every value inside braces as text.
     plan = finished.project.plan("own", "--config", "scoring={distinct: false}")
-    assert plan.rules == {"score", "emm", "quality", "quality_table", "study", "figures"}
+    assert plan.rules == {"score", "emm", "quality", "quality_table", "study", "figures", "study_report"}
 
 
 def test_fractions_of_a_second_reach_the_training(empty):
@@ -100,7 +101,7 @@ def test_fractions_of_a_second_reach_the_training(empty):
 def test_overlays_are_merged_deeply(project):
     project.configure({"scoring": {"distinct": False}, "studies": {"own": {"title": "Mine"}}}, "overlay.yaml")
     plan = project.plan("own", "--configfile", "overlay.yaml")
-    assert plan.rules == {"score", "emm", "quality", "quality_table", "study", "figures"}
+    assert plan.rules == {"score", "emm", "quality", "quality_table", "study", "figures", "study_report"}
     assert "'Mine'" in plan.output or '"Mine"' in plan.output
     assert "training.duration" not in plan.output  # the rest of the study is still there, and is no override
 
@@ -129,8 +130,9 @@ def test_a_run_of_one_study_prints_its_table_alone(project):
     (table, claims) = re.findall(r"^study +(?:arm|claim) .*\n((?:\S+ .*\n)+)", whole, re.MULTILINE)
     assert [line.split()[0] for line in table.splitlines()] == ["labels", "labels", "denoiser", "denoiser", "own"]
     assert [line.split()[0] for line in claims.splitlines()] == ["labels", "denoiser"]
-    assert whole.count("report   results/digits/report.html") == 1
-    assert "report   " not in output  # which covers all selected studies
+    assert re.findall(r"^report   (\S.*)", whole, re.MULTILINE) == ["results/digits/report.html"]
+    assert re.findall(r"^report   (\S.*)", output, re.MULTILINE) == ["results/digits/own/report.html"]
+    assert "not updated: results/digits/report.html (`snakemake report` does)" in output
 
 
 def test_a_run_without_studies_prints_no_table(empty):
@@ -271,11 +273,49 @@ class Resources(HTMLParser):
             self.addresses.append(attributes.get("href"))
 
 
-def test_report_is_self_contained_and_complete(finished):
-    page = (finished.project.folder / "results/digits/report.html").read_text()
+def loaded(page: str) -> list[str]:
+    """Addresses that a browser would load, apart from those that hold their content."""
     resources = Resources()
     resources.feed(page)
-    assert [address for address in resources.addresses if address and not address.startswith("data:")] == []
+    return [address for address in resources.addresses if address and not address.startswith("data:")]
+
+
+def test_the_page_is_self_contained_and_complete(finished):
+    page = (finished.project.folder / "results/digits/report.html").read_text()
+    assert loaded(page) == []
+    for study, arms in STUDIES.items():
+        assert f'id="study-{study}"' in page
+        assert all(f"<b>{arm}</b><br>N = " in page for arm in arms)  # in the gallery
+        assert all(f'download="{study}-{name}.csv"' in page for name in ("emm", "curves"))
+    assert "uv run snakemake" in page
+    assert 'download="configuration.yaml"' in page
+    assert "Optical Recognition of Handwritten Digits" in page and "CC BY 4.0" in page
+    assert "faiss" in page and "emmeter 0.1.0" in page
+    assert "The records of the runs" not in page
+
+
+def test_the_page_counts_runs_that_arms_share_once(finished):
+    page = (finished.project.folder / "results/digits/report.html").read_text()
+    cells = re.search(r"All, each run once</th>(.*?)</tr>", page)[1]
+    assert re.findall(r">([\d,.]*)</td>", cells)[:3] == ["", "5", "384"]  # of 6 runs and 576 images in the rows above
+
+
+def test_results_of_an_earlier_version_give_a_page(project):
+    for path in project.folder.glob("results/emm/*/emm.json"):
+        record = json.loads(path.read_text())
+        path.write_text(json.dumps({name: value for name, value in record.items() if name != "keys"}))
+        (path.parent / "SHA256SUMS").unlink()
+        (path.parent / "gallery.npz").write_bytes(b"of another version")
+    page = project.folder / "results/digits/page.html"
+    studies = [{"name": name, "title": name, "source": "", "factor": ""} for name in STUDIES]
+    report(studies, page.parent, page, results=project.folder / "results")
+    assert all(f'id="study-{name}"' in page.read_text() for name in STUDIES)
+
+
+def test_snakemakes_own_report_is_made_on_request(project):
+    project.snakemake("workflow_report")
+    page = (project.folder / "results/digits/workflow.html").read_text()
+    assert loaded(page) == []
     assert not re.search(r"@import|url\(['\"]?https?:", page)
     for study in STUDIES:
         assert f'"{study}"' in page

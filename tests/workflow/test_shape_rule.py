@@ -31,7 +31,7 @@ def test_a_study_with_published_numbers_is_compared(project):
     assert {(row["quantity"], row["arm"]) for row in rows} >= {("emm", "unconditional"), ("emm_ratio", "random-labels")}
     assert float(rows[0]["published"]) > 1000 > float(rows[0]["ours_high"])  # networks this small memorize nothing
     assert all((project.folder / file).stat().st_size > 0 for file in SHAPE)
-    assert "shape.svg" in (project.folder / "results/digits/report.html").read_text()
+    assert 'download="shape.csv"' in (project.folder / "results/digits/report.html").read_text()
     assert project.plan().rules == set()
     project.change("figures.dpi", 60)
     assert project.plan().rules == {"figures", "shape", "report"}

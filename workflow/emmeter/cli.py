@@ -29,7 +29,7 @@ RESULTS = Path("results")
 def _summary(args: argparse.Namespace) -> None:
     from emmeter.commands.summary import summary
 
-    summary(args.results, args.studies, name=args.name, overlays=args.configfile, report=args.report)
+    summary(args.results, args.studies, name=args.name, overlays=args.configfile, made=args.made)
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -228,7 +228,7 @@ def _parser() -> argparse.ArgumentParser:
     options = add("summary", _summary, "print the tables of finished studies again")
     options.add_argument("studies", nargs="*", metavar="STUDY", help="studies that have been made (default: all)")
     options.add_argument("--name", help="name of the experiment (default: that of the configuration)")
-    options.add_argument("--report", action="store_true", help="also print where the page of these studies is")
+    options.add_argument("--made", nargs="*", metavar="PAGE", help="pages that were just made")
     options = add("rescore", _rescore, "compute EMM of a study, or ratios of one run, under other thresholds")
     options.add_argument("study", metavar="STUDY[/ARM]|FILE", help="finished study or arm, or a run's neighbours.npz")
     options.add_argument("--threshold", type=_threshold, nargs="+", metavar="T", help="default: 0.2 0.25 1/3 0.4 0.5")

@@ -13,6 +13,7 @@ from pathlib import Path
 from emmeter.command import ARMS, unnameable
 from emmeter.errors import DataError, SettingsError
 from emmeter.files import layout as emm_layout
+from emmeter.files import provenance as emm_provenance
 from emmeter.machine import gpus as emm_gpus
 from emmeter.machine import warm as emm_warm
 from emmeter.pipeline import description as emm_description
@@ -22,9 +23,9 @@ from emmeter.pipeline import index as emm_index
 from emmeter.pipeline import jobs as emm_jobs
 from emmeter.pipeline import live as emm_live
 from emmeter.pipeline import options as emm_options
+from emmeter.pipeline import paths as emm_paths
 from emmeter.pipeline import requests as emm_requests
 from emmeter.pipeline.course import Course
-from emmeter.pipeline.paths import Paths
 from emmeter.settings import configuration as emm_configuration
 from emmeter.settings import published as emm_published
 
@@ -82,7 +83,7 @@ except UnicodeEncodeError as error:
 # As a module, stages are told where results and the project's files are; else they are in the working directory.
 MOVED_OPTION = f" --results {RESULTS}" if IS_MODULE else ""
 FOLDER_OPTION = f" --folder {literal(shlex.quote(str(ROOT)))}" if IS_MODULE else ""
-PATHS = Paths(INDEX, Path("results"))
+PATHS = emm_paths.Paths(INDEX, Path("results"))
 EXPERIMENT = f"results/{INDEX.experiment.name}"  # the folder of the tables of this configuration
 STUDY = f"{EXPERIMENT}/{{study}}"
 require_moved_whole(INDEX.experiment.name)
@@ -101,6 +102,8 @@ if workflow.is_main_process:
     emm_freshness.age(INDEX)
 
 os.environ.update(emm_jobs.environment(os.environ))
+if workflow.is_main_process:  # by environment: as a parameter, every other command would make the page again
+    os.environ[emm_provenance.COMMAND] = shlex.join(["uv", "run", "snakemake", *sys.argv[1:]])
 # Every job starts Python: 2 s with compiled modules, 6 s where Python may not keep them.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # Stages start as copies of one process of this workflow.  For the one or two of a cluster's job that is not worth it.
@@ -173,7 +176,9 @@ def finish():
     jobs = [(RULES.get(job.rule.name), job.wildcards) for job in workflow.dag.jobs]
     made = {wildcards.study for rule, wildcards in jobs if rule == "study"}
     if names := [study.name for study in SETTINGS.studies if study.name in made]:
-        shown = ["--report"] if any(rule == "report" for rule, _ in jobs) else []
+        pages = [
+            path for job in workflow.dag.jobs if RULES.get(job.rule.name) in emm_paths.PAGES for path in job.output
+        ]
         command = [
             sys.executable,
             "-m",
@@ -184,4 +189,4 @@ def finish():
             "--name",
             INDEX.experiment.name,
         ]
-        subprocess.run([*command, *names, *shown], check=False)
+        subprocess.run([*command, *names, "--made", *pages], check=False)

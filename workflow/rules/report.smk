@@ -1,8 +1,34 @@
-# Snakemake inside a rule, so that the report is a result like any other: made again when one of its parts changes or it
-# is deleted.  The inner Snakemake reads the records of finished jobs, takes no lock, and runs no job.
+def page_inputs(studies):
+    """Input function: everything that the page of these studies shows."""
+
+    def files(wildcards):
+        names = [wildcards.study] if studies is None else studies
+        for name in names:
+            look(name)
+        tables = [f"{EXPERIMENT}/{name}/{table}.csv" for name in names for table in emm_paths.TABLES]
+        return tables + [
+            path for name in names for file in ("emm.json", "gallery.npz") for path in PATHS.arms(name, file)
+        ]
+
+    return files
+
+
+def outlines_json(studies):
+    """Parameter function: studies as the page names them."""
+    return lambda wildcards: handed(
+        json.dumps(emm_description.outlines(SETTINGS, [wildcards.study] if studies is None else studies))
+    )
+
+
+def configuration_json(wildcards):
+    """Parameter function: the configuration in force."""
+    return handed(json.dumps(CONFIG))
+
+
+# The page of all selected studies.
 rule report:
     input:
-        [PATHS.study(name) for name in SETTINGS.selected],
+        page_inputs(SETTINGS.selected),
         f"{EXPERIMENT}/emm.csv",
         f"{EXPERIMENT}/findings.csv",
         f"{EXPERIMENT}/published.csv",
@@ -15,11 +41,60 @@ rule report:
     conda:
         environment("envs/cpu.yaml")
     params:
-        config=lambda wildcards: handed(json.dumps(CONFIG)),
+        studies=outlines_json(SETTINGS.selected),
+        config=configuration_json,
+    message:
+        "page"
+    shell:
+        "python -m emmeter.stages.report --studies {params.studies:q} --config {params.config:q}"
+        f" --folder {INDEX.experiment} --results {RESULTS}"
+        " --output {output} > {log} 2>&1"
+
+
+# The page of one study, for the study as a target.
+rule study_report:
+    input:
+        page_inputs(None),
+    output:
+        f"{STUDY}/report.html",
+    log:
+        "logs/study_report/{study}.log",
+    localrule: True
+    conda:
+        environment("envs/cpu.yaml")
+    params:
+        studies=outlines_json(None),
+        config=configuration_json,
+    message:
+        "page of study {wildcards.study}"
+    shell:
+        "python -m emmeter.stages.report --studies {params.studies:q} --config {params.config:q}"
+        f" --folder {INDEX.experiment} --results {RESULTS}"
+        " --output {output} > {log} 2>&1"
+
+
+# Snakemake's own report, on request: it shows rules, run times and commands.  The inner Snakemake reads the records of
+# finished jobs, takes no lock, and runs no job.
+rule workflow_report:
+    input:
+        [PATHS.study(name) for name in SETTINGS.selected],
+        f"{EXPERIMENT}/emm.csv",
+        f"{EXPERIMENT}/findings.csv",
+        f"{EXPERIMENT}/published.csv",
+        shape_files,
+    output:
+        f"{EXPERIMENT}/workflow.html",
+    log:
+        "logs/workflow_report.log",
+    localrule: True
+    conda:
+        environment("envs/cpu.yaml")
+    params:
+        config=configuration_json,
         targets=lambda wildcards, input: handed_all(input),
     message:
-        "report"
+        "Snakemake's report"
     shell:
-        "python -m emmeter.stages.report --config {params.config:q} --output {output}"
+        "python -m emmeter.stages.workflow_report --config {params.config:q} --output {output}"
         f"{MOVED_OPTION}"
         " {params.targets:q} > {log} 2>&1"

@@ -14,6 +14,8 @@ from emmeter.files.records import Provenance
 
 OWN_FILE = Path(__file__).resolve().relative_to(project.ROOT).as_posix()  # a file of every commit of the project
 
+COMMAND = "EMM_COMMAND"  # environment variable: the command line of the workflow that has started this process
+
 # Packages that a result may depend on: arithmetic, data sets and their scaling, neighbours, files.
 PACKAGES = ("emmeter", "numpy", "torch", "scipy", "pillow", "scikit-learn", "safetensors", "faiss-gpu", "faiss-cpu")
 

@@ -127,22 +127,11 @@ class ScoreRecord(RunRecord):
     """Cost of training and sampling together."""
 
 
-class RunName(TypedDict):
-    """A run of an arm."""
-
-    n: int
-    """Number of training images, N."""
-    replicate: int
-    """Number of the subset and training seed, from 0."""
-
-
 class EmmRecord(FinishedSearch, Provenance):
     """``emm.json``: the finished search of an arm."""
 
     keys: NotRequired[dict[Stage, str]]
     """Keys of the arm's runs by stage; no `train` for the theoretical optimum.  Earlier versions left them out."""
-    shown: NotRequired[RunName]
-    """The run whose images are in gallery.npz.  Earlier versions left it out."""
 
 
 class QualityRecord(Provenance):

@@ -1,12 +1,12 @@
 """Descriptions of studies and arms for command lines."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 from emmeter.settings.keys import Stage
 from emmeter.settings.published import SCALE
 from emmeter.settings.sections import Setup
-from emmeter.settings.studies import Arm, Study
+from emmeter.settings.studies import Arm, Settings, Study
 from emmeter.settings.validation import lookup
 
 if TYPE_CHECKING:
@@ -54,6 +54,12 @@ def measured(index: "Index", name: str) -> dict[str, Any]:
 def value(study: Study, arm: Arm) -> str:
     """An arm's value of the study's factor, as text; empty if the study names no factor."""
     return str(lookup(arm.setup, study.factor)) if study.factor else ""
+
+
+def outlines(settings: Settings, names: Sequence[str]) -> list[dict[str, str]]:
+    """Name, title, source and factor of studies, as the page takes them."""
+    studies = {study.name: study for study in settings.studies}
+    return [{field: getattr(studies[name], field) for field in ("name", "title", "source", "factor")} for name in names]
 
 
 def as_published(base: Setup) -> bool:

@@ -14,6 +14,7 @@ MEASURED = ("quality.csv", "copied.csv")  # tables of studies of which an arm me
 OWN = {"proportional": "onset", "forecast": "budget"}  # figures only of studies with such a claim, by what it expects
 KINDS = ("svg", "png")
 FEWEST_SNAPSHOTS = 3  # of every arm, for the figure of progress: fewer do not show when memorization sets in
+PAGES = ("report", "study_report")  # rules that make pages
 
 
 class Run(Protocol):

@@ -10,7 +10,9 @@ from emmeter.pipeline.index import Index
 from emmeter.settings.validation import expected
 
 # Rules of all studies.
-SELECTED = frozenset({"all", "findings", "summary", "findings_table", "published", "shape", "report"})
+SELECTED = frozenset(
+    {"all", "findings", "summary", "findings_table", "published", "shape", "report", "workflow_report"}
+)
 
 
 def asked_studies(index: Index, targets: Collection[str]) -> list[str]:

@@ -84,10 +84,16 @@ def images_and_budget(row: Row) -> str:
     Args:
         row: a row of emm.csv, or an arm's description.
     """
-    amount, unit = row["budget"].split() if row["budget"] else ("", "")
-    training = f"{float(amount):,.15g} training {unit} per run" if amount else "no training"
     side = f"{row['resolution']:.0f}"
-    return f"{row['data']} at {side}x{side} pixels, {training}"
+    return f"{row['data']} at {side}x{side} pixels, {budget_words(row['budget'])}"
+
+
+def budget_words(budget: str) -> str:
+    """A training budget such as "16000 images" in words: "16,000 training images per run", or "no training"."""
+    if not budget:
+        return "no training"
+    amount, unit = budget.split()
+    return f"{float(amount):,.15g} training {unit} per run"
 
 
 def setting(row: Row) -> str:

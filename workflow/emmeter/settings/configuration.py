@@ -23,7 +23,7 @@ from emmeter.settings.written import ConfigText, StudyText
 RULES = (
     "all", "plan", "subset", "train", "sample", "score", "emm", "study", "figures", "onset_figure", "budget_figure",
     "progress_figure", "quality", "quality_table", "summary", "findings_table", "findings", "published", "shape",
-    "report",
+    "report", "study_report", "workflow_report",
 )  # fmt: skip
 FILES = (Path("config/studies.yaml"), Path("config.yaml"))  # what the Snakefile loads before `fit` and overlays
 

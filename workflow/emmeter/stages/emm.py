@@ -56,8 +56,7 @@ def emm(setup: Setup, *, sizes: Sequence[int], results: Path, output: Path, gall
         raise StageError(f"the search is not finished: N = {missing.n}, replicate {missing.replicate} has no score")
     runs = [describe_run(setup, scores, trail, run) for run in trail.runs]
     preliminary = estimate(setup.search, trail, scores, sizes, None)
-    shown = representative(trail, preliminary)
-    images = read_gallery(run_files(scores, shown)[1])
+    images = read_gallery(run_files(scores, representative(trail, preliminary))[1])
     settings = record_settings(output.parent, "emm", setup)
     write_npz(gallery, **images)
     record: EmmRecord = {
@@ -69,7 +68,6 @@ def emm(setup: Setup, *, sizes: Sequence[int], results: Path, output: Path, gall
         "sizes": list(sizes),
         "runs": runs,
         "keys": run_keys(setup),
-        "shown": {"n": shown.n, "replicate": shown.replicate},
         "images_trained": sum(run["images_trained"] for run in runs),
         "flops": sum(run["flops"] for run in runs),
         "run_seconds": round(sum(run["seconds"] for run in runs), 3),

@@ -1,68 +1,183 @@
-"""The report stage lets Snakemake make its own report of the finished results."""
+"""The report stage makes the page of an experiment from its tables and records."""
 
 import argparse
 import json
 import os
-import subprocess
-import sys
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from emmeter import project
 from emmeter.command import command
 from emmeter.errors import StageError
-from emmeter.files.writing import replacing
+from emmeter.files import records
+from emmeter.files.layout import RECORDS, SETTINGS, emm_folder, run_folder
+from emmeter.files.provenance import COMMAND
+from emmeter.files.records import EmmRecord, SamplingRecord, SubsetRecord, TrainingRecord
+from emmeter.files.scores import read_gallery
+from emmeter.files.tables import (
+    BUDGET_COLUMNS,
+    CONTRAST_COLUMNS,
+    CURVE_COLUMNS,
+    EMM_COLUMNS,
+    FINDING_COLUMNS,
+    ONSET_COLUMNS,
+    PUBLISHED_COLUMNS,
+    frame,
+    read,
+)
+from emmeter.files.writing import write_text
+from emmeter.presentation.page.material import File, Material, Records, Search, StudyMaterial
+from emmeter.presentation.page.page import page
+from emmeter.settings.keys import Stage
 
-# The profiles of the user and of the project hold options for runs, which do not fit a report.
-OPTIONS = ("--nolock", "--cores", "1", "--profile", "none", "--workflow-profile", "none")
-
-# As a module, the workflow reads no configuration file from the working directory.
-MODULE = """
-module emm:
-    snakefile: {snakefile!r}
-    config: config
-    replace_prefix: {moved!r}
-
-use rule * from emm
-"""
+R = TypeVar("R", SubsetRecord, TrainingRecord, SamplingRecord)
 
 
-def report(config: Mapping[str, Any], targets: Sequence[str], *, output: Path, results: Path | None = None) -> None:
-    """Write Snakemake's report.
+def report(
+    studies: Sequence[Mapping[str, str]],
+    folder: Path,
+    output: Path,
+    *,
+    results: Path | None = None,
+    configuration: Mapping[str, Any] | None = None,
+    line: str = "",
+) -> None:
+    """Write the page of an experiment.
 
     Args:
-        config: the configuration in force, with all overlays.
-        targets: the files whose jobs, figures and tables the report shows.
+        studies: outlines of its studies (`emmeter.pipeline.description.outline`), in the order of the page.
+        folder: the folder of its tables.
         output: the HTML file to write.
-        results: the folder of results, if this workflow is a module of another.
+        results: the folder of results, for records and images; None: they are not there.
+        configuration: the configuration in force; None: it is not known.
+        line: the command that makes the page.
     Raises:
-        StageError: Snakemake has failed; the error holds its last line.
+        DataError: a record has changed since it was written.
+        StageError: a table is missing or damaged.
     """
-    with tempfile.TemporaryDirectory() as folder, replacing(output) as page:
-        file, snakefile = Path(folder, "config.json"), project.snakefile()
-        file.write_text(json.dumps(config), encoding="utf-8")
-        if results is not None:
-            text = MODULE.format(snakefile=str(snakefile), moved={"results/": f"{results}/"})
-            snakefile = Path(folder, "Snakefile")
-            snakefile.write_text(text, encoding="utf-8")
-        snakemake = [sys.executable, "-m", "snakemake", "--snakefile", str(snakefile), *OPTIONS]
-        # A relative path, because Snakemake expands variables in an absolute one.
-        options = ["--configfile", str(file), "--report", os.path.relpath(page), "--", *targets]
-        process = subprocess.run([*snakemake, *options], capture_output=True, encoding="utf-8", errors="replace")
-        if process.returncode:
-            raise StageError(f"snakemake --report failed: {process.stderr.strip().splitlines()[-1:]}")
+    write_text(output, page(material(studies, folder, results, configuration or {}, line)))
+
+
+def material(
+    studies: Sequence[Mapping[str, str]],
+    folder: Path,
+    results: Path | None,
+    configuration: Mapping[str, Any],
+    line: str,
+) -> Material:
+    """Read everything that the page is made from; arguments and errors as for `report`."""
+    parts = [read_study(study, folder, results) for study in studies]
+    searches = [search.record for part in parts for search in part.searches.values()]
+    published = folder / "published.csv"
+    return Material(
+        name=folder.name,
+        studies=parts,
+        records=read_records(results, searches) if results else Records([], [], []),
+        published=read([published], PUBLISHED_COLUMNS) if published.is_file() else frame((), PUBLISHED_COLUMNS),
+        files=files(folder, ("emm", "findings", "published", "shape"), ""),
+        configuration=in_force(configuration, [study["name"] for study in studies], line),
+        command=line,
+        settings=configuration,
+    )
+
+
+def read_study(study: Mapping[str, str], folder: Path, results: Path | None) -> StudyMaterial:
+    """Read tables and searches of a study; `study` is its outline."""
+    own = folder / study["name"]
+    emm, findings = read([own / "emm.csv"], EMM_COLUMNS), read([own / "findings.csv"], FINDING_COLUMNS)
+    expected = set(findings["expect"])
+    searches = {}
+    for arm in emm.to_dict("records"):
+        if results and (search := read_search(emm_folder(results, arm["key"]))):
+            searches[arm["arm"]] = search
+    return StudyMaterial(
+        name=study["name"],
+        title=study["title"],
+        source=study["source"],
+        factor=study["factor"],
+        emm=emm,
+        curves=read([own / "curves.csv"], CURVE_COLUMNS),
+        contrasts=read([own / "contrasts.csv"], CONTRAST_COLUMNS),
+        findings=findings,
+        onset=read([own / "onset.csv"], ONSET_COLUMNS) if "proportional" in expected else None,
+        budget=read([own / "budget.csv"], BUDGET_COLUMNS) if "forecast" in expected else None,
+        searches=searches,
+        files=files(folder, ("emm", "contrasts", "findings", "curves", "onset", "budget"), study["name"]),
+    )
+
+
+def read_search(folder: Path) -> Search | None:
+    """The finished search in a folder; None if it is not there.
+
+    A gallery of an earlier version is left out.
+    """
+    if not (folder / RECORDS["emm"]).is_file():
+        return None
+    record = records.read(folder / RECORDS["emm"], EmmRecord)
+    settings, gallery = folder / SETTINGS, folder / "gallery.npz"
+    text = settings.read_text(encoding="utf-8") if settings.is_file() else ""
+    try:
+        images = read_gallery(gallery) if gallery.is_file() else None
+    except StageError:
+        images = None
+    return Search(record, text, images)
+
+
+def read_records(results: Path, searches: Iterable[EmmRecord]) -> Records:
+    """The records of the different runs of searches.  A search of an earlier version does not name its runs."""
+    searches = list(searches)
+    return Records(
+        _read_runs(results, searches, "subset", SubsetRecord),
+        _read_runs(results, searches, "train", TrainingRecord),
+        _read_runs(results, searches, "sample", SamplingRecord),
+    )
+
+
+def _read_runs(results: Path, searches: Sequence[EmmRecord], stage: Stage, kind: type[R]) -> list[R]:
+    paths = {
+        run_folder(results, stage, key, run["n"], run["replicate"]) / RECORDS[stage]: None
+        for search in searches
+        if (key := search.get("keys", {}).get(stage))
+        for run in search["runs"]
+    }
+    return [records.read(path, kind) for path in paths if path.is_file()]
+
+
+def files(folder: Path, names: Iterable[str], study: str) -> list[File]:
+    """The tables of a study, or without its name those of the whole experiment, that are there and have rows."""
+    paths = [Path(study, f"{name}.csv") for name in names]
+    found = [File(str(path), (folder / path).read_bytes()) for path in paths if (folder / path).is_file()]
+    return [file for file in found if file.content.count(b"\n") > 1]
+
+
+def in_force(configuration: Mapping[str, Any], studies: Sequence[str], line: str) -> str:
+    """The configuration in force as YAML, with these studies alone; nothing without a configuration."""
+    if not configuration:
+        return ""
+    import yaml
+
+    kept = {name: study for name, study in configuration["studies"].items() if name in studies}
+    content = {**configuration, "run": list(studies), "studies": kept}
+    head = f"# The settings in force when the page was made by: {line}\n" if line else ""
+    return head + yaml.safe_dump(json.loads(json.dumps(content)), sort_keys=False, allow_unicode=True)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, fromfile_prefix_chars="@")
-    parser.add_argument("--config", required=True, help="the configuration in force, as JSON")
+    parser.add_argument("--studies", required=True, help="outlines of the studies as JSON")
+    parser.add_argument("--config", default="{}", help="the configuration in force as JSON")
+    parser.add_argument("--folder", type=Path, required=True, help="folder of the tables")
+    parser.add_argument("--results", type=Path, help="folder of results (default: neither records nor images)")
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--results", type=Path, help="the folder of results, if this workflow is a module of another")
-    parser.add_argument("targets", nargs="+")
     args = parser.parse_args(argv)
-    report(json.loads(args.config), args.targets, output=args.output, results=args.results)
+    report(
+        json.loads(args.studies),
+        args.folder,
+        args.output,
+        results=args.results,
+        configuration=json.loads(args.config),
+        line=os.environ.get(COMMAND, ""),
+    )
 
 
 if __name__ == "__main__":
