@@ -50,7 +50,7 @@ def test_there_is_a_row_per_snapshot_and_set_of_real_images(made):
     assert rows["images"].tolist() == [8, 4] * 3
     assert rows["k"].tolist() == [5, 3] * 3
     assert rows[[*METRICS, *(f"{metric}_floor" for metric in METRICS)]].notna().all(axis=None)
-    assert rows["note"].isna().all()
+    assert rows["trained_to_end"].notna().all()
 
 
 def test_measures_are_those_of_the_stored_images(made):
@@ -168,3 +168,22 @@ def test_a_table_of_an_arm_that_has_changed_is_refused(run, capsys):
     assert run.call("quality_table") == 1
     assert "has changed since it was written" in capsys.readouterr().err
     assert not (run.study / "copied.csv").exists()
+
+
+def test_a_training_of_a_few_steps_is_marked_and_copies_of_the_training_images_are_not(run):
+    rows = table(run, "quality.csv")
+    assert not rows["trained_to_end"].any()
+    assert rows["note"].str.contains("Fréchet distance to the training images").all()
+    subset = load_subset(run.file("subset"))
+    replaced(run.file("sample"), images=np.stack([np.resize(subset.images, (24, 1, 8, 8))] * 3))
+    for stage in ("score", "emm", "quality"):
+        assert run.call(stage) == 0
+    assert table(run, "quality.csv")["trained_to_end"].all()
+
+
+def test_without_a_training_log_the_images_alone_decide(run):
+    run.file("train", "training.csv").unlink()
+    assert run.call("quality") == 0
+    assert json.loads(run.record("quality").read_text())["unlogged"] == 1
+    notes = table(run, "quality.csv")["note"].fillna("")
+    assert not notes.str.contains("held-out loss").any()

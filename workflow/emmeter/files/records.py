@@ -143,6 +143,8 @@ class QualityRecord(Provenance):
     """Number of runs that were measured."""
     gone: int
     """Number of runs whose samples, subset or neighbours are no longer there."""
+    unlogged: int
+    """Number of measured runs without training.csv, so that the held-out loss is no sign of the training's end."""
 
 
 R = TypeVar("R", SubsetRecord, TrainingRecord, SamplingRecord, ScoreRecord, EmmRecord, QualityRecord)

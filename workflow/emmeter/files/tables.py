@@ -55,7 +55,7 @@ RUN_COLUMNS = ("n", "replicate", "role", "progress", "images_seen")
 QUALITY_COLUMNS = (
     *RUN_COLUMNS, "features", "against", "images", "k", "bandwidth",
     *(f"{metric}{part}" for metric in METRICS for part in ("", "_floor", "_floor_sd")),
-    "note",
+    "trained_to_end", "note",
 )  # fmt: skip
 COPIED_COLUMNS = (
     *RUN_COLUMNS, "images", "memorized", "train", "copied", "share", "share_low", "share_high", "reachable",
@@ -66,7 +66,7 @@ COPIED_IMAGE_COLUMNS = ("n", "replicate", "position", "index", "label", "copies"
 TEXT = frozenset({
     "study", "arm", "factor", "value", "status", "data", "budget", "rule", "snapshot", "note", "role", "baseline",
     "setting", "paired", "finding", "claim", "source", "expect", "arms", "verdict", "arm_keys", "within", "figure",
-    "forecast", "key", "features", "quantity", "against", "extrapolated", "order",
+    "forecast", "key", "features", "trained_to_end", "quantity", "against", "extrapolated", "order",
 })  # fmt: skip
 
 

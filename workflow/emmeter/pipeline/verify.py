@@ -82,7 +82,7 @@ class Verified:
                 ("gone", "files that are no longer there"),
                 ("elsewhere", "subsets whose data are not here"),
                 ("unreplayed", "searches whose scores are no longer there"),
-                ("unmeasured", "arms' quality whose samples are no longer there"),
+                ("unmeasured", "arms' quality whose samples or logs are no longer there"),
             )
             if count[name]
         ]
@@ -362,7 +362,8 @@ def _measured_again(output: Output, setup: Setup, done: Verified) -> None:
         done.counts["unmeasured"] += 1
         return
     measured = measure(setup, done.results, records.read(path, EmmRecord)["runs"])
-    if measured.gone != records.read(output.record, QualityRecord)["gone"]:
+    record = records.read(output.record, QualityRecord)
+    if (measured.gone, measured.unlogged) != (record["gone"], record["unlogged"]):
         done.counts["unmeasured"] += 1
         return
     done.counts["remeasured"] += 1

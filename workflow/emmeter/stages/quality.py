@@ -19,13 +19,14 @@ from emmeter.files.layout import FILES, RECORDS, record_settings, run_folder
 from emmeter.files.provenance import provenance
 from emmeter.files.records import EmmRecord, QualityRecord
 from emmeter.files.scores import read_neighbours, read_samples
-from emmeter.files.tables import COPIED_COLUMNS, COPIED_IMAGE_COLUMNS, QUALITY_COLUMNS
+from emmeter.files.tables import COPIED_COLUMNS, COPIED_IMAGE_COLUMNS, LOG_COLUMNS, QUALITY_COLUMNS, read_cells
 from emmeter.files.writing import write_csv, write_json
 from emmeter.measure.copied import Copied, copied
 from emmeter.measure.criterion import Neighbours, memorized, mirror_groups
 from emmeter.measure.quality.features import pixels
 from emmeter.measure.quality.floors import METRICS, Compared, against_held_out, against_train
 from emmeter.measure.results import SearchedRun
+from emmeter.measure.trained import judge
 from emmeter.settings import keys
 from emmeter.settings.sections import Setup
 
@@ -45,14 +46,17 @@ class Stored:
     """uint8 (s, m, C, H, W)."""
     neighbours: list[Neighbours]
     """One entry per snapshot."""
+    losses: list[tuple[float, float]]
+    """Training images seen and held-out loss, in the order of training; empty if there is no log."""
 
 
 @dataclass
 class Measured:
-    """Rows of the tables of an arm, by file name, and the number of runs whose files are gone."""
+    """Rows of the tables of an arm, by file name, and the numbers of runs whose files are gone (`QualityRecord`)."""
 
     tables: dict[str, list[dict[str, Any]]]
     gone: int = 0
+    unlogged: int = 0
 
 
 def quality(setup: Setup, *, record: Path, results: Path, folder: Path, key: str = "") -> None:
@@ -66,7 +70,7 @@ def quality(setup: Setup, *, record: Path, results: Path, folder: Path, key: str
         key: settings key for the record; by default computed from `setup`.
     Raises:
         DataError: a file has changed since it was written, or a subset is damaged.
-        StageError: samples or neighbours are damaged.
+        StageError: samples, neighbours or a training log are damaged.
         OSError: a file cannot be read or written.
     """
     started = time.monotonic()
@@ -79,6 +83,7 @@ def quality(setup: Setup, *, record: Path, results: Path, folder: Path, key: str
         "inputs": checksums.of(record),
         "runs": len(runs) - measured.gone,
         "gone": measured.gone,
+        "unlogged": measured.unlogged,
         **provenance(key or keys.key("quality", setup), started),
     }
     written = folder / RECORDS["quality"]
@@ -96,6 +101,7 @@ def measure(setup: Setup, results: Path, runs: Sequence[SearchedRun]) -> Measure
             measured.gone += 1
             rows += [unmeasured(snapshot, GONE) for snapshot in snapshots_of(run)]
             continue
+        measured.unlogged += not stored.losses
         rows += quality_rows(setup, run, stored)
         found = copied_at(setup, stored)
         shares += copied_rows(run, found)
@@ -108,7 +114,7 @@ def read_run(setup: Setup, results: Path, run: SearchedRun) -> Stored | None:
 
     Raises:
         DataError: a file has changed since it was written, or the subset is damaged.
-        StageError: samples or neighbours are damaged.
+        StageError: samples, neighbours or the training log are damaged.
     """
 
     def path(stage: keys.Stage, name: str) -> Path:
@@ -118,7 +124,22 @@ def read_run(setup: Setup, results: Path, run: SearchedRun) -> Stored | None:
     neighbours = path("score", "neighbours.npz")
     if not all(path.is_file() for path in (subset, samples, neighbours)):
         return None
-    return Stored(load_subset(subset), read_samples(samples)["images"], read_neighbours(neighbours))
+    losses = held_out_losses(path("train", "training.csv"))
+    return Stored(load_subset(subset), read_samples(samples)["images"], read_neighbours(neighbours), losses)
+
+
+def held_out_losses(log: Path) -> list[tuple[float, float]]:
+    """Training images seen and held-out loss of the rows of training.csv that have one; empty if it is not there.
+
+    Raises:
+        DataError: the file has changed since it was written.
+        StageError: it has other columns.
+    """
+    if not log.is_file():
+        return []
+    checksums.check([log])
+    rows = read_cells([log], LOG_COLUMNS).to_dict("records")
+    return [(float(row["images_seen"]), float(row["held_out_loss"])) for row in rows if row["held_out_loss"]]
 
 
 def snapshots_of(run: SearchedRun) -> Iterator[dict[str, Any]]:
@@ -148,9 +169,15 @@ def quality_rows(setup: Setup, run: SearchedRun, stored: Stored) -> list[dict[st
             HELD_OUT: against_held_out(sets, held_out, k=k, most=most, draws=draws),
         }
         for number, about in enumerate(snapshots_of(run)):
+            beside = compared[TRAINING]
+            losses = [(seen, loss) for seen, loss in stored.losses if seen <= about["images_seen"]]
+            trained = judge(None if beside is None else beside[number], losses)
             for against, results in compared.items():
-                named = {**about, "features": space, "against": against}
-                rows.append(unmeasured(named, FEW) if results is None else {**named, **cells(results[number])})
+                named = {**about, "features": space, "against": against, "trained_to_end": trained.to_end}
+                note = "" if trained.to_end is not False else "; ".join(trained.signs)
+                rows.append(
+                    unmeasured(named, FEW) if results is None else {**named, **cells(results[number]), "note": note}
+                )
     return rows
 
 
@@ -162,7 +189,7 @@ def pool(images: np.ndarray, most: int) -> np.ndarray:
 
 def cells(compared: Compared) -> dict[str, Any]:
     """Cells of a comparison, by the columns of quality.csv."""
-    row: dict[str, Any] = {"images": compared.images, "k": compared.k, "bandwidth": compared.bandwidth, "note": ""}
+    row: dict[str, Any] = {"images": compared.images, "k": compared.k, "bandwidth": compared.bandwidth}
     parts = {"": compared.generated, "_floor": compared.floor, "_floor_sd": compared.floor_sd}
     for end, measures in parts.items():
         values = asdict(measures)
