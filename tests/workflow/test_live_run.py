@@ -52,7 +52,7 @@ def test_dry_runs_answer_in_sentences(project):
     project.change("search.epsilon", 0.2)
     assert [line.partition(" runs ")[0] for line in dry(project, "labels")] == [
         "labels: epsilon changed from 0.1 to 0.2: all 2",
-        "tables and figures will be made again",
+        "tables, figures and the page of the study will be made again",
     ]
 
 

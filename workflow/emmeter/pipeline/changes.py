@@ -58,9 +58,9 @@ def again(stats: Mapping[str, int], reasons: Mapping[str, Collection[str]], new:
         if known and stats.get(rule, 0):
             count = stats[rule]
             lines.append(f"{rule}: {counted(count, 'job')} again, because {' and '.join(known)}")
-    tables = [rule for rule in ("study", "figures", "report") if stats.get(rule)]
+    tables = [rule for rule in ("study", "figures", "report", "study_report") if stats.get(rule)]
     if tables and not new and not lines:
-        words = {"study": "tables", "figures": "figures", "report": "the page"}
+        words = {"study": "tables", "figures": "figures", "report": "the page", "study_report": "the page of the study"}
         lines.append(f"{_listed([words[rule] for rule in tables])} will be made again")
     return lines
 

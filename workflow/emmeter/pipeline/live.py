@@ -33,6 +33,7 @@ TABLES = {
     "onset_figure": "figures",
     "budget_figure": "figures",
     "progress_figure": "figures",
+    "study_report": "page",
 }
 KNOWN_FAILURES = ("RuleException", "CalledProcessError")  # what a failed job's own log says better
 TELLS_NOTHING = "At least one job did not complete successfully"
