@@ -98,7 +98,7 @@ def test_new_images_pass(place, capsys):
     assert audit("new", "--train", "train", "-o", "out") == 0
     output = capsys.readouterr().out
     assert "0 of 400 generated images (0 %, at most 0.746 %)" in output and "PASSED" in output
-    assert sorted(os.listdir(place / "out")) == ["SHA256SUMS", "audit.json", "images.csv", "training.csv"]
+    assert sorted(os.listdir(place / "out")) == ["SHA256SUMS", "audit.html", "audit.json", "images.csv", "training.csv"]
 
 
 def test_too_few_images_leave_it_undecided(place, capsys):
@@ -241,7 +241,7 @@ REFUSALS = [
     (["copies", "--train", "train", "--fail-above", "1"], "must be a share from 0 to below 1"),
     (["copies", "--train", "train", "--fail-above", "nan"], "must be a share from 0 to below 1"),
     (["copies", "--train", "train", "--memory", "much"], "must be a size such as 4GB"),
-    (["copies", "--train", "train", "--memory", "10MB"], "must be at least 1GB"),
+    (["copies", "--train", "train", "--memory", "10MB"], "must be at least 1500MB"),
     (["copies", "--train", "train", "--resize", "0"], "must be a number of pixels from 1 to 4096"),
     (["copies", "--train", "train", "--group-pattern", "("], "is not a regular expression"),
     (["copies", "--train", "train", "--group-pattern", "x"], "matches no name, such as 00000.png"),

@@ -7,7 +7,7 @@ from pathlib import Path
 from emmeter.data.collection.gather import Collection
 from emmeter.measure.audit import THRESHOLDS, Audit, Criterion
 
-SMALLEST_MEMORY = 1_000_000_000
+SMALLEST_MEMORY = 1_500_000_000  # bytes, of which the program itself needs most
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def parse_memory(text: str) -> int:
     """Read a size such as 4GB, 800MB or 2GiB, in bytes.
 
     Raises:
-        ValueError: it is no size, or less than 1 GB.
+        ValueError: it is no size, or less than `SMALLEST_MEMORY`.
     """
     units = {"gib": 2**30, "mib": 2**20, "gb": 10**9, "mb": 10**6, "g": 10**9, "m": 10**6}
     lower = text.strip().lower()
@@ -86,5 +86,5 @@ def parse_memory(text: str) -> int:
     except (ValueError, KeyError, OverflowError):
         raise ValueError(f"{text!r}: must be a size such as 4GB or 1500MB") from None
     if size < SMALLEST_MEMORY:
-        raise ValueError(f"{text!r}: must be at least 1GB, of which the program itself needs most")
+        raise ValueError(f"{text!r}: must be at least 1500MB, of which the program itself needs most")
     return size

@@ -70,26 +70,35 @@ def lines(audited: Audited, redact: bool) -> list[str]:
         f"{width}x{height}x{channels}"
     ]
     for finding in result.findings:
-        spoken += _criterion(finding, audited, redact)
+        spoken += criterion_lines(finding, audited, redact)
     if result.equal:
         spoken.append(f"{_images(result.equal)} equal a training image in every pixel")
     if result.leaked:
         spoken.append(
             f"held-out images that equal a training image: {result.leaked:,}; the excess is too small, remove them"
         )
-    if (nearer := result.nearer) is not None and nearer.share is not None:
-        spoken.append(
-            f"nearer to a training image than to any held-out image: {percent(nearer.share.share)} "
-            f"({interval(nearer.share)}); {percent(nearer.expected)} is expected of new images, more means copying"
-        )
+    if line := nearer_line(audited):
+        spoken.append(line)
     return [*spoken, verdict(audited)]
+
+
+def nearer_line(audited: Audited) -> str:
+    """The share of generated images that are nearer to training than to held-out images; empty without them."""
+    nearer = audited.result.nearer
+    if nearer is None or nearer.share is None:
+        return ""
+    return (
+        f"nearer to a training image than to any held-out image: {percent(nearer.share.share)} "
+        f"({interval(nearer.share)}); {percent(nearer.expected)} is expected of new images, more means copying"
+    )
 
 
 def _images(count: int) -> str:
     return f"{count:,} generated image{'s' * (count != 1)}"
 
 
-def _criterion(finding: Finding, audited: Audited, redact: bool) -> list[str]:
+def criterion_lines(finding: Finding, audited: Audited, redact: bool) -> list[str]:
+    """What one criterion finds, one sentence each: copies, held-out images, training images that were copied."""
     name, rate = finding.criterion.name, finding.generated.rate
     spoken = [
         f"{name}: {rate.count:,} of {rate.of:,} generated images ({percent(rate.share)}, {interval(rate)}) are copies; "

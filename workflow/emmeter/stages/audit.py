@@ -15,15 +15,16 @@ from emmeter.data.collection.store import Store
 from emmeter.errors import DataError, SettingsError
 from emmeter.files import checksums
 from emmeter.files.tables import AUDIT_IMAGE_COLUMNS, AUDIT_TRAINING_COLUMNS
-from emmeter.files.writing import write_csv, write_json
+from emmeter.files.writing import write_csv, write_json, write_text
 from emmeter.measure import audit as measured
 from emmeter.measure import features as feature_space
 from emmeter.measure.audit import SURROUNDING, Audit, Criterion, Finding, Images
 from emmeter.measure.proximity import Blocks, Nearest, Search, Training, first_equal, numbered
+from emmeter.presentation.audit_page import page
 from emmeter.presentation.audit_tables import held_out_rows, image_rows, record, training_rows
 
-RECORD = "audit.json"
-OVERHEAD = 700_000_000  # bytes of Python, of the libraries and of the engines' blocks
+RECORD, PAGE = "audit.json", "audit.html"
+OVERHEAD = 1_000_000_000  # bytes of Python, of the libraries and of the engines' blocks
 LEAST = 250_000_000  # bytes of images in memory
 
 Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
@@ -214,7 +215,7 @@ def _mirrored(compute: feature_space.Network, images: np.ndarray) -> np.ndarray:
 
 
 def write(audited: Audited, folder: Path, *, redact: bool = False) -> None:
-    """Write the tables and the record of an audit into a folder.
+    """Write the tables, the page and the record of an audit into a folder.
 
     The record `audit.json` is written last and is absent until all other files are complete.
 
@@ -228,12 +229,13 @@ def write(audited: Audited, folder: Path, *, redact: bool = False) -> None:
         "training.csv": (AUDIT_TRAINING_COLUMNS, training_rows(audited, redact)),
         "held_out.csv": (AUDIT_IMAGE_COLUMNS, held_out_rows(audited, redact)),
     }
-    for name in (RECORD, *tables):
+    for name in (RECORD, PAGE, *tables):
         (folder / name).unlink(missing_ok=True)
     written = []
     for name, (columns, rows) in tables.items():
         if rows:
             write_csv(folder / name, columns, rows)
             written.append(folder / name)
+    write_text(folder / PAGE, page(audited, redact))
     write_json(folder / RECORD, record(audited, redact))
-    checksums.record(*written, folder / RECORD)
+    checksums.record(*written, folder / PAGE, folder / RECORD)

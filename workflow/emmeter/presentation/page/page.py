@@ -4,11 +4,9 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from statistics import median
 from typing import Any
 
-import jinja2
 from markupsafe import Markup
 
 from emmeter.presentation.curves_figure import counted_rows
@@ -17,6 +15,7 @@ from emmeter.presentation.page.intervals import Axis, axis
 from emmeter.presentation.page.material import File, Material, StudyMaterial
 from emmeter.presentation.page.origin import Origin, data_line, origin
 from emmeter.presentation.page.studies import GROUPS, Download, StudyPart, download, study_part
+from emmeter.presentation.page.templates import render
 from emmeter.presentation.page.words import NBSP, fraction, listed, percent, span
 from emmeter.presentation.tables import answer, budget_words
 
@@ -60,18 +59,7 @@ class Page:
 
 def page(material: Material) -> str:
     """The page as HTML."""
-    return _environment().get_template("page.html.j2").render(page=content(material))
-
-
-@cache
-def _environment() -> jinja2.Environment:
-    return jinja2.Environment(
-        loader=jinja2.PackageLoader("emmeter.presentation.page", "."),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
+    return render("page.html.j2", page=content(material))
 
 
 def content(material: Material) -> Page:
