@@ -7,6 +7,7 @@ As a program it takes a picture of a page, such as the one in the README:
 
 import argparse
 import base64
+import fcntl
 import json
 import os
 import shutil
@@ -35,9 +36,14 @@ class Browser:
         options = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--no-first-run"]
         options += ["--disable-background-networking", f"--user-data-dir={self.folder.name}", "--remote-debugging-pipe"]
         # The browser reads commands from descriptor 3 and writes answers to descriptor 4; the shell puts them there.
+        # They must not be 3 or 4 already, and not every shell names descriptors of two digits.
+        moved = [fcntl.fcntl(end, fcntl.F_DUPFD, 10) for end in (commands, answers)]
+        os.close(commands)
+        os.close(answers)
+        commands, answers = moved
         script = f'exec "$@" 3<&{commands} 4>&{answers}'
         self.process = subprocess.Popen(
-            ["sh", "-c", script, "sh", program() or "chromium", *options],
+            ["bash", "-c", script, "bash", program() or "chromium", *options],
             pass_fds=(commands, answers), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         os.close(commands)
