@@ -21,7 +21,9 @@ from emmeter.settings.keys import Stage, key, stage_settings
 from emmeter.settings.sections import Setup
 from emmeter.settings.validation import read_setup
 
-HEAD = re.compile(r".+: N = \d+, replicate \d+|(subset|train|sample|score|emm): (?!error).*")  # the first lines of logs
+HEAD = re.compile(
+    r".+: N = \d+, replicate \d+|(subset|train|sample|score|emm): (?!error).*|end: .*"
+)  # head and end of logs
 CONTENT: dict[str, Any] = {
     "data": {"source": "digits", "held_out": 8},
     "network": {"channels": 8, "multipliers": [1, 1], "blocks": 1, "attention": [4], "dropout": 0.1},
@@ -41,7 +43,7 @@ STAGES: tuple[Stage, ...] = ("subset", "train", "sample", "score", "emm", "quali
 
 
 def messages(errors: str) -> list[str]:
-    """The lines of standard error without the head of the log."""
+    """The lines of standard error without the head and the end of the log."""
     return [line for line in errors.splitlines() if not HEAD.fullmatch(line)]
 
 

@@ -20,7 +20,7 @@ from emmeter.measure.engines import SLACK
 from emmeter.measure.estimate import wilson
 from emmeter.settings.validation import read_setup
 from emmeter.stages.score import GALLERY, count_copies, even_ranks
-from one_run import call
+from one_run import call, messages
 
 VECTORS = Path(__file__).parents[1] / "vectors"
 
@@ -287,7 +287,7 @@ def scored(folder: Path, **scoring: Any) -> Place:
 
 
 def one_error(capsys) -> str:
-    lines = capsys.readouterr().err.splitlines()
+    lines = messages(capsys.readouterr().err)
     assert len(lines) == 1, lines
     assert lines[0].startswith("error: ")
     return lines[0]
