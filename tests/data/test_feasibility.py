@@ -241,3 +241,11 @@ def test_a_fault_of_the_second_source_names_its_own_setting():
     data = Data(source="digits", mixture="digits", mixture_share=0.5, mixture_classes=[10])
     rule = "must be among 0 to 9 for digits"
     assert feasibility.data_faults(data, datasets.describe(data)) == [Fault("data.mixture_classes", "[10]", rule)]
+
+
+def test_networks_for_quality_that_are_not_here_are_faults_before_any_job():
+    setup = digits(quality={"features": ["pixels", "torchscript:nowhere.pt"]})
+    assert faults(setup) == [
+        "quality.features = 'torchscript:nowhere.pt': nowhere.pt: no such file: must be a TorchScript file"
+    ]
+    assert faults(digits(quality={"features": ["torchscript:nowhere.pt"], "enabled": False})) == []

@@ -220,6 +220,30 @@ def test_seconds_of_a_run_by_hand():
     assert SPEED.seconds(Cost(0, 0, 4 * 10**9, 0)) == pytest.approx(3 + 2 + PER_RUN)  # no training, no job for it
 
 
+def test_quality_is_part_of_the_duration_until_it_has_been_measured(tmp_path):
+    settings = configuration({"a": {"x": {}, "y": {"data.labels": "unique"}}, "b": {"x": {}}})
+    index = index_of(settings, tmp_path / "results")
+    first, second = plan(index.settings, index)
+    assert first.quality > second.quality == 0  # the arm of the second study is one of the first
+    measuring = Planned("a", 1, 0, {}, [], quality=8.0)
+    assert duration([measuring], SPEED) == PER_WORKFLOW + 8.0 / SPEED.jobs
+    for setup in (arm.setup for arm in index.settings.studies[0].arms):
+        folder = layout.quality_folder(index.results, keys.key("quality", setup))
+        folder.mkdir(parents=True)
+        (folder / "quality.json").write_text("{}")
+    assert [study.quality for study in plan(index.settings, index)] == [0, 0]
+    off = configuration({"a": {"x": {}}}, quality={"enabled": False})
+    assert planned(off)[0].quality == 0
+
+
+def test_networks_for_quality_take_their_time(tmp_path):
+    def quality(names):
+        return planned(configuration({"a": {"x": {}}}, quality={"features": names}))[0].quality
+
+    (tmp_path / "network.pt").touch()
+    assert quality(["pixels", f"torchscript:{tmp_path}/network.pt"]) > quality(["pixels"]) + 1
+
+
 def test_duration_by_hand():
     run = Cost(1, 10**9, 2 * 10**9, 0)
     assert SPEED.seconds(run) == pytest.approx(8 + PER_RUN)

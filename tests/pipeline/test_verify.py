@@ -314,7 +314,7 @@ def test_quality_whose_samples_are_gone_is_counted(own):
     own.file("sample").unlink()
     verified = verify(own.results)
     assert verified.mismatches == []
-    assert "1 arms' quality whose samples or logs are no longer there" in verified.summary()
+    assert "1 arms' quality whose samples, logs or networks are not here" in verified.summary()
 
 
 def test_the_sample_of_scores_is_that_of_the_seed(own):

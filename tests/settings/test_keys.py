@@ -35,18 +35,18 @@ def merged(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
 # Frozen: a change here makes all results of all users again.  Only a deliberate change is right.
 
 FROZEN: list[tuple[dict[str, Any], list[str]]] = [
-    ({}, ["dc9a6758ab", "b745f53232", "bb9b4fd04c", "b340ea76f6", "d9f81c1c54", "c92154d983"]),
+    ({}, ["dc9a6758ab", "b745f53232", "bb9b4fd04c", "b340ea76f6", "d9f81c1c54", "2af298ecf4"]),
     (
         {"diffusion": {"preconditioning": "edm"}, "training": {"optimizer": "sgd", "weight_decay": 0.1}},
-        ["dc9a6758ab", "a49248fa02", "0465985958", "0ab69e66ba", "0631b376c2", "1cf718bbe2"],
+        ["dc9a6758ab", "a49248fa02", "0465985958", "0ab69e66ba", "0631b376c2", "ad0df3099e"],
     ),
     (
         {"diffusion": {"denoiser": "optimum"}, "data": {"source": "digits", "labels": "unique"}},
-        ["0c67097511", "464ff6e5c2", "567060883e", "d4f5ad2280", "2356a92e47", "5a1dee175d"],
+        ["0c67097511", "464ff6e5c2", "567060883e", "d4f5ad2280", "2356a92e47", "1c4dd8ab5e"],
     ),
     (
         {"scoring": {"mirrored": True}},
-        ["dc9a6758ab", "b745f53232", "bb9b4fd04c", "2d3307a670", "18001f5b88", "a26ba90d72"],
+        ["dc9a6758ab", "b745f53232", "bb9b4fd04c", "2d3307a670", "18001f5b88", "0e37fc88f7"],
     ),
 ]
 
@@ -135,6 +135,7 @@ LEAVES: dict[str, tuple[Any, dict[str, Any], str | None]] = {
     "search.grid": ([100, 200], {}, "emm"),
     "search.replicates": (3, {}, "emm"),
     "quality.enabled": (False, {}, None),
+    "quality.features": (["efficientnet-lite0"], {}, "quality"),
     "quality.neighbours": (3, {}, "quality"),
     "quality.images": (500, {}, "quality"),
     "quality.draws": (5, {}, "quality"),

@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from emmeter.data.subset import load as load_subset
 from emmeter.files import checksums
@@ -187,3 +188,30 @@ def test_without_a_training_log_the_images_alone_decide(run):
     assert json.loads(run.record("quality").read_text())["unlogged"] == 1
     notes = table(run, "quality.csv")["note"].fillna("")
     assert not notes.str.contains("held-out loss").any()
+
+
+def test_several_spaces_of_features_have_rows_of_their_own(made, tmp_path):
+    network = tmp_path / "halves.pt"
+    torch.jit.script(torch.nn.AvgPool2d(4)).save(str(network))
+    shutil.copytree(made.results, tmp_path / "results")
+    name = f"torchscript:{network}"
+    pipeline = Pipeline(tmp_path / "results", CONTENT | {"quality": {"features": ["pixels", name]}})
+    assert pipeline.call("quality") == 0
+    rows = table(pipeline, "quality.csv")
+    assert rows["features"].tolist() == ["pixels"] * 6 + [name] * 6
+    first = rows[rows["features"] == "pixels"].reset_index(drop=True)
+    pd.testing.assert_frame_equal(first, table(made, "quality.csv"), check_dtype=False)
+    assert (rows[rows["features"] == name]["frechet"].to_numpy() != first["frechet"].to_numpy()).all()
+    record = json.loads(pipeline.record("quality").read_text())
+    assert record["inputs"]["halves.pt"] == checksums.sha256(network)
+
+
+def test_a_network_that_fails_is_one_line_and_nothing_is_written(made, tmp_path, capsys):
+    network = tmp_path / "large.pt"
+    torch.jit.script(torch.nn.AvgPool2d(64)).save(str(network))
+    shutil.copytree(made.results, tmp_path / "results")
+    pipeline = Pipeline(tmp_path / "results", CONTENT | {"quality": {"features": [f"torchscript:{network}"]}})
+    assert pipeline.call("quality") == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {network}: fails on images of shape (3, 8, 8)")
+    assert not pipeline.folder("quality").exists()

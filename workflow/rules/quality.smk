@@ -8,12 +8,14 @@ rule quality:
         tables=[PATHS.quality_file(name) for name in emm_layout.FILES["quality"]],
     log:
         "logs/quality/{key}.log",
-    localrule: True
+    localrule: SETTINGS.base.quality.features == ["pixels"]
     conda:
         environment("envs/cpu.yaml")
     params:
         settings=stage_json("quality"),
         folder=lambda wildcards, output: os.path.dirname(output.record),
+        # Without networks of the user it is `...`, which Snakemake does not record, as if there were no such parameter.
+        weights=lambda wildcards: INDEX.weights_signature(wildcards.key) or ...,
     message:
         "quality of the images of arm {wildcards.key}"
     shell:

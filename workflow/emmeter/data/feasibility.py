@@ -13,8 +13,9 @@ import numpy as np
 from emmeter.data.images import Copies, Facts, parts
 from emmeter.data.ordering import mixed, mixture_share, order
 from emmeter.errors import Fault
+from emmeter.measure.quality import features
 from emmeter.measure.search import ends, ladder
-from emmeter.settings.sections import Data, Setup
+from emmeter.settings.sections import Data, Quality, Setup
 from emmeter.settings.sources import is_own
 
 NEAR = 1.15  # factor by which sigma_data may differ from that of the images without a notice
@@ -70,7 +71,14 @@ def fitted(setup: Setup, facts: Facts) -> Setup:
 
 def faults(setup: Setup, facts: Facts) -> list[Fault]:
     """One fault per setting that the data set makes impossible."""
-    return data_faults(setup.data, facts) or _network_faults(setup, facts) + _search_faults(setup, facts)
+    of_data = data_faults(setup.data, facts) or [*_network_faults(setup, facts), *_search_faults(setup, facts)]
+    return of_data + _quality_faults(setup.quality)
+
+
+def _quality_faults(quality: Quality) -> list[Fault]:
+    """Faults of spaces of features whose networks are not on this machine."""
+    names = quality.features if quality.enabled else []
+    return [Fault("quality.features", repr(name), lack) for name in names if (lack := features.missing(name))]
 
 
 def data_faults(data: Data, facts: Facts) -> list[Fault]:

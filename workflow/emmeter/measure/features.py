@@ -24,19 +24,37 @@ class Pictures(Protocol):
 
 
 def network(path: Path) -> Network:
-    """Load a network from a TorchScript file.
-
-    The network receives float32 (n, 3, H, W) from 0 to 1 and returns (n, f), or more axes, which are flattened.
+    """Load a network from a TorchScript file, as `torchscript` does.
 
     Returns:
         A function from uint8 (n, C, H, W) to float32 (n, f), each row of length 1.
     Raises:
         DataError: the file is missing or no TorchScript.
     """
+    compute = torchscript(path)
+
+    def features(images: np.ndarray) -> np.ndarray:
+        rows = compute(images)
+        norms = np.linalg.norm(rows, axis=1, keepdims=True)
+        return rows / np.where(norms > 0, norms, 1)
+
+    return features
+
+
+def torchscript(path: Path) -> Network:
+    """Load a network from a TorchScript file.
+
+    The network receives float32 (n, 3, H, W) from 0 to 1 and returns (n, f), or more axes, which are flattened.
+
+    Returns:
+        A function from uint8 (n, C, H, W) to float32 (n, f).
+    Raises:
+        DataError: the file is missing or no TorchScript.
+    """
     import torch
 
     if not path.is_file():
-        raise DataError(f"{path}: no such file; --features names a TorchScript file (torch.jit.save)")
+        raise DataError(f"{path}: no such file: must be a TorchScript file (torch.jit.save)")
     try:
         with warnings.catch_warnings():  # torch plans to replace the format
             warnings.simplefilter("ignore", FutureWarning)
@@ -57,8 +75,7 @@ def network(path: Path) -> Network:
             raise DataError(f"{path}: fails on images of shape {shape} ({_last(error)}); see docs/audit.md") from None
         if not np.isfinite(rows).all():
             raise DataError(f"{path}: gives values that are no numbers")
-        norms = np.linalg.norm(rows, axis=1, keepdims=True)
-        return rows / np.where(norms > 0, norms, 1)
+        return rows
 
     return features
 

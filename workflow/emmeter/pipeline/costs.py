@@ -14,11 +14,12 @@ from emmeter.measure.quality.floors import draws_of
 from emmeter.measure.search import SATURATED
 from emmeter.pipeline.index import Index
 from emmeter.settings.keys import key
-from emmeter.settings.sections import Setup
+from emmeter.settings.sections import PIXELS, Setup
 
 OFF = 0.5  # octaves from search.start to the EMM that the plan assumes
 START = 3.0  # seconds of a job's start, if not measured
 START_PLAIN = 1.5  # seconds of the start of a job without torch
+PER_FEATURES = 0.1  # seconds per image of EfficientNet-Lite0, and of a network of the user, as far as is known
 PER_RUN = 2.0  # seconds per run for Snakemake, files, evaluation and scoring
 
 
@@ -146,7 +147,10 @@ class Costs:
         snapshots = len(setup.training.snapshots) if setup.diffusion.denoiser == "network" else 1
         most = min(setup.quality.images, setup.sampling.images, setup.data.held_out)
         seconds = START_PLAIN
+        networks = sum(name != PIXELS for name in setup.quality.features)
         for run in runs:
+            generated, real = min(setup.quality.images, setup.sampling.images), run.n + setup.data.held_out
+            seconds += PER_FEATURES * networks * (snapshots * generated + min(real, 3 * setup.quality.images))
             for count in (min(most, run.n), most // 2):  # against the training and against the held-out images
                 smaller = min(count, pixels)
                 once = 2e-4 + 6e-8 * count**2 + 2e-10 * count**2 * pixels + 5e-10 * count * smaller**2

