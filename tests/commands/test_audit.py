@@ -120,6 +120,16 @@ def test_the_example_passes_and_fails(generated, status, tmp_path):
     assert audit(example / f"{generated}.npz", *arguments, "-o", tmp_path / "out") == status
 
 
+@pytest.mark.slow
+def test_the_table_of_changes_can_be_made_for_any_images(tmp_path):
+    example = ROOT / "examples/audit"
+    command = [sys.executable, example / "changes.py", example / "train.npz", example / "new.npz"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    shares = {row.split(" | ")[0].strip("| "): row.split(" | ")[1] for row in done.stdout.splitlines()}
+    assert float(shares["noise, standard deviation 8"].split()[0]) > 95 and shares["new images"] == "0 %"
+
+
 def test_mirror_images_count_if_asked(place):
     audit("copies", "--train", "train", "--mirrored", "-o", "out")
     images = rows(place / "out/images.csv")

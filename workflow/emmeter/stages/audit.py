@@ -1,5 +1,6 @@
 """The audit compares generated images with training images, as files of any origin, and writes what it finds."""
 
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
@@ -17,6 +18,7 @@ from emmeter.files import checksums
 from emmeter.files.tables import AUDIT_IMAGE_COLUMNS, AUDIT_TRAINING_COLUMNS
 from emmeter.files.writing import write_csv, write_json, write_text
 from emmeter.measure import audit as measured
+from emmeter.measure import engines
 from emmeter.measure import features as feature_space
 from emmeter.measure.audit import SURROUNDING, Audit, Criterion, Finding, Images
 from emmeter.measure.proximity import Blocks, Nearest, Search, Training, first_equal, numbered
@@ -25,6 +27,7 @@ from emmeter.presentation.audit_tables import held_out_rows, image_rows, record,
 
 RECORD, PAGE = "audit.json", "audit.html"
 OVERHEAD = 1_000_000_000  # bytes of Python, of the libraries and of the engines' blocks
+SMALL_IMAGE = 64  # values of an image, at least
 LEAST = 250_000_000  # bytes of images in memory
 
 Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
@@ -79,7 +82,7 @@ def audit(
         return spool if size > available else None
 
     with progress("reading images", sum(len(source.names) for source in sources)) as tick:
-        collections = gather(sources, options.resize, folder, tick)
+        collections = gather(sources, options.resize, folder, _preloading(sources, tick))
     made, trained, *others = collections
     groups = grouped(trained, options.group_pattern)
     same = first_equal(trained.digests, trained.mirrored_digests if options.mirrored else None)
@@ -91,6 +94,22 @@ def audit(
     held = others[0] if others else None
     result = _compared(made, training, held, options, sizes, progress)
     return Audited(result, options, made, trained, held, groups)
+
+
+def _preloading(sources: Sequence[Source], tick: Callable[[int], None]) -> Callable[[int], None]:
+    """A `tick` that at its first call begins to import the libraries of large searches, beside the reading.
+
+    By then the processes that read have been forked, which must not happen with these libraries loaded.
+    """
+    generated, train = (len(source.names) for source in sources[:2])
+    waiting = [threading.Thread(target=engines.preload)] if generated * train * SMALL_IMAGE >= engines.SMALL else []
+
+    def first(count: int) -> None:
+        if waiting:
+            waiting.pop().start()
+        tick(count)
+
+    return first
 
 
 def _check(options: Options) -> None:

@@ -17,6 +17,7 @@ An engine is used only if a test in the same process finds it right (`trials`). 
 for products of bytes, for example, libraries overflow without an error.
 """
 
+import contextlib
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -123,6 +124,14 @@ def tested(engine: Engine, pixels: int) -> Engine:
         return engine.propose(query, base, wanted)
 
     return replace(engine, propose=propose)
+
+
+def preload() -> None:
+    """Import the libraries of the engines for large sets, so that a search afterwards starts at once."""
+    if sys.platform != "darwin":  # where they must not be loaded together
+        with contextlib.suppress(ImportError, OSError):
+            import faiss  # noqa: F401
+            import torch  # noqa: F401
 
 
 def gpu_present() -> bool:
