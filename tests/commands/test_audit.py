@@ -126,7 +126,7 @@ def test_the_table_of_changes_can_be_made_for_any_images(tmp_path):
     command = [sys.executable, example / "changes.py", example / "train.npz", example / "new.npz"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    shares = {row.split(" | ")[0].strip("| "): row.split(" | ")[1] for row in done.stdout.splitlines()}
+    shares = {row.split(" | ")[0].strip("| "): row.split(" | ")[1] for row in done.stdout.splitlines()[2:]}
     assert float(shares["noise, standard deviation 8"].split()[0]) > 95 and shares["new images"] == "0 %"
 
 
