@@ -15,10 +15,11 @@ import pytest
 from markupsafe import Markup
 from PIL import Image
 
-from emmeter.files.tables import EMM_COLUMNS, FINDING_COLUMNS, frame
+from emmeter.files.tables import ARM_COLUMNS, COPIED_COLUMNS, EMM_COLUMNS, FINDING_COLUMNS, QUALITY_COLUMNS, frame
+from emmeter.files.writing import write_csv
 from emmeter.presentation import page as package
 from emmeter.presentation import style
-from emmeter.presentation.page import claims, studies
+from emmeter.presentation.page import claims, gallery, studies
 from emmeter.presentation.page.intervals import FARTHEST, axis
 from emmeter.presentation.page.words import fraction, listed
 from emmeter.stages.report import report
@@ -291,6 +292,44 @@ def test_lists_and_fractions_in_words():
     assert [fraction(value) for value in (1 / 3, 0.333333, 0.25, 0.4)] == ["1/3", "1/3", "1/4", "0.4"]
 
 
+# ---- image quality
+
+
+def measured_study(tmp_path, ended: str):
+    """The made-up study with measures of quality of one arm: two snapshots of a run near EMM, and a run far from it."""
+    tables = tmp_path / "made_up"
+    tables.mkdir()
+    made_up.write(tables)
+    run = {"study": "made_up", "arm": "large", "value": "8", "replicate": 0, "role": "confirm", "images_seen": 1}
+    measures = dict.fromkeys(QUALITY_COLUMNS, 0.5) | {
+        "features": "pixels",
+        "against": "training",
+        "images": 80,
+        "note": "",
+    }
+    runs = [run | {"n": n, "progress": progress} for n, progress in ((90, 0.5), (90, 1.0), (640, 1.0))]
+    rows = [measures | each | {"precision": each["progress"] * 0.9, "trained_to_end": ended} for each in runs]
+    counts = [each | {"images": 500, "memorized": 9, "train": 90, "copied": each["progress"] * 40} for each in runs]
+    write_csv(tables / "quality.csv", (*ARM_COLUMNS, *QUALITY_COLUMNS), rows)
+    empty = dict.fromkeys(COPIED_COLUMNS)
+    write_csv(tables / "copied.csv", (*ARM_COLUMNS, *COPIED_COLUMNS), [empty | each for each in counts])
+    report([outline(made_up.description())], tmp_path, tmp_path / "report.html")
+    return Reader((tmp_path / "report.html").read_text(encoding="utf-8")).text
+
+
+def test_quality_is_that_of_the_last_snapshot_of_the_run_nearest_to_emm(tmp_path):
+    text = measured_study(tmp_path, "True")
+    assert "Image quality, compared by pixels" in text
+    assert "large 90 0.50 (0.50) 0.90 (0.50) 0.50 (0.50) 0.50 (0.50) 0.50 (0.50) 40 of 90 yes" in text
+    assert "Not trained to the end:" not in text
+
+
+def test_an_arm_that_was_not_trained_to_the_end_is_marked_at_the_head_and_in_its_row(tmp_path):
+    text = measured_study(tmp_path, "False")
+    assert "Not trained to the end: at least half of the runs of large" in text
+    assert "2 of its 2 runs were not trained to the end: EMM is that of unfinished models." in text
+
+
 # ---- drawings
 
 
@@ -319,7 +358,7 @@ def test_open_ends_have_arrows(ends, arrows, dots):
 
 def test_the_picture_of_a_column_holds_the_images_exactly():
     images = [noise(8), noise(8)[::-1], noise(8)[:, ::-1]]
-    data = base64.b64decode(studies.column(images).partition(",")[2])
+    data = base64.b64decode(gallery.column(images).partition(",")[2])
     picture = np.asarray(Image.open(io.BytesIO(data)))
     for number, image in enumerate(images):
         part = picture[number * 9 : number * 9 + 8]

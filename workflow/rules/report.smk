@@ -5,10 +5,11 @@ def page_inputs(studies):
         names = [wildcards.study] if studies is None else studies
         for name in names:
             look(name)
+        kept = {name: emm_paths.MEASURED if INDEX.quality_files(name) else () for name in names}
         tables = [f"{EXPERIMENT}/{name}/{table}.csv" for name in names for table in emm_paths.TABLES]
-        return tables + [
-            path for name in names for file in ("emm.json", "gallery.npz") for path in PATHS.arms(name, file)
-        ]
+        measured = [f"{EXPERIMENT}/{name}/{table}" for name in names for table in kept[name]]
+        searched = [path for name in names for file in ("emm.json", "gallery.npz") for path in PATHS.arms(name, file)]
+        return tables + measured + searched
 
     return files
 

@@ -5,7 +5,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from emmeter.command import command
 from emmeter.errors import StageError
@@ -15,13 +15,16 @@ from emmeter.files.provenance import COMMAND
 from emmeter.files.records import EmmRecord, SamplingRecord, SubsetRecord, TrainingRecord
 from emmeter.files.scores import read_gallery
 from emmeter.files.tables import (
+    ARM_COLUMNS,
     BUDGET_COLUMNS,
     CONTRAST_COLUMNS,
+    COPIED_COLUMNS,
     CURVE_COLUMNS,
     EMM_COLUMNS,
     FINDING_COLUMNS,
     ONSET_COLUMNS,
     PUBLISHED_COLUMNS,
+    QUALITY_COLUMNS,
     frame,
     read,
 )
@@ -29,6 +32,12 @@ from emmeter.files.writing import write_text
 from emmeter.presentation.page.material import File, Material, Records, Search, StudyMaterial
 from emmeter.presentation.page.page import page
 from emmeter.settings.keys import Stage
+
+STUDY_TABLES = ("emm", "contrasts", "findings", "curves", "onset", "budget", "quality", "copied")
+JOINED_TABLES = ("emm", "findings", "published", "shape")
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 R = TypeVar("R", SubsetRecord, TrainingRecord, SamplingRecord)
 
@@ -55,7 +64,8 @@ def report(
         DataError: a record has changed since it was written.
         StageError: a table is missing or damaged.
     """
-    write_text(output, page(material(studies, folder, results, configuration or {}, line)))
+    joined = output.parent == folder  # otherwise it is the page of one study, to which tables of all do not belong
+    write_text(output, page(material(studies, folder, results, configuration or {}, line, joined)))
 
 
 def material(
@@ -64,17 +74,22 @@ def material(
     results: Path | None,
     configuration: Mapping[str, Any],
     line: str,
+    joined: bool,
 ) -> Material:
-    """Read everything that the page is made from; arguments and errors as for `report`."""
+    """Read everything that the page is made from; arguments and errors as for `report`.
+
+    Args:
+        joined: also read the tables that join those of all studies.
+    """
     parts = [read_study(study, folder, results) for study in studies]
     searches = [search.record for part in parts for search in part.searches.values()]
-    published = folder / "published.csv"
+    published = [path for path in (folder / "published.csv",) if joined and path.is_file()]
     return Material(
         name=folder.name,
         studies=parts,
         records=read_records(results, searches) if results else Records([], [], []),
-        published=read([published], PUBLISHED_COLUMNS) if published.is_file() else frame((), PUBLISHED_COLUMNS),
-        files=files(folder, ("emm", "findings", "published", "shape"), ""),
+        published=read(published, PUBLISHED_COLUMNS) if published else frame((), PUBLISHED_COLUMNS),
+        files=files(folder, JOINED_TABLES, "") if joined else (),
         configuration=in_force(configuration, [study["name"] for study in studies], line),
         command=line,
         settings=configuration,
@@ -101,9 +116,16 @@ def read_study(study: Mapping[str, str], folder: Path, results: Path | None) -> 
         findings=findings,
         onset=read([own / "onset.csv"], ONSET_COLUMNS) if "proportional" in expected else None,
         budget=read([own / "budget.csv"], BUDGET_COLUMNS) if "forecast" in expected else None,
+        quality=read_measured(own / "quality.csv", QUALITY_COLUMNS),
+        copied=read_measured(own / "copied.csv", COPIED_COLUMNS),
         searches=searches,
-        files=files(folder, ("emm", "contrasts", "findings", "curves", "onset", "budget"), study["name"]),
+        files=files(folder, STUDY_TABLES, study["name"]),
     )
+
+
+def read_measured(path: Path, columns: Sequence[str]) -> "DataFrame | None":
+    """A table of measures of a study; None if it is not there."""
+    return read([path], (*ARM_COLUMNS, *columns)) if path.is_file() else None
 
 
 def read_search(folder: Path) -> Search | None:

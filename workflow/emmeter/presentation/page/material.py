@@ -48,6 +48,10 @@ class StudyMaterial:
     """None without a claim about the onset."""
     budget: "DataFrame | None"
     """None without a claim of a forecast."""
+    quality: "DataFrame | None"
+    """None without measures of quality."""
+    copied: "DataFrame | None"
+    """None without measures of quality."""
     searches: Mapping[str, Search]
     """By arm; arms whose folders are not there are missing."""
     files: Sequence[File]

@@ -11,15 +11,18 @@ from markupsafe import Markup
 
 from emmeter.presentation.curves_figure import counted_rows
 from emmeter.presentation.page.claims import Claim, head, tally
+from emmeter.presentation.page.downloads import download
 from emmeter.presentation.page.intervals import Axis, axis
 from emmeter.presentation.page.material import File, Material, StudyMaterial
 from emmeter.presentation.page.origin import Origin, data_line, origin
-from emmeter.presentation.page.studies import GROUPS, Download, StudyPart, download, study_part
+from emmeter.presentation.page.parts import Download, StudyPart
+from emmeter.presentation.page.studies import GROUPS, study_part
 from emmeter.presentation.page.templates import render
 from emmeter.presentation.page.words import NBSP, fraction, listed, percent, span
 from emmeter.presentation.tables import answer, budget_words
 
 FEW = 3  # studies up to which all are open
+MOST = 5  # arms that a sentence names
 
 Row = Mapping[str, Any]
 
@@ -77,7 +80,7 @@ def content(material: Material) -> Page:
     return Page(
         name=material.name,
         title=studies[0].headline if len(studies) == 1 else f"EMM in {len(studies)} studies",
-        findings=[("", overview(arms, studies)), *head(claims), *beyond(material.studies)],
+        findings=[("", overview(arms, studies)), *head(claims), *unfinished(studies), *beyond(material.studies)],
         settings=settings(material, arms),
         level=_alternatives(percent(1 - arm["epsilon"]) for arm in arms),
         threshold=_alternatives(fraction(arm["threshold"]) for arm in arms),
@@ -135,6 +138,20 @@ def _range(arms: Sequence[Row]) -> Markup | None:
     return Markup("EMM is {} training images ({}) in the arm <i>{}</i> and {} ({}) in <i>{}</i>").format(
         low, f"95{NBSP}% interval {low_interval}", known[0]["arm"], high, high_interval, known[-1]["arm"]
     )
+
+
+def unfinished(studies: Sequence[StudyPart]) -> list[tuple[str, Markup]]:
+    """A sentence on arms whose runs were not trained to the end, if there are any."""
+    arms = [(study, arm) for study in studies for arm in study.unfinished]
+    if not arms:
+        return []
+    names = [
+        Markup('<a href="#{}"><i>{}</i></a>').format(study.anchor, arm if len(studies) == 1 else f"{study.name}/{arm}")
+        for study, arm in arms[:MOST]
+    ]
+    names += [f"{len(arms) - MOST} more"] if len(arms) > MOST else []
+    text = "<b>Not trained to the end:</b> at least half of the runs of {}. Their EMMs are those of unfinished models."
+    return [("care", Markup(text).format(listed(names)))]
 
 
 def beyond(studies: Sequence[StudyMaterial]) -> list[tuple[str, Markup]]:

@@ -1,0 +1,96 @@
+"""The figures of a study on the page, each in a wide form and in a narrow one for phones."""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+from markupsafe import Markup
+
+from emmeter.presentation.curves_figure import draw_curves, has_line
+from emmeter.presentation.figures import draw_budget, draw_onset
+from emmeter.presentation.inline import inline
+from emmeter.presentation.page.material import StudyMaterial
+from emmeter.presentation.page.parts import Drawing
+from emmeter.presentation.page.words import NBSP, span
+from emmeter.presentation.sentences import finding
+from emmeter.presentation.style import TOGETHER, Figure, styled
+from emmeter.presentation.tables import answer
+from emmeter.settings.sections import Figures
+
+WIDE, NARROW = 6.6, 3.4  # inches of the two drawings of a figure; phones show the narrow one
+
+
+def drawings(study: StudyMaterial) -> list[Drawing]:
+    """The figures of a study, each in both forms."""
+    emm, curves, text = study.emm, study.curves, finding(study.emm, study.contrasts, study.curves)
+    arms = emm.to_dict("records")
+    described = "; ".join(f"{arm['arm']}: {' '.join(filter(None, answer(arm)))}" for arm in arms)
+    alt = f"{text}. Share of near copies against the number of training images N. EMM per arm: {described}."
+    drawn = [
+        Drawing(
+            title=text,
+            subtitle="Share of generated images that are near copies, by number of training images N.",
+            caption=curve_caption(study),
+            **both(lambda style: draw_curves(emm, curves, style), f"{study.name}-curves", text, alt),
+        )
+    ]
+    described = {"title": study.title}
+    if study.onset is not None and len(study.onset["onset_images"].dropna()) > 1:
+        onset, title = study.onset, "Memorization sets in later for larger training sets"
+        drawn.append(
+            Drawing(
+                title="When memorization sets in",
+                subtitle="Training images seen when half of the generated images are near copies, by N.",
+                caption=["A point is one run. The dashed line is growth in proportion to N."],
+                **both(lambda style: draw_onset(described, onset, style), f"{study.name}-onset", title, title),
+            )
+        )
+    if study.budget is not None and len(study.budget):
+        budget, title = study.budget, "EMM against the training budget"
+        drawn.append(
+            Drawing(
+                title=title,
+                subtitle="EMM by the number of images that a run sees in training.",
+                caption=["The curve is the law through all arms but the last; the last arm tests its forecast."],
+                **both(lambda style: draw_budget(described, budget, style), f"{study.name}-budget", title, title),
+            )
+        )
+    return drawn
+
+
+def both(draw: Callable[[Figures], Figure], prefix: str, title: str, alt: str) -> dict[str, Markup]:
+    """Both forms of a figure, as fields of a `Drawing`."""
+    forms = {}
+    with styled():
+        for form, width in (("wide", WIDE), ("narrow", NARROW)):
+            figure = draw(Figures(width=width))
+            forms[form] = Markup(inline(figure, f"{prefix}-{form}", title, alt))
+    return forms
+
+
+def curve_caption(study: StudyMaterial) -> list[str]:
+    """How to read the main figure of a study, in short paragraphs."""
+    arms = study.emm.to_dict("records")
+    images = span(study.curves["images"].tolist())
+    level = 100 * (1 - arms[0]["epsilon"])
+    texts = [
+        f"A point is one run: a model trained on N images of its own draw, with its own seed. Its height is the share "
+        f"of near copies among its {images} generated images. The thin bar is the 95{NBSP}% interval for counting them."
+    ]
+    roles = set(study.curves["role"])
+    if {"locate", "confirm"} <= roles:
+        texts.append("Filled: confirming runs, which alone enter the estimate. Open: locating runs.")
+    if any(map(has_line, arms)):
+        texts.append(f"The curve is a logistic fit. EMM is where it crosses the dashed line at {level:g}{NBSP}%.")
+    if "grid" in roles:
+        texts.append(
+            f"The sizes of this study are given. EMM is the largest that reaches {level:g}{NBSP}%, and its limits are "
+            "neighbouring sizes, not a confidence interval."
+        )
+    scatter = [arm["run_sd"] for arm in arms if not math.isnan(arm["run_sd"])]
+    if scatter:
+        points = level * (100 - level) / 100 * float(np.median(scatter))
+        texts.append(f"Near {level:g}{NBSP}%, runs of one arm scatter by about {points:.0f} percentage points.")
+    if len(arms) > TOGETHER:
+        texts.append("Each panel shows one arm, with its EMM at the top right. Grey curves are the other arms.")
+    return texts
