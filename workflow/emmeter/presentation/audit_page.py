@@ -17,7 +17,8 @@ from emmeter.measure.audit import Answer, Criterion, Finding, Images
 from emmeter.presentation.audit_tables import copied_groups, copies_per_image, exactly
 from emmeter.presentation.audit_words import criterion_lines, interval, nearer_line, percent, rule, verdict
 from emmeter.presentation.inline import inline
-from emmeter.presentation.page.studies import NARROW, WIDE, column
+from emmeter.presentation.page.drawings import NARROW, WIDE
+from emmeter.presentation.page.gallery import column
 from emmeter.presentation.page.templates import render
 from emmeter.presentation.style import INK, MUTED, SERIES, Figure, placed, styled
 
