@@ -17,7 +17,7 @@ from emmeter.data import datasets, feasibility, ordering, subset
 from emmeter.data.images import Facts
 from emmeter.errors import DataError, SettingsError
 from emmeter.settings.sections import Data, Setup
-from one_run import call
+from one_run import call, messages
 
 SMALL = {"n_min": 2, "n_max": 10, "start": 2}  # a search of sizes that few images have
 
@@ -320,7 +320,8 @@ def test_stage_exit_status_and_unwritable_output(tmp_path):
     done = subprocess.run(
         [*command, "--output", str(tmp_path / "file" / "s.npz")], capture_output=True, text=True, check=False
     )
-    assert done.returncode == 1 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    lines = messages(done.stderr)
+    assert done.returncode == 1 and len(lines) == 1 and lines[0].startswith("error: ")
     assert (tmp_path / "file").read_text() == "in the way"
 
 

@@ -17,10 +17,11 @@ def content(path: Path) -> Any:
     """The part of a file that must not depend on when, where and in how many attempts it was made."""
     if path.suffix == ".json":
         record = json.loads(path.read_text())
-        counts = [[run["n"], run["snapshots"], run["images_trained"], run["flops"]] for run in record.get("runs", ())]
+        runs = record["runs"] if isinstance(record.get("runs"), list) else []  # the record of quality counts them
+        counts = [[run["n"], run["snapshots"], run["images_trained"], run["flops"]] for run in runs]
         inputs = sorted((name, digest) for name, digest in record.get("inputs", {}).items() if name != "emm.json")
         return {name: value for name, value in record.items() if name not in VARIES}, counts, inputs
-    if path.name in ("SHA256SUMS", "emm.html"):
+    if path.name in ("SHA256SUMS", "emm.html", "report.html"):
         return None  # they hold the cost in seconds, or the checksum of a file with the cost
     if path.suffix == ".csv":
         with open(path, newline="") as file:
