@@ -113,3 +113,31 @@ def compared_json(wildcards):
         for study, arms in counterparts().items()
     ]
     return handed(json.dumps(studies, sort_keys=True))
+
+
+def page_inputs(studies):
+    """Input function: everything that the page of these studies shows."""
+
+    def files(wildcards):
+        names = [wildcards.study] if studies is None else studies
+        for name in names:
+            look(name)
+        kept = {name: emm_paths.MEASURED if INDEX.quality_files(name) else () for name in names}
+        tables = [f"{EXPERIMENT}/{name}/{table}.csv" for name in names for table in emm_paths.TABLES]
+        measured = [f"{EXPERIMENT}/{name}/{table}" for name in names for table in kept[name]]
+        searched = [path for name in names for file in ("emm.json", "gallery.npz") for path in PATHS.arms(name, file)]
+        return tables + measured + searched
+
+    return files
+
+
+def outlines_json(studies):
+    """Parameter function: studies as the page names them."""
+    return lambda wildcards: handed(
+        json.dumps(emm_description.outlines(SETTINGS, [wildcards.study] if studies is None else studies))
+    )
+
+
+def configuration_json(wildcards):
+    """Parameter function: the configuration in force."""
+    return handed(json.dumps(CONFIG))
