@@ -18,7 +18,7 @@ from emmeter.diffusion import functional
 from emmeter.pipeline.verify import verify
 from emmeter.training import trainer
 from forked import start
-from one_run import CONTENT, STAGES, Pipeline
+from one_run import CONTENT, STAGES, Pipeline, messages
 
 # ---- NaN
 
@@ -61,7 +61,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_leaves_nothing(clean, before
         files = outcome(pipeline.results)
         ended = start(tmp_path / "log", pipeline.arguments("train"), sabotage).end()
         assert ended.status == 1, ended.output
-        (line,) = ended.output.splitlines()
+        (line,) = messages(ended.output)
         assert line.startswith("error: the loss became ") and "nothing of this run was kept" in line
         assert outcome(pipeline.results) == files
         assert not (pipeline.results / "state").exists()
@@ -96,7 +96,7 @@ def test_read_only_results_are_one_line(clean, before, faults, tmp_path, stage):
             for folder in folders or [pipeline.results]:
                 folder.chmod(0o755)
         assert ended.status == 1, ended.output
-        (line,) = ended.output.splitlines()
+        (line,) = messages(ended.output)
         assert line.startswith("error: ") and "Permission denied: '" in line
         assert_whole(pipeline, clean[1])
         ended = start(log, pipeline.arguments(stage)).end()
