@@ -109,6 +109,7 @@ class UNet(nn.Module):
         super().__init__()
         self.noise_embedding, self.label_embedding = source.noise_embedding, source.label_embedding
         self.mlp0, self.mlp1 = linear(source.mlp0), linear(source.mlp1)
+        assert isinstance(source.stem, nn.Conv2d)
         self.stem = convolution(source.stem)
         self.encoder, self.decoder = (
             nn.ModuleList(nn.ModuleList(Block(block) for block in level) for level in side)  # type: ignore[union-attr]

@@ -100,8 +100,9 @@ def measure(args: argparse.Namespace) -> Iterator[Row]:
         first = named(1, "process", args.kinds[0])
         steps = max(1, round(args.seconds / work(teams[first], 1)[0]))
         taken = rounds(teams, steps, args.rounds)
-    rates = {case: rate for case, rate, _ in compared(taken, first, steps * setup.training.batch_size)}
-    for case, rate, ratio in compared(taken, first, steps * setup.training.batch_size):
+    cases = list(compared(taken, first, steps * setup.training.batch_size))
+    rates = {case: rate for case, rate, _ in cases}
+    for case, rate, ratio in cases:
         kind = case.partition(", ")[2] or "eager"
         details = {
             "precision": args.precision,

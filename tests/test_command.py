@@ -57,6 +57,13 @@ def test_an_unexpected_error_keeps_its_traceback():
     assert "ZeroDivisionError" in done.stderr
 
 
+def test_a_command_whose_status_1_is_an_answer_ends_with_another_after_an_unexpected_error():
+    program = "from emmeter.command import command\ncommand(lambda: 1 / 0, failure=2)"
+    done = subprocess.run([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2
+    assert "ZeroDivisionError" in done.stderr
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
 def test_a_log_that_cannot_be_written_fails_the_stage():
     with open("/dev/full", "w") as full:

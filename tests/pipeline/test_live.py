@@ -1,12 +1,13 @@
 """Lines of a running workflow from Snakemake's events, and the sentences of a dry run."""
 
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 from snakemake_interface_logger_plugins.tests import MockOutputSettings
-from test_course import CONTENT, finish
+from test_course import CONTENT, finish, score
 
 import snakemake_logger_plugin_emmeter as plugin
 from emmeter.measure.outcome import RunId
@@ -65,6 +66,17 @@ def test_a_finished_search_is_one_line_with_its_answer(index, live):
     assert line.startswith("one/b  EMM < 10, from ")
 
 
+def test_a_search_that_its_own_runs_do_not_decide_points_to_the_tables(index, live):
+    while paths := index.pending(["one"]):
+        for path in paths:
+            n, replicate = int(path.parents[1].name[1:]), int(path.parent.name[1:])
+            first = 250 if n <= 40 else 0
+            score(path, first if replicate == 0 else (120, 250)[replicate % 2])  # fresh runs show no trend
+    start(live, 5, "emm", key=key("emm", index.study("one").arms[1].setup))
+    (line,) = live.lines("job_finished", {"job_id": 5}, "")
+    assert re.fullmatch(r"one/b  search ended after \d+ runs; its EMM follows in the tables", line)
+
+
 def test_tables_figures_and_report_are_one_line(live):
     for job, rule in enumerate(("study", "figures")):
         start(live, job, rule, study="one")
@@ -110,6 +122,15 @@ def test_an_interruption_is_no_failure(live):
     assert failed(live, 2, "Traceback ...\nKeyboardInterrupt\n") == []
     assert live.lines(None, {}, "Terminating processes on user request, this might take some time.") == [STOPPING]
     assert live.last() == [INTERRUPTED]
+
+
+def test_jobs_that_others_interrupted_are_no_failures_either_but_the_workflow_has_not_ended(index, live):
+    assert failed(live, 1, "interrupted: state saved; the same command resumes\n") == []
+    assert live.last() == [INTERRUPTED]
+    finish(index, "one")
+    start(live, 1, "train", **run_of(index))
+    assert live.lines("job_finished", {"job_id": 1}, "") == []
+    assert live.last() == []
 
 
 def test_a_failed_job_that_is_tried_again_says_so(index, live):

@@ -68,8 +68,7 @@ def test_every_epsilon_has_its_line_and_its_arms_cross_it(epsilon):
         assert line.get_ydata()[nearest] == pytest.approx(100 * curves_figure.arm_level(arm), abs=0.5)
     label = figures.draw_emm(emm, Figures()).axes[0].get_xlabel()
     assert " or ".join(f"{100 * level:g} %" for level in levels) + " are copies" in label
-    study = {"arms": [{"name": arm["arm"], "search": {"epsilon": arm["epsilon"]}} for arm in arms]}
-    progress = figures.draw_progress(study, curves, Figures())
+    progress = figures.draw_progress(curves, {arm["arm"]: 1 - arm["epsilon"] for arm in arms}, Figures())
     assert [horizontal(axes) for axes in progress.axes[: len(arms)]] == [
         pytest.approx([100 * curves_figure.arm_level(arm)]) for arm in arms
     ]
@@ -172,7 +171,7 @@ def onsets(*arms: str, factor: float = 100) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(("arms", "outside"), [(2, False), (9, True)])
 def test_the_legend_of_many_onsets_is_beside_them(arms, outside):
     rows = onsets(*(f"arm-{i}" for i in range(arms)))
-    drawn = figures.draw_onset({"title": "t"}, frame(rows, ONSET_COLUMNS), Figures())
+    drawn = figures.draw_onset(frame(rows, ONSET_COLUMNS), Figures())
     assert bool(drawn.legends) == outside
     (legend,) = drawn.legends or [drawn.axes[0].get_legend()]
     assert [text.get_text() for text in legend.get_texts()].count("in proportion to N") == 1

@@ -11,6 +11,7 @@ import io
 import json
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import TextIO
@@ -116,7 +117,7 @@ def command(main: Callable[[], None], failure: int = 1) -> None:
 
     Args:
         main: the function.
-        failure: exit status after an expected failure.
+        failure: exit status after a failure, expected or not.
     Raises:
         BrokenPipeError: the reader of standard output has closed it.
         SystemExit: `main` exited or failed.
@@ -139,6 +140,12 @@ def command(main: Callable[[], None], failure: int = 1) -> None:
         sys.exit(failure)
     except json.JSONDecodeError as error:
         print(f"error: an option is not JSON ({error})", file=sys.stderr, flush=True)
+        sys.exit(failure)
+    except Exception:
+        # Python's own status would be 1, which may be an answer of `main`.
+        if failure == 1:
+            raise
+        traceback.print_exc()
         sys.exit(failure)
 
 

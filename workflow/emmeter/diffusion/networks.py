@@ -1,10 +1,9 @@
 """The networks that a denoiser can hold, by the name of their architecture."""
 
+from emmeter.diffusion.score_network import ScoreNetwork
 from emmeter.diffusion.transformer import Transformer
 from emmeter.diffusion.unet import UNet
 from emmeter.settings.sections import Network
-
-ScoreNetwork = UNet | Transformer
 
 
 def build_network(settings: Network, resolution: int, image_channels: int, label_count: int = 0) -> ScoreNetwork:

@@ -7,18 +7,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from emmeter.diffusion.layers import FourierEmbedding, LabelEmbedding, PositionalEmbedding, linear
+from emmeter.diffusion.layers import PositionalEmbedding, linear
+from emmeter.diffusion.score_network import ScoreNetwork
 from emmeter.settings.sections import Network
 
 MLP_RATIO = 4  # hidden units of a block's perceptron, per unit of width
 NORM_EPS = 1e-6
 
 
-class Transformer(nn.Module):
+class Transformer(ScoreNetwork):
     """F(x; noise, label): the raw network inside a preconditioned denoiser.
 
-    Noise level and label are embedded as in the U-Nets: a label's row is added before the two layers that all blocks
-    share.  Positions of patches are fixed sines and cosines, as in the publication.
+    Positions of patches are fixed sines and cosines, as in the publication.  It has no skip connections.
 
     Args:
         settings: width (`channels`), `blocks`, `heads`, `patch`, `embedding` and `dropout`.
@@ -28,16 +28,11 @@ class Transformer(nn.Module):
     """
 
     positions: Tensor
-    skip_flags: tuple[int, ...] = ()  # it has no skip connections
 
     def __init__(self, settings: Network, resolution: int, image_channels: int, label_count: int = 0):
-        super().__init__()
-        width, self.patch, values = settings.channels, settings.patch, image_channels * settings.patch**2
-        fourier = settings.embedding == "fourier"
-        self.noise_embedding = (FourierEmbedding if fourier else PositionalEmbedding)(width)
-        self.label_embedding = LabelEmbedding(label_count, width) if label_count else None
-        self.mlp0 = linear(width, width)
-        self.mlp1 = linear(width, width)
+        width, values = settings.channels, image_channels * settings.patch**2
+        super().__init__(width, width, settings.embedding == "fourier", label_count)
+        self.patch = settings.patch
         self.stem = linear(values, width)
         self.register_buffer("positions", grid_positions(resolution // settings.patch, width), persistent=False)
         self.blocks = nn.ModuleList(
@@ -46,26 +41,9 @@ class Transformer(nn.Module):
         self.out_modulation = zero_linear(width, 2 * width)
         self.out = zero_linear(width, values)
 
-    def forward(self, x: Tensor, noise: Tensor, labels: Tensor | None = None) -> Tensor:
-        """(B, C, H, W) images, (B,) noise coordinates, (B,) labels or None -> (B, C, H, W), in the weights' type."""
-        return self.body(x, self.embed(noise, labels))
-
-    def embed(self, noise: Tensor, labels: Tensor | None = None) -> Tensor:
-        """(B,) noise coordinates, (B,) labels or None -> (B, D), in the weights' type."""
-        if (labels is None) != (self.label_embedding is None):
-            raise ValueError("labels must be given to a class-conditional network, and to no other")
-        embedding = self.noise_embedding(noise).to(self.stem.weight.dtype)
-        if self.label_embedding is not None and labels is not None:
-            embedding = embedding + self.label_embedding(labels)
-        return embedding
-
     def body(self, x: Tensor, embedding: Tensor, mask: Tensor | None = None) -> Tensor:
-        """(B, C, H, W) images and what `embed` returns -> (B, C, H, W), in the weights' type.
-
-        `mask` is that of the U-Nets; without skip connections it holds nothing.
-        """
         x = x.to(self.stem.weight.dtype)
-        condition = F.silu(self.mlp1(F.silu(self.mlp0(embedding))))
+        condition = self.condition(embedding)
         tokens = self.stem(patches(x, self.patch)) + self.positions.to(x.dtype)
         for block in self.blocks:
             tokens = block(tokens, condition)

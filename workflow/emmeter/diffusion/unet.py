@@ -13,19 +13,16 @@ from emmeter.diffusion.layers import (
     OUTPUT_GAIN,
     RESIDUAL_SCALE,
     Block,
-    FourierEmbedding,
-    LabelEmbedding,
-    PositionalEmbedding,
     PyramidBranch,
     Resample,
     convolution,
-    linear,
     normalization,
 )
+from emmeter.diffusion.score_network import ScoreNetwork
 from emmeter.settings.sections import Network
 
 
-class UNet(nn.Module):
+class UNet(ScoreNetwork):
     """F(x; noise, label): the raw network inside a preconditioned denoiser.
 
     Args:
@@ -39,22 +36,17 @@ class UNet(nn.Module):
     """
 
     def __init__(self, settings: Network, resolution: int, image_channels: int, label_count: int = 0):
-        super().__init__()
         ncsnpp = settings.architecture == "ncsnpp"
+        noise_channels = settings.channels * (2 if ncsnpp else 1)
+        embedding = 4 * settings.channels
+        fourier = (settings.embedding or ("fourier" if ncsnpp else "positional")) == "fourier"
+        super().__init__(noise_channels, embedding, fourier, label_count)
         taps = (1, 3, 3, 1) if ncsnpp else (1, 1)
         levels = len(settings.multipliers)
         widths = [settings.channels * multiplier for multiplier in settings.multipliers]
         assert settings.attention is not None  # resolved when the data were read
         attends = [resolution >> level in settings.attention for level in range(levels)]
         self.skip_flags = tuple(settings.skips or [1] * (levels * (settings.blocks + 1)))
-
-        noise_channels = settings.channels * (2 if ncsnpp else 1)
-        embedding = 4 * settings.channels
-        fourier = (settings.embedding or ("fourier" if ncsnpp else "positional")) == "fourier"
-        self.noise_embedding = (FourierEmbedding if fourier else PositionalEmbedding)(noise_channels)
-        self.label_embedding = LabelEmbedding(label_count, noise_channels) if label_count else None
-        self.mlp0 = linear(noise_channels, embedding)
-        self.mlp1 = linear(embedding, embedding)
 
         def block(c_in: int, c_out: int, attention: bool, resample: str | None = None) -> Block:
             return Block(
@@ -95,26 +87,9 @@ class UNet(nn.Module):
         self.out_norm = normalization(width)
         self.out_conv = convolution(width, image_channels, gain=OUTPUT_GAIN)
 
-    def forward(self, x: Tensor, noise: Tensor, labels: Tensor | None = None) -> Tensor:
-        """(B, C, H, W) images, (B,) noise coordinates, (B,) labels or None -> (B, C, H, W), in the weights' type."""
-        return self.body(x, self.embed(noise, labels))
-
-    def embed(self, noise: Tensor, labels: Tensor | None = None) -> Tensor:
-        """(B,) noise coordinates, (B,) labels or None -> (B, E0), in the weights' type."""
-        if (labels is None) != (self.label_embedding is None):
-            raise ValueError("labels must be given to a class-conditional network, and to no other")
-        embedding = self.noise_embedding(noise).to(self.stem.weight.dtype)
-        if self.label_embedding is not None and labels is not None:
-            embedding = embedding + self.label_embedding(labels)
-        return embedding
-
     def body(self, x: Tensor, embedding: Tensor, mask: Tensor | None = None) -> Tensor:
-        """(B, C, H, W) images and what `embed` returns -> (B, C, H, W), in the weights' type.
-
-        `mask` (skips,) of 0 and 1 takes the place of the flags of the settings, as an input that may change.
-        """
         x = x.to(self.stem.weight.dtype)
-        embedding = F.silu(self.mlp1(F.silu(self.mlp0(embedding))))
+        embedding = self.condition(embedding)
 
         skips = self._encode(x, embedding)
         x = skips[-1]

@@ -80,6 +80,9 @@ class Live:
     stats: dict[str, int] = field(default_factory=dict)
     reasons: dict[str, set[str]] = field(default_factory=dict)
     interrupted: bool = False
+    """Whether Snakemake was asked to end."""
+    cut_short: set[int] = field(default_factory=set)
+    """Numbers of jobs that were asked to end, by anyone, and have not been finished since."""
 
     def lines(self, event: str | None, fields: Mapping[str, Any], message: str) -> list[str]:
         """The lines to print for an event.
@@ -146,6 +149,7 @@ class Live:
 
     def _finished(self, fields: Mapping[str, Any]) -> list[str]:
         job = self.jobs.pop(fields["job_id"], None)
+        self.cut_short.discard(fields["job_id"])
         if job is None:
             return []
         if job.rule == "score":
@@ -176,9 +180,11 @@ class Live:
         counts = index.finished(emm_key)
         trail = replay(setup.search, index.sizes[emm_key], counts)
         known = estimates.estimate(setup.search, trail, scores, index.sizes[emm_key], None)
+        name, runs = arms_served(index, "emm", emm_key, self.asked()), changes.counted(len(trail.runs), "run")
+        if known.status == "undetermined":
+            return f"{name}  search ended after {runs}; its EMM follows in the tables"
         answer = f"about {known.emm:.0f}" if known.emm else brief(known)
-        name = arms_served(index, "emm", emm_key, self.asked())
-        return f"{name}  EMM {answer}, from {changes.counted(len(trail.runs), 'run')}"
+        return f"{name}  EMM {answer}, from {runs}"
 
     def _failed(self, fields: Mapping[str, Any]) -> list[str]:
         """Keep the error of a failed job for the end.  A job that was asked to end has not failed."""
@@ -188,6 +194,7 @@ class Live:
         job = known or Job(rule, {}, Path(log) if log else None)
         last = [line for line in tail(job.log) if line.strip()] if job.log else []
         if last and last[-1].startswith(CUT_SHORT):
+            self.cut_short.add(fields["jobid"])
             return []
         error = outcome(job.log) if job.log else ""
         if not error.startswith("error: "):
@@ -268,7 +275,7 @@ class Live:
         """The last lines of the workflow: how it ended, if not well; for a dry run, what would be done."""
         if self.dryrun:
             return self.plan()
-        if self.interrupted:
+        if self.interrupted or (self.cut_short and not self.failures):
             return [INTERRUPTED]
         lines = []
         for error, names in self.failures.items():

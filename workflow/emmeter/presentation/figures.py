@@ -76,14 +76,16 @@ def draw_emm(emm: "DataFrame", style: Figures, heading: Heading | None = None) -
     return figure
 
 
-def draw_progress(study: Row, curves: "DataFrame", style: Figures, heading: Heading | None = None) -> Figure:
+def draw_progress(
+    curves: "DataFrame", level_of: Mapping[str, float], style: Figures, heading: Heading | None = None
+) -> Figure:
     """Share of copies against training progress: one panel per arm, one line per run, dark for small N.
 
     Args:
-        study: the description of the study, which has the level of each arm.
         curves: curves.csv of the study.
+        level_of: share of copies that defines EMM, 0 to 1, by the name of the arm, in the order of the panels.
     """
-    arms, width = study["arms"], style.width
+    arms, width = list(level_of), style.width
     columns = min(len(arms), 4 if width >= NARROW else 2)
     rows, inner, cell = math.ceil(len(arms) / columns), (width - LEFT - RIGHT) / columns, 1.6
     figure, _ = titled(width, 1.06 + cell * rows, heading)
@@ -94,12 +96,12 @@ def draw_progress(study: Row, curves: "DataFrame", style: Figures, heading: Head
         row, column = divmod(index, columns)
         bottom = 1.06 + cell * (rows - 1 - row)
         panel = placed(figure, LEFT + inner * column, bottom, inner - 0.14, cell - 0.36)
-        share_axis(panel, [1 - arm["search"]["epsilon"]], (0, 50))
-        for _, run in curves[curves["arm"] == arm["name"]].groupby(["n", "replicate"]):
+        share_axis(panel, [level_of[arm]], (0, 50))
+        for _, run in curves[curves["arm"] == arm].groupby(["n", "replicate"]):
             colour = colours(scale(max(run["n"])))
             panel.plot(100 * run["progress"], 100 * run["ratio"], "o-", ms=3, lw=1.1, color=colour)
         panel.set(xlim=(0, 103), xticks=(25, 50, 75, 100), xticklabels=("", "50", "", "100\u00a0%"))
-        panel.set_title(wrapped(arm["name"], NAME), fontsize=8, loc="left", pad=3)
+        panel.set_title(wrapped(arm, NAME), fontsize=8, loc="left", pad=3)
         panel.tick_params(labelsize=8, labelleft=column == 0, labelbottom=index + columns >= len(arms))
     total = figure.get_figheight()
     figure.text(0.5, 0.68 / total, "share of the training budget", ha="center", color=MUTED)
@@ -111,7 +113,7 @@ def draw_progress(study: Row, curves: "DataFrame", style: Figures, heading: Head
     return figure
 
 
-def draw_onset(study: Row, onsets: "DataFrame", style: Figures, heading: Heading | None = None) -> Figure:
+def draw_onset(onsets: "DataFrame", style: Figures, heading: Heading | None = None) -> Figure:
     """Training images seen when memorization sets in, against N: one point per run, and lines of growth like N.
 
     Args:
@@ -147,7 +149,7 @@ def draw_onset(study: Row, onsets: "DataFrame", style: Figures, heading: Heading
     return figure
 
 
-def draw_budget(study: Row, rows: "DataFrame", style: Figures, heading: Heading | None = None) -> Figure:
+def draw_budget(rows: "DataFrame", style: Figures, heading: Heading | None = None) -> Figure:
     """EMM against images seen in training, with the law through all arms but the last and what it forecasts for that.
 
     Local exponents stand between neighbouring arms.  Each claim about a forecast has its own colour.

@@ -14,8 +14,8 @@ VARIABLES = {INK: "ink", MUTED: "muted", RULE: "rule", PAPER: "paper"} | {
 def inline(figure: Figure, prefix: str, title: str, description: str = "") -> str:
     """A figure as an SVG element for HTML: text as text in the page's font, colours as variables, ids of its own.
 
-    The page defines the variables of `VARIABLES`, such as ``--ink`` and ``--s0``.  A white halo keeps text legible on
-    lines; the page's style gives it, for ``svg.figure text``.
+    The page defines the variables of `VARIABLES`, such as ``--ink`` and ``--s0``.  A halo in the colour of the
+    paper keeps text legible on lines; the page's style gives it, for ``svg.figure text``.
 
     Args:
         figure: drawn in `style.styled`.

@@ -34,7 +34,6 @@ def drawings(study: StudyMaterial) -> list[Drawing]:
             **both(lambda style: draw_curves(emm, curves, style), f"{study.name}-curves", text, alt),
         )
     ]
-    described = {"title": study.title}
     if study.onset is not None and len(study.onset["onset_images"].dropna()) > 1:
         onset, title = study.onset, "Memorization sets in later for larger training sets"
         drawn.append(
@@ -42,7 +41,7 @@ def drawings(study: StudyMaterial) -> list[Drawing]:
                 title="When memorization sets in",
                 subtitle="Training images seen when half of the generated images are near copies, by N.",
                 caption=["A point is one run. The dashed line is growth in proportion to N."],
-                **both(lambda style: draw_onset(described, onset, style), f"{study.name}-onset", title, title),
+                **both(lambda style: draw_onset(onset, style), f"{study.name}-onset", title, title),
             )
         )
     if study.budget is not None and len(study.budget):
@@ -52,7 +51,7 @@ def drawings(study: StudyMaterial) -> list[Drawing]:
                 title=title,
                 subtitle="EMM by the number of images that a run sees in training.",
                 caption=["The curve is the law through all arms but the last; the last arm tests its forecast."],
-                **both(lambda style: draw_budget(described, budget, style), f"{study.name}-budget", title, title),
+                **both(lambda style: draw_budget(budget, style), f"{study.name}-budget", title, title),
             )
         )
     return drawn
