@@ -358,6 +358,7 @@ def command(*arguments):
     return [record.read(line) for line in done.stdout.splitlines()]
 
 
+@pytest.mark.exhaustive
 def test_train_prints_a_row_for_each_case_and_precision():
     rows = command(
         "train", "--cases", "tiny", "--batch", "4", "--seconds", "0.01", "--rounds", "2",

@@ -62,7 +62,7 @@ def browser() -> Iterator[Browser]:
         yield started
 
 
-@pytest.fixture(scope="module", params=["made-up", "laptop"])
+@pytest.fixture(scope="module", params=["made-up", pytest.param("laptop", marks=pytest.mark.exhaustive)])
 def page(request, tmp_path_factory) -> Path:
     """A page of one study with every kind of answer and odd names, and one of all 27 studies."""
     folder = tmp_path_factory.mktemp("page")
