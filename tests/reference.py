@@ -38,8 +38,7 @@ from emmeter.settings import configuration
 from emmeter.settings.keys import key
 from emmeter.settings.published import counterparts
 from emmeter.settings.sections import Figures, Search
-from emmeter.stages import shape
-from emmeter.stages.claim_figure import KINDS
+from emmeter.stages import claim_figure, shape
 from emmeter.stages.figures import READING
 
 ROOT = Path(__file__).parents[1]
@@ -143,10 +142,9 @@ def draw(folder: Path, described: dict[str, Any]) -> None:
             "curves": draw_curves(emm, curves, Figures(), study_heading(described, text, emm, READING)),
             "emm": figures.draw_emm(emm, Figures(), study_heading(described, text, emm)),
         }
-        for kind, (columns, drawing, what) in KINDS.items():
+        for kind in ("onset", "budget"):
             if (folder / f"{kind}.csv").is_file():
-                heading = style.Heading(f"{described['title']}: {what}")
-                drawn[kind] = drawing(described, read([folder / f"{kind}.csv"], columns), Figures(), heading)
+                drawn[kind] = claim_figure.drawn(kind, described, Figures(), folder / f"{kind}.csv")
         for name, figure in drawn.items():
             figure.savefig(folder / f"{name}.svg", format="svg", metadata={"Date": None})
 

@@ -1,6 +1,7 @@
 """Pages for tests: of a study with every kind of answer, of the reference results, and of names that need escaping."""
 
 import csv
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +44,10 @@ def _rename(path: Path, names: dict[str, str]) -> None:
 def reference_page(folder: Path, scale: str, results: Path) -> Path:
     """The page of the reference results of a scale, which hold tables but no records and no images."""
     index = reference.configured(scale, results)
-    tables = reference.REFERENCE / scale
+    tables = shutil.copytree(reference.REFERENCE / scale, folder / scale)
     made = [study for study in index.settings.studies if (tables / study.name / "emm.csv").is_file()]
     studies = [{name: getattr(study, name) for name in ("name", "title", "source", "factor")} for study in made]
-    page = folder / f"{scale}.html"
+    page = tables / "report.html"
     report(studies, tables, page)
     return page
 

@@ -197,6 +197,14 @@ def test_a_page_without_claims_has_no_part_for_them(tmp_path):
     assert "claims" not in reader.attributes("id") and "#claims" not in reader.attributes("href")
 
 
+def test_published_numbers_stand_beside_ours_where_there_are_any(photographs, made):
+    title = "Beside the published numbers"
+    assert Reader(photographs).texts.count(title) >= 1 and title not in made
+    ids = [identity for identity in Reader(photographs).attributes("id") if "-shape-" in identity]
+    assert ids and all(identity.startswith("conditioning-") for identity in ids)  # training_size has no such numbers
+    assert "same order in 2 of 2 pairs" in photographs
+
+
 def test_missing_records_are_said_to_be_missing(made):
     assert "are not in this folder of results" in Reader(made).text
 

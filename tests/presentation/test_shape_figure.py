@@ -4,7 +4,7 @@ import pytest
 
 from emmeter.files.tables import SHAPE_COLUMNS, frame
 from emmeter.presentation import style
-from emmeter.presentation.shape_figure import arms, draw_shape, in_order
+from emmeter.presentation.shape_figure import arms, draw_shape, draw_study_shape, in_order
 from emmeter.settings.sections import Figures
 
 
@@ -68,3 +68,14 @@ def test_shares_are_open_circles_beyond_the_runs_and_missing_without_ours(figure
 
 def test_the_text_says_what_differs(figure):
     assert "Scales differ." in [text.get_text() for text in figure.texts]
+
+
+@pytest.mark.parametrize(("width", "beside"), [(6.6, True), (3.4, False)])
+def test_the_panels_of_one_study_are_beside_each_other_unless_the_page_is_narrow(width, beside):
+    with style.styled():
+        figure = draw_study_shape(frame(ROWS, SHAPE_COLUMNS), Figures(width=width))
+        figure.draw_without_rendering()
+    left, right = (axes.get_position() for axes in figure.axes)
+    assert (right.x0 > left.x1) == beside
+    assert (right.y1 < left.y0) == (not beside)
+    assert len(figure.legends[0].get_texts()) == 3

@@ -1,4 +1,4 @@
-"""The figure of shape.csv: one row per study, with ratios between its arms on the left and shares of copies right."""
+"""Figures of shape.csv: ratios between the arms of a study, and their shares of copies; of one study or of all."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,6 +8,7 @@ from emmeter.presentation.style import (
     INK,
     MUTED,
     NAME,
+    NARROW,
     PAPER,
     RULE,
     Axes,
@@ -56,11 +57,38 @@ def draw_shape(rows: "DataFrame", titles: Mapping[str, str], below: str, style: 
         _draw_ratios(left, study)
         left.set_title(wrapped(titles[name], 44), fontsize=9.5)
         _draw_percents(right, study)
-    kinds = KINDS if "True" in rows["extrapolated"].tolist() else KINDS[:-1]
-    handles = [panels[0, 0].plot([], [], ms=5, lw=1.6, **kind)[0] for kind in kinds]
-    place = (0.0, 1 - (head - 0.3) / height)
-    figure.legend(handles=handles, loc="upper left", bbox_to_anchor=place, ncols=len(kinds), fontsize=8)
+    _legend(figure, rows, panels[0, 0], 1 - (head - 0.3) / height)
     return figure
+
+
+def draw_study_shape(rows: "DataFrame", style: Figures) -> Figure:
+    """Draw the results of one study beside the published ones, without a title.
+
+    Args:
+        rows: its rows of shape.csv.
+    """
+    study, width = rows.to_dict("records"), style.width
+    ratios = max(1.5, 0.9 + 0.25 * len(arms(study)))
+    narrow = width < NARROW
+    kinds = 0.22 * (3 if narrow else 1)  # inches for the legend
+    heights = [ratios, 2.6] if narrow else [max(2.4, ratios)]
+    height = kinds + sum(heights)
+    layout = (2, 1) if narrow else (1, 2)
+    shares = {"height_ratios": heights} if narrow else {"width_ratios": (1.5, 1)}
+    figure, panels = subplots(*layout, figsize=(width, height), squeeze=False, **shares)
+    figure.set_layout_engine("constrained", rect=(0, 0, 1, 1 - kinds / height))
+    left, right = panels.flat
+    _draw_ratios(left, study)
+    _draw_percents(right, study)
+    _legend(figure, rows, left, 1.0, columns=1 if narrow else len(KINDS))
+    return figure
+
+
+def _legend(figure: Figure, rows: "DataFrame", axes: Axes, top: float, columns: int = len(KINDS)) -> None:
+    """Explain the markers above the panels; `top` is the upper edge as a share of the figure's height."""
+    kinds = KINDS if "True" in rows["extrapolated"].tolist() else KINDS[:-1]
+    handles = [axes.plot([], [], ms=5, lw=1.6, **kind)[0] for kind in kinds]
+    figure.legend(handles=handles, loc="upper left", bbox_to_anchor=(0.0, top), ncols=columns, fontsize=8)
 
 
 def arms(study: Sequence[Row]) -> list[str]:

@@ -25,6 +25,7 @@ from emmeter.files.tables import (
     ONSET_COLUMNS,
     PUBLISHED_COLUMNS,
     QUALITY_COLUMNS,
+    SHAPE_COLUMNS,
     frame,
     read,
 )
@@ -81,7 +82,9 @@ def material(
     Args:
         joined: also read the tables that join those of all studies.
     """
-    parts = [read_study(study, folder, results) for study in studies]
+    beside = [folder / "shape.csv"] if joined and (folder / "shape.csv").is_file() else []
+    shape = read(beside, SHAPE_COLUMNS) if beside else frame((), SHAPE_COLUMNS)
+    parts = [read_study(study, folder, results, shape) for study in studies]
     searches = [search.record for part in parts for search in part.searches.values()]
     published = [path for path in (folder / "published.csv",) if joined and path.is_file()]
     return Material(
@@ -96,11 +99,11 @@ def material(
     )
 
 
-def read_study(study: Mapping[str, str], folder: Path, results: Path | None) -> StudyMaterial:
-    """Read tables and searches of a study; `study` is its outline."""
+def read_study(study: Mapping[str, str], folder: Path, results: Path | None, shape: "DataFrame") -> StudyMaterial:
+    """Read tables and searches of a study; `study` is its outline, `shape` is shape.csv."""
     own = folder / study["name"]
     emm, findings = read([own / "emm.csv"], EMM_COLUMNS), read([own / "findings.csv"], FINDING_COLUMNS)
-    expected = set(findings["expect"])
+    expected, compared = set(findings["expect"]), shape.loc[shape["study"] == study["name"], :]
     searches = {}
     for arm in emm.to_dict("records"):
         if results and (search := read_search(emm_folder(results, arm["key"]))):
@@ -118,6 +121,7 @@ def read_study(study: Mapping[str, str], folder: Path, results: Path | None) -> 
         budget=read([own / "budget.csv"], BUDGET_COLUMNS) if "forecast" in expected else None,
         quality=read_measured(own / "quality.csv", QUALITY_COLUMNS),
         copied=read_measured(own / "copied.csv", COPIED_COLUMNS),
+        shape=compared if len(compared) else None,
         searches=searches,
         files=files(folder, STUDY_TABLES, study["name"]),
     )

@@ -13,6 +13,7 @@ from emmeter.presentation.page.material import StudyMaterial
 from emmeter.presentation.page.parts import Drawing
 from emmeter.presentation.page.words import NBSP, span
 from emmeter.presentation.sentences import finding
+from emmeter.presentation.shape_figure import draw_study_shape, in_order
 from emmeter.presentation.style import TOGETHER, Figure, styled
 from emmeter.presentation.tables import answer
 from emmeter.settings.sections import Figures
@@ -52,6 +53,22 @@ def drawings(study: StudyMaterial) -> list[Drawing]:
                 subtitle="EMM by the number of images that a run sees in training.",
                 caption=["The curve is the law through all arms but the last; the last arm tests its forecast."],
                 **both(lambda style: draw_budget(budget, style), f"{study.name}-budget", title, title),
+            )
+        )
+    if study.shape is not None:
+        shape, order = study.shape, in_order(study.shape.to_dict("records"))
+        title = "Beside the published numbers"
+        drawn.append(
+            Drawing(
+                title=title,
+                subtitle="Ratios to the first arm, and shares of copies, published and ours.",
+                caption=[
+                    "Unless the settings are those of the paper, image size, network and training budget differ. Then "
+                    "only shapes compare: the order of arms, their ratios, and the share of copies at equal multiples "
+                    "of EMM.",
+                    "On the dashed diagonal, our share of copies equals the published one.",
+                ],
+                **both(lambda style: draw_study_shape(shape, style), f"{study.name}-shape", title, f"{title}: {order}"),
             )
         )
     return drawn

@@ -52,6 +52,8 @@ class StudyMaterial:
     """None without measures of quality."""
     copied: "DataFrame | None"
     """None without measures of quality."""
+    shape: "DataFrame | None"
+    """Its rows of shape.csv; None without published numbers."""
     searches: Mapping[str, Search]
     """By arm; arms whose folders are not there are missing."""
     files: Sequence[File]
