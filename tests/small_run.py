@@ -9,9 +9,10 @@ import torch
 from safetensors.torch import load_file
 
 from emmeter.data.subset import Subset
+from emmeter.machine.process import Interrupted
 from emmeter.settings.sections import Setup
 from emmeter.settings.validation import read_setup
-from emmeter.training.loop import Interrupted, train
+from emmeter.training.loop import train
 from emmeter.training.trainer import Trainer, start
 
 CPU = torch.device("cpu")

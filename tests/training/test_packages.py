@@ -3,12 +3,14 @@
 import json
 import signal
 import subprocess
+import threading
 import time
 from pathlib import Path
 
 import pytest
 import torch
 
+from emmeter.machine.process import Interrupted, Stop
 from emmeter.pipeline import compiling
 from emmeter.settings.sections import Setup
 from emmeter.training import architecture, log, packages, state
@@ -128,7 +130,7 @@ def test_a_machine_without_a_compiler_trains_without_a_package(tmp_path, monkeyp
     monkeypatch.setenv("CXX", str(tmp_path / "nothing"))
     assert begun(tmp_path / "run", "build").package is None
     assert "note: computed without a compiled package" in capsys.readouterr().err
-    monkeypatch.setattr(packages.subprocess, "run", None)  # the failure is noted, and not tried again
+    monkeypatch.setattr(packages.subprocess, "Popen", None)  # the failure is noted, and not tried again
     assert begun(tmp_path / "run", "build").package is None
     assert "to try again, delete" in capsys.readouterr().err
 
@@ -138,18 +140,43 @@ def test_a_build_that_is_stopped_is_tried_again(tmp_path, monkeypatch, capsys, n
     """A note would keep later jobs from building, although nothing is wrong with the compiler."""
     monkeypatch.setenv(packages.VARIABLE, str(tmp_path / "packages"))
 
-    def stopped(command, **options):
-        options.pop("capture_output")
-        with subprocess.Popen(command, stderr=subprocess.PIPE, **options) as process:
+    class Stopped(subprocess.Popen):
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options)
             time.sleep(0.5)  # it imports torch
-            process.send_signal(number)
-            _, errors = process.communicate()
-        return subprocess.CompletedProcess(command, process.returncode, "", errors)
+            self.send_signal(number)
 
-    monkeypatch.setattr(packages.subprocess, "run", stopped)
+    monkeypatch.setattr(packages.subprocess, "Popen", Stopped)
     assert begun(tmp_path / "run", "build").package is None
     assert "compiling ended with status" in capsys.readouterr().err
     assert [path.suffix for path in (tmp_path / "packages").iterdir()] == [".lock"]
+
+
+def test_a_job_that_is_to_end_ends_its_build_and_all_that_the_build_has_started(tmp_path, monkeypatch):
+    """Somebody who interrupts the first minute of a workflow does not wait for the compiler."""
+    monkeypatch.setenv(packages.VARIABLE, str(tmp_path / "packages"))
+    stop, grandchild = Stop(), tmp_path / "pid"
+
+    class Slow(subprocess.Popen):
+        def __init__(self, command, **options):
+            super().__init__(["sh", "-c", f"sleep 100 & echo $! > {grandchild}; wait"], **options)
+
+    monkeypatch.setattr(packages.subprocess, "Popen", Slow)
+    threading.Timer(1, stop.set).start()
+    begun = time.monotonic()
+    with pytest.raises(Interrupted):
+        start(setup_with(), subset_of(N), N, 0, CPU, tmp_path / "run", compiled="build", stop=stop)
+    assert time.monotonic() - begun < 20
+    assert not alive(int(grandchild.read_text()))
+    assert [path.suffix for path in (tmp_path / "packages").iterdir()] == [".lock"]  # no failure is noted
+    with pytest.raises(Interrupted):  # a job that has waited for another one's build
+        packages.build(step_of(setup_with()), stop=stop)
+
+
+def alive(process: int) -> bool:
+    """Whether a process exists that is not a zombie."""
+    path = Path(f"/proc/{process}/stat")
+    return path.exists() and path.read_text().rpartition(")")[2].split()[0] != "Z"
 
 
 @pytest.mark.parametrize("when", ["auto", "build"])

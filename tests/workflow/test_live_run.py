@@ -63,12 +63,11 @@ def test_a_first_dry_run_tells_how_much_is_to_be_made(empty):
 
 def test_after_an_interruption_the_last_line_says_that_the_same_command_resumes(empty):
     empty.change("training.duration", "200000 images")
-    empty.change("execution.compile", "never")  # a build would have to end first
     with open(empty.folder / "output.txt", "w") as output:
         process = subprocess.Popen(empty.command("labels"), **empty.process(), stdout=output, start_new_session=True)
         wait_until(lambda: list(empty.folder.glob("results/state/*/*/lock")), 120, "a training")
         os.killpg(process.pid, signal.SIGINT)
-        assert process.wait(60) != 0
+        assert process.wait(20) != 0  # also if a package is being built
     text = (empty.folder / "output.txt").read_text()
     assert text.splitlines()[-1] == (
         "interrupted: finished runs and the states of trainings are saved; the same command resumes"

@@ -14,6 +14,10 @@ ENVIRONMENT = {
 PR_SET_PDEATHSIG = 1  # of prctl(2)
 
 
+class Interrupted(Exception):
+    """The process was asked to end.  What it needs to resume has been saved."""
+
+
 class Stop:
     """A flag for a request to stop; `set` is a signal handler.
 

@@ -23,13 +23,12 @@ from emmeter.files.records import TrainingRecord
 from emmeter.files.tables import LOG_COLUMNS
 from emmeter.files.writing import write_csv, write_json
 from emmeter.machine.device import describe, select
-from emmeter.machine.process import Stop
+from emmeter.machine.process import Interrupted, Stop
 from emmeter.settings import keys
 from emmeter.settings.sections import Setup
 from emmeter.training import loop
 from emmeter.training import snapshots as stored_snapshots
 from emmeter.training import state as training_state
-from emmeter.training.loop import Interrupted
 from emmeter.training.packages import When
 from emmeter.training.parallel import Processes, joined
 from emmeter.training.trainer import Diverged, Trainer, start
@@ -99,7 +98,7 @@ def train(
         if processes.writes:
             training_state.bind(state, _identity(setup, subset, n, replicate))
             processes.first(GO)  # the other processes read the state folder only now
-        trainer = start(setup, images, n, replicate, chosen, state, processes=processes, compiled=compiled)
+        trainer = start(setup, images, n, replicate, chosen, state, processes, compiled, stop)
         if processes.writes:
             _head(trainer, n, replicate, describe(chosen), key)
         resumed_at, rate = _run(trainer, state, state_seconds, log_seconds, stop)

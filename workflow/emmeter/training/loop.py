@@ -5,15 +5,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from emmeter.machine.device import fastest_convolutions
-from emmeter.machine.process import Stop
+from emmeter.machine.process import Interrupted, Stop
 from emmeter.training import log, snapshots, state
 from emmeter.training.trainer import Trainer
 
 SAVING = 0.02  # share of the time that saving states may take
-
-
-class Interrupted(Exception):
-    """The process was asked to end.  The state has been saved."""
 
 
 def train(trainer: Trainer, folder: Path, state_seconds: float, stop: Stop) -> Iterator[int]:

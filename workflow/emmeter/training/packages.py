@@ -7,6 +7,7 @@ architecture, in all processes and projects of a user.  So packages are stored i
 A package depends on the processor or the GPU, on torch and on the number of threads; its name is a hash of all these.
 """
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -17,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -32,13 +33,14 @@ from emmeter.diffusion.precision import cast, choose
 from emmeter.diffusion.preconditioning import Denoiser, preconditioning
 from emmeter.errors import StageError, reason
 from emmeter.files.writing import replacing, write_text
-from emmeter.machine.process import end_with_parent
+from emmeter.machine.process import Interrupted, Stop, end_with_parent
 from emmeter.training import architecture
 from emmeter.training.architecture import Architecture
 
 VERSION = 2  # of the compiled functions: raise it when their arguments or results change
 TOLERANCE = {"float32": 1e-4, "tf32": 2e-2, "bfloat16": 0.1}  # largest relative difference of a new package from eager
 VARIABLE = "EMM_PACKAGES"  # environment variable: the folder of the packages
+POLL = 0.2  # seconds between two looks at a build and at requests to end it
 FAILED = "error: "  # head of the line in which the compiling process reports its failure
 
 When = Literal["never", "auto", "build", "always"]
@@ -140,7 +142,7 @@ def _loaded(path: Path, device: str) -> Callable[[list[Tensor]], list[Tensor]]:
     return _aoti.AOTIModelPackageLoader(str(path), "model", True, 1, torch.cuda.current_device()).run
 
 
-def build(chosen: Recipe, again: bool = False) -> None:
+def build(chosen: Recipe, again: bool = False, stop: Stop | None = None) -> None:
     """Build a package unless it exists, in a process of its own, so that this process does not load the compiler.
 
     A second process that builds the same package waits for the first one.  A failure of the compiler is noted beside
@@ -148,7 +150,9 @@ def build(chosen: Recipe, again: bool = False) -> None:
 
     Args:
         again: try although an earlier attempt has failed.
+        stop: when set, the build ends.
     Raises:
+        Interrupted: `stop` was set.
         PackageError: there is no compiler, or the package does not compute what eager PyTorch does.
         OSError: the folder of packages cannot be written.
     """
@@ -156,6 +160,8 @@ def build(chosen: Recipe, again: bool = False) -> None:
     with locks.held(chosen.path.with_suffix(".lock")):
         if chosen.path.is_file():
             return
+        if stop and stop.is_set():  # while another process was building
+            raise Interrupted
         if failure.is_file() and not again:
             raise PackageError(f"{failure.read_text(encoding='utf-8').strip()}; to try again, delete {failure}")
         command = [
@@ -163,24 +169,54 @@ def build(chosen: Recipe, again: bool = False) -> None:
             str(chosen.threads),
         ]  # fmt: skip
         environment = os.environ | project.child_environment() | {"OMP_NUM_THREADS": str(chosen.threads)}
-        done = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True)
-        if done.returncode or not chosen.path.is_file():
-            last = (done.stderr.strip().splitlines() or [""])[-1]
+        status, errors = _ended(command, environment, stop)
+        if status or not chosen.path.is_file():
+            last = (errors.strip().splitlines() or [""])[-1]
             if not last.startswith(FAILED):
-                raise PackageError(f"compiling ended with status {done.returncode} ({last or 'no reason given'})")
+                raise PackageError(f"compiling ended with status {status} ({last or 'no reason given'})")
             error = f"compiling failed: {last.removeprefix(FAILED)}"
             write_text(failure, error + "\n")
             raise PackageError(error)
         failure.unlink(missing_ok=True)
 
 
-def provided(chosen: Recipe, when: When) -> Package | None:
+def _ended(command: Sequence[str], environment: Mapping[str, str], stop: Stop | None) -> tuple[int, str]:
+    """Run a command to its end; return its exit status and what it wrote to standard error.
+
+    If this process is to end first, the command and all that it has started end, too.
+    """
+    child = subprocess.Popen(
+        command,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        while True:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                _, errors = child.communicate(timeout=POLL)
+                return child.returncode, errors
+            if stop and stop.is_set():
+                raise Interrupted
+    except BaseException:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
+        child.communicate()
+        raise
+
+
+def provided(chosen: Recipe, when: When, stop: Stop | None = None) -> Package | None:
     """The package with which a job computes; None for eager PyTorch.
 
     Args:
         when: "never"; "auto", if the package exists; "build", and build it if it is missing; or "always", which fails
             where "build" prints a note and goes on without a package.
+        stop: when set, a build ends.
     Raises:
+        Interrupted: `stop` was set during a build.
         PackageError: `when` is "always", and the package cannot be built or loaded.
     """
     if when == "never":
@@ -189,7 +225,7 @@ def provided(chosen: Recipe, when: When) -> Package | None:
         if when == "auto" and not chosen.path.is_file():
             return None
         if when != "auto":
-            build(chosen, again=when == "always")
+            build(chosen, when == "always", stop)
         return load(chosen)
     except (PackageError, OSError) as error:
         why = str(error)

@@ -20,6 +20,7 @@ from emmeter.diffusion.precision import choose
 from emmeter.diffusion.preconditioning import Denoiser, preconditioning, to_unit
 from emmeter.errors import StageError
 from emmeter.machine.device import reseed
+from emmeter.machine.process import Stop
 from emmeter.settings.sections import Setup
 from emmeter.training import architecture, packages, snapshots, state
 from emmeter.training.batches import ahead, batches
@@ -204,6 +205,7 @@ def start(
     folder: Path,
     processes: Processes = ALONE,
     compiled: When = "never",
+    stop: Stop | None = None,
 ) -> Trainer:
     """Make the trainer of a run: from its saved state if there is one, otherwise from initial weights.
 
@@ -217,7 +219,9 @@ def start(
         processes: the processes that train the run together.
         compiled: whether to use a package, as for `packages.provided`.  Unless "never", one GPU runs the steps as a
             CUDA graph.
+        stop: when set, a build of a package ends.
     Raises:
+        Interrupted: `stop` was set during a build.
         PackageError: `compiled` is "always" on a machine that cannot compile.
     """
     seed = derive(setup.seed, "train", replicate, n)
@@ -230,12 +234,12 @@ def start(
         saved = None
     package = None
     if saved and (before := saved.get("package")):
-        package = packages.provided(recipe, "build") if before == recipe.key else None
+        package = packages.provided(recipe, "build", stop) if before == recipe.key else None
         if package is None:
             print(f"{folder}: this machine lacks the package {before}; starting this run again", flush=True)
             saved = None
     if not saved:
-        package = packages.provided(recipe, compiled)
+        package = packages.provided(recipe, compiled, stop)
     if processes.first(int(package is not None)) != int(package is not None):
         raise packages.PackageError(f"{recipe.path}: does not load in all processes of this run; delete it")
     trainer = Trainer(setup, n, seed, denoiser, subset, device, processes, package)
