@@ -10,6 +10,7 @@ from snakemake_interface_logger_plugins.tests import MockOutputSettings
 from test_course import CONTENT, finish, score
 
 import snakemake_logger_plugin_emmeter as plugin
+from emmeter.files.layout import run_folder
 from emmeter.measure.outcome import RunId
 from emmeter.pipeline import changes
 from emmeter.pipeline.course import Course
@@ -175,6 +176,15 @@ def test_a_dry_run_tells_what_is_kept_and_what_is_made(index, live):
     assert changes.sentences(Course(index), ["one"]) == [
         f"one: all {Course(index).survey(['one']).done} runs are there"
     ]
+
+
+def test_a_dry_run_tells_of_samples_that_another_criterion_scores_again(index):
+    sample = run_folder(index.results, "sample", key("sample", index.study("one").arms[0].setup), 40, 0)
+    sample.mkdir(parents=True)
+    assert changes.sentences(Course(index), ["one"])[0].endswith("none made yet")  # samples have not been written
+    (sample / "samples.npz").touch()
+    (line,) = changes.sentences(Course(index), ["one"])
+    assert re.fullmatch(r"one: 2 arms, about \d+ runs, none scored yet; samples of 1 run are there", line)
 
 
 def test_a_dry_run_names_the_setting_that_has_changed(index, tmp_path):

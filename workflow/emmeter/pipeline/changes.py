@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from emmeter.files.layout import SETTINGS, emm_folder
+from emmeter.files.layout import FILES, SETTINGS, emm_folder, run_folder
 from emmeter.pipeline.course import Course
 from emmeter.pipeline.index import Index
 from emmeter.settings.keys import key, stage_settings
@@ -32,7 +32,9 @@ def sentences(course: Course, studies: Iterable[str]) -> list[str]:
         runs, arms = survey.runs - survey.done, len(survey.open_arms)
         cause = "".join(f"{change}: " for change in [_joined(changes(course.index, name))] if change)
         if not survey.done:
-            what = f"{counted(survey.arms, 'arm')}, about {counted(runs, 'run')}, none made yet"
+            there = sampled(course.index, name)
+            state = f"none scored yet; samples of {counted(there, 'run')} are there" if there else "none made yet"
+            what = f"{counted(survey.arms, 'arm')}, about {counted(runs, 'run')}, {state}"
         elif runs:
             named = [arm.partition("/")[2] for arm in survey.open_arms]
             where = f"{counted(arms, 'arm')} ({_joined(named)})" if arms < survey.arms else "all arms"
@@ -42,6 +44,14 @@ def sentences(course: Course, studies: Iterable[str]) -> list[str]:
             what = f"all {counted(survey.done, 'run')} are there"
         lines.append(f"{name}: {cause}{what}")
     return lines
+
+
+def sampled(index: Index, study: str) -> int:
+    """Count the runs of a study's arms, scored or not, of which the samples are there."""
+    keys = {key("sample", arm.setup) for arm in index.study(study).arms}
+    (file,) = FILES["sample"]
+    pattern = run_folder(index.results, "sample").relative_to(index.results)
+    return sum(len([*index.results.glob(str(pattern / file).format(key=key, n="*", r="*"))]) for key in keys)
 
 
 def again(stats: Mapping[str, int], reasons: Mapping[str, Collection[str]], new: int) -> list[str]:
