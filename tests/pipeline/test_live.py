@@ -48,7 +48,7 @@ def test_a_finished_run_is_one_line_with_arm_size_outcome_and_position(index, li
     start(live, 1, "score", **run_of(index))
     finish(index, "one", memorized=158, runs=1)
     (line,) = live.lines("job_finished", {"job_id": 1}, "")
-    assert line.startswith("one/a and 1 more  N = 40, replicate 0: 63.2 % copies  (run 1 of about ")
+    assert line.startswith("one/a  N = 40, replicate 0: 63.2 % copies  (run 1 of about ")
     assert "about" in line.partition("(")[2].partition(",")[2]
     assert live.lines("job_finished", {"job_id": 1}, "") == []
 
@@ -57,7 +57,7 @@ def test_arms_of_requested_studies_are_named(index):
     live = Live(Course(index), {"score": "score"}, lambda: ["two"])
     start(live, 1, "score", **run_of(index))
     finish(index, "two", memorized=158, runs=1)
-    assert live.lines("job_finished", {"job_id": 1}, "")[0].startswith("two/a and 1 more  N = 40")
+    assert live.lines("job_finished", {"job_id": 1}, "")[0].startswith("two/a  N = 40")
 
 
 def test_a_finished_search_is_one_line_with_its_answer(index, live):
@@ -137,7 +137,7 @@ def test_jobs_that_others_interrupted_are_no_failures_either_but_the_workflow_ha
 def test_a_failed_job_that_is_tried_again_says_so(index, live):
     start(live, 1, "score", **run_of(index))
     assert live.lines(None, {}, "Trying to restart job 1.") == [
-        "one/a and 1 more  N = 40, replicate 0: failed, and is tried again"
+        "one/a  N = 40, replicate 0: failed, and is tried again"
     ]
 
 
@@ -162,7 +162,7 @@ def test_the_bar_shows_share_runs_and_what_works_and_never_falls(index, live):
         shares.append(int(live.bar(200).partition("] ")[2].partition(" %")[0]))
     assert shares == sorted(shares) and shares[-1] == 100
     start(live, 1, "score", **run_of(index))
-    assert live.bar(200).endswith("runs  one/a and 1 more  N = 40, replicate 0")
+    assert live.bar(200).endswith("runs  one/a  N = 40, replicate 0")
     assert len(live.bar(40)) == 39
 
 

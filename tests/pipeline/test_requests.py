@@ -90,13 +90,13 @@ def test_of_many_arms_the_first_are_named():
     assert arms_served(index, "score", score, ["s"], most=13) == ", ".join(f"s/a{i}" for i in range(13))
 
 
-def test_arms_of_the_requested_studies_are_named_before_others():
+def test_arms_of_the_requested_studies_alone_are_named():
     studies = {name: {"arms": {"a": {}}} for name in ("first", "second", "third")}
     index = index_of(read(CONTENT | {"studies": studies, "run": "all"}), Path("results"))
     train = key("train", index.study("first").arms[0].setup)
-    assert arms_served(index, "train", train, ["second"]) == "second/a and 2 more"
-    assert arms_served(index, "train", train, ["second", "third"]) == "second/a, third/a and 1 more"
-    assert arms_served(index, "train", train, []) == "first/a and 2 more"
+    assert arms_served(index, "train", train, ["second"]) == "second/a"
+    assert arms_served(index, "train", train, ["second", "third"]) == "second/a, third/a"
+    assert arms_served(index, "train", train, []) == "first/a"  # somebody asked for a file of a run
 
 
 @pytest.fixture

@@ -69,11 +69,11 @@ def as_published(base: Setup) -> bool:
 
 
 def arms_served(index: "Index", stage: Stage, key: str, studies: Collection[str], most: int = 3) -> str:
-    """Names of the arms that a key of a stage serves: at most `most` of these studies, and how many more.
+    """Names of the arms of these studies that a key of a stage serves: at most `most`, and how many more.
 
     An arm of another study is named only if none of `studies` needs the key.
     """
     names = index.arms(stage, key).split(", ")
     asked = [name for name in names if name.partition("/")[0] in studies] or names[:1]
-    more = len(names) - len(asked[:most])
+    more = len(asked) - len(asked[:most])
     return ", ".join(asked[:most]) + (f" and {more} more" if more else "")
