@@ -106,7 +106,7 @@ def test_the_record_of_the_experiment_stands_beside_its_tables(folder):
 
 
 def test_clean_deletes_what_no_configuration_has(folder, capsys, monkeypatch):
-    assert "every folder belongs to a configuration" in emm("clean")
+    assert "every folder is needed" in emm("clean")
     text = (folder / "config.yaml").read_text()
     (folder / "config.yaml").write_text(
         text + "seed: 7\n" if "seed:" not in text else text.replace("seed: 0", "seed: 7")
@@ -131,7 +131,19 @@ def test_clean_keeps_the_runs_of_overlays(folder):
     (folder / "config" / "mine.yaml").write_text((folder / "config.yaml").read_text())
     text = (folder / "config.yaml").read_text()
     (folder / "config.yaml").write_text(text.replace("seed: 0", "seed: 7"))
-    assert "every folder belongs to a configuration" in emm("clean")
+    assert "every folder is needed" in emm("clean")
+
+
+def test_clean_keeps_the_runs_of_experiments_whose_configuration_is_elsewhere(folder):
+    text = (folder / "config.yaml").read_text()
+    (folder / "config.yaml").write_text(
+        "name: another\n" + text.replace("name: digits\n", "").replace("seed: 0", "seed: 7")
+    )
+    listed = emm("clean")
+    assert "note: results/digits: its configuration is not here; its runs are kept until you delete" in listed
+    assert "every folder is needed" in listed
+    shutil.rmtree(folder / "results/digits")
+    assert "emm clean --yes" in emm("clean")
 
 
 def pictures(path: Path, count: int, classes: int = 1) -> Path:

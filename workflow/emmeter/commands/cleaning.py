@@ -1,14 +1,18 @@
-"""``emm clean``: results of settings that no configuration here has any more."""
+"""``emm clean``: results of settings that neither a configuration here nor the tables of another experiment need."""
 
+import contextlib
+import csv
 import re
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from emmeter.errors import SettingsError
-from emmeter.files.layout import RUN_FOLDERS, emm_folder, quality_folder
+from emmeter.errors import DataError, SettingsError
+from emmeter.files import checksums, records
+from emmeter.files.layout import EXPERIMENT, RECORDS, RUN_FOLDERS, emm_folder, quality_folder
+from emmeter.files.records import EmmRecord, QualityRecord
 from emmeter.pipeline.index import index_of
 from emmeter.pipeline.plan import amount
 from emmeter.settings.configuration import load, read
@@ -32,20 +36,26 @@ class Unused:
 
 
 def clean(results: Path, overlays: Sequence[Path] = (), *, yes: bool = False) -> None:
-    """List the folders of settings that no configuration here has, and delete them if the user agrees.
+    """List the folders of settings that nothing here needs any more, and delete them if the user agrees.
 
-    Used are the settings of config.yaml, alone, with each overlay in config/, and with `overlays`; of all studies.
+    Used are the settings of config.yaml, alone, with each overlay in config/, and with `overlays`; of all studies.  An
+    experiment that none of these configurations names may belong to an overlay elsewhere: the runs behind its tables
+    are used, too, until its folder is deleted.
 
     Args:
         overlays: files, laid over config.yaml together.
         yes: delete without a question.
     """
-    used, unread = keys_in_use(results, overlays)
+    used, own, notes = keys_in_use(results, overlays)
+    for folder, keys in experiments(results, own).items():
+        if keys - used:
+            notes.append(f"{folder}: its configuration is not here; its runs are kept until you delete this folder")
+        used |= keys
     folders = unused(results, used)
-    for line in unread:
+    for line in notes:
         print(f"note: {line}")
     if not folders:
-        print(f"{results}: every folder belongs to a configuration here")
+        print(f"{results}: every folder is needed")
         return
     for folder in folders:
         print(f"{folder.path}  {folder.files} files, {amount(folder.size)}")
@@ -62,19 +72,24 @@ def clean(results: Path, overlays: Sequence[Path] = (), *, yes: bool = False) ->
     print(f"deleted {len(folders)} folders, {total}")
 
 
-def keys_in_use(results: Path, overlays: Sequence[Path] = ()) -> tuple[set[str], list[str]]:
-    """Keys of all stages that a configuration here has, and one line per overlay that cannot be read.
+def keys_in_use(results: Path, overlays: Sequence[Path] = ()) -> tuple[set[str], set[Path], list[str]]:
+    """Find what the configurations here need.
+
+    Returns:
+        Keys of all stages, the folders of the experiments, and one line per overlay that cannot be read.
 
     Raises:
         SettingsError: config.yaml with `overlays` is wrong.  Then no key is known to be unused.
     """
     used: set[str] = set()
+    own: set[Path] = set()
     unread = []
 
     def add(chosen: Sequence[Path]) -> None:
         settings = read(load(chosen), asked=())
         index = index_of(settings, results, data_needed=False, asked=(), looked=False)
         used.update(key for keys in index.keys.values() for key in keys.values())
+        own.add(index.experiment)
 
     add([])
     if overlays:
@@ -85,7 +100,36 @@ def keys_in_use(results: Path, overlays: Sequence[Path] = ()) -> tuple[set[str],
                 add([path])
             except SettingsError as error:
                 unread.append(f"{path}: cannot be read, so its runs count as unused ({error})")
-    return used, unread
+    return used, own, unread
+
+
+def experiments(results: Path, own: Collection[Path]) -> dict[Path, set[str]]:
+    """Keys of the searches, runs and measures behind the tables of all experiments but `own`, by folder."""
+    found: dict[Path, set[str]] = {}
+    for marker in sorted(results.glob(f"*/{EXPERIMENT}")):
+        if marker.parent in own:
+            continue
+        keys, digests = found.setdefault(marker.parent, set()), set()
+        for emm_key in {key for table in marker.parent.glob("*/emm.csv") for key in _searches(table)}:
+            keys.add(emm_key)
+            with contextlib.suppress(OSError, DataError):  # the search is gone or damaged
+                path = emm_folder(results, emm_key) / RECORDS["emm"]
+                keys.update(records.read(path, EmmRecord).get("keys", {}).values())
+                digests.add(checksums.sha256(path))
+        for path in quality_folder(results).parent.glob(f"*/{RECORDS['quality']}"):
+            with contextlib.suppress(OSError, DataError):
+                if digests & set(records.read(path, QualityRecord)["inputs"].values()):
+                    keys.add(path.parent.name)
+    return found
+
+
+def _searches(table: Path) -> list[str]:
+    """Keys of the searches that a table of a study names."""
+    try:
+        with table.open(newline="", encoding="utf-8") as file:
+            return [row["key"] for row in csv.DictReader(file)]
+    except (OSError, ValueError, KeyError, csv.Error):
+        return []
 
 
 def unused(results: Path, used: set[str]) -> list[Unused]:
