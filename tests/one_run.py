@@ -110,6 +110,10 @@ class Pipeline:
             study = json.dumps({"name": "faults", "arms": [{"name": "one", "value": ""}]})
             outputs = {name: self.study / f"{name}.csv" for name in ("quality", "copied")}
             return [module, *_flat({"study": study, "tables": self.file("quality")} | outputs)]
+        if stage == "tradeoff":
+            options = {name: tables[name] for name in ("emm", "curves")} | {"quality": self.study / "quality.csv"}
+            about = {"study": self.description(), "style": '{"dpi": 50}', "folder": self.study}
+            return [module, *_flat(about | options)]
         if stage in ("summary", "findings_table"):
             source = tables["emm" if stage == "summary" else "findings"]
             table = self.results / ("emm.csv" if stage == "summary" else "findings.csv")

@@ -16,6 +16,7 @@ from emmeter.files.tables import COPIED_COLUMNS, COPIED_IMAGE_COLUMNS, QUALITY_C
 from emmeter.measure.criterion import memorized
 from emmeter.measure.quality.features import pixels
 from emmeter.measure.quality.floors import METRICS, against_train
+from emmeter.measure.tradeoff import METRICS as METRICS_SHOWN
 from one_run import CONTENT, Pipeline
 
 
@@ -169,6 +170,25 @@ def test_a_table_of_an_arm_that_has_changed_is_refused(run, capsys):
     assert run.call("quality_table") == 1
     assert "has changed since it was written" in capsys.readouterr().err
     assert not (run.study / "copied.csv").exists()
+
+
+def test_memorization_against_quality_has_the_shares_of_the_runs_and_their_quality(run):
+    for stage in ("study", "quality_table", "tradeoff"):
+        assert run.call(stage) == 0
+    (row,) = pd.read_csv(run.study / "tradeoff.csv").to_dict("records")
+    last = table(run, "quality.csv").query("against == 'held-out' and progress == 1").iloc[0]
+    assert [row[name] for name in METRICS_SHOWN] == [last[name] for name in METRICS_SHOWN]
+    assert row["ratio"] == memorized(read_neighbours(run.file("score"))[-1]).mean()
+    assert (row["arm"], row["n"], row["runs"], row["unfinished"], row["shared"]) == ("one", run.n, 1, 1, True)
+    assert (run.study / "tradeoff.svg").is_file() and (run.study / "tradeoff.png").is_file()
+
+
+def test_without_images_to_compare_the_figure_says_so(run):
+    run.file("sample").unlink()
+    for stage in ("quality", "study", "quality_table", "tradeoff"):
+        assert run.call(stage) == 0
+    assert (run.study / "tradeoff.csv").read_text().count("\n") == 1
+    assert "No run has enough different images to compare." in (run.study / "tradeoff.svg").read_text()
 
 
 def test_a_training_of_a_few_steps_is_marked_and_copies_of_the_training_images_are_not(run):

@@ -10,9 +10,17 @@ import pytest
 from project import CONFIG, JOINED, Project, fresh
 
 RUNS = {"subset": 3, "sample": 4, "train": 2, "score": 4, "emm": 4, "quality": 4}  # of the tiny configuration
-ALL = RUNS | {"study": 3, "figures": 3, "quality_table": 3, **dict.fromkeys(JOINED, 1), "report": 1, "all": 1}
+ALL = RUNS | {
+    "study": 3,
+    "figures": 3,
+    "quality_table": 3,
+    "tradeoff": 3,
+    **dict.fromkeys(JOINED, 1),
+    "report": 1,
+    "all": 1,
+}
 OWN = {"subset": 1, "sample": 1, "score": 1, "emm": 1, "study": 1}
-SHOWN = {"figures": 1, "quality": 1, "quality_table": 1}  # what its study has besides
+SHOWN = {"figures": 1, "quality": 1, "quality_table": 1, "tradeoff": 1}  # what its study has besides
 
 
 @pytest.fixture(scope="module")

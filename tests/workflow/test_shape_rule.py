@@ -34,4 +34,4 @@ def test_a_study_with_published_numbers_is_compared(project):
     assert 'download="shape.csv"' in (project.folder / "results/digits/report.html").read_text()
     assert project.plan().rules == set()
     project.change("figures.dpi", 60)
-    assert project.plan().rules == {"figures", "shape", "report"}
+    assert project.plan().rules == {"figures", "tradeoff", "shape", "report"}

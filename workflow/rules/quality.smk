@@ -43,3 +43,27 @@ rule quality_table:
     shell:
         "python -m emmeter.stages.quality_table --study {params.study:q} --tables {params.tables:q}"
         " --quality {output.quality} --copied {output.copied} > {log} 2>&1"
+
+
+rule tradeoff:
+    input:
+        emm=f"{STUDY}/emm.csv",
+        curves=f"{STUDY}/curves.csv",
+        quality=f"{STUDY}/quality.csv",
+    output:
+        figure("tradeoff", "copies against image quality"),
+        table=f"{STUDY}/tradeoff.csv",
+    log:
+        "logs/tradeoff/{study}.log",
+    localrule: True
+    conda:
+        environment("envs/cpu.yaml")
+    params:
+        study=description_json,
+        style=SETTINGS.figures.model_dump_json(),
+        folder=lambda wildcards, output: os.path.dirname(output.table),
+    message:
+        "copies against image quality in study {wildcards.study}"
+    shell:
+        "python -m emmeter.stages.tradeoff --study {params.study:q} --style {params.style:q} --emm {input.emm}"
+        " --curves {input.curves} --quality {input.quality} --folder {params.folder} > {log} 2>&1"

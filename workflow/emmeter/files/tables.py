@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from emmeter.errors import StageError
 from emmeter.measure.quality.floors import METRICS
+from emmeter.measure.tradeoff import METRICS as TRADED
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -60,6 +61,10 @@ QUALITY_COLUMNS = (
 COPIED_COLUMNS = (
     *RUN_COLUMNS, "images", "memorized", "train", "copied", "share", "share_low", "share_high", "reachable",
 )  # fmt: skip
+TRADEOFF_COLUMNS = (
+    *ARM_COLUMNS, "features", "n", "shared", "runs", "unfinished", "ratio",
+    *(f"{metric}{part}" for metric in TRADED for part in ("", "_floor")),
+)  # fmt: skip
 COPIED_IMAGE_COLUMNS = ("n", "replicate", "position", "index", "label", "copies", "first_progress", "first_images_seen")
 
 # The columns of all tables that hold text or truth values; the others hold numbers.
@@ -67,6 +72,7 @@ TEXT = frozenset({
     "study", "arm", "factor", "value", "status", "data", "budget", "rule", "snapshot", "note", "role", "baseline",
     "setting", "paired", "finding", "claim", "source", "expect", "arms", "verdict", "arm_keys", "within", "figure",
     "forecast", "key", "features", "trained_to_end", "quantity", "against", "extrapolated", "order",
+    "shared",
 })  # fmt: skip
 
 

@@ -33,6 +33,7 @@ TABLES = {
     "onset_figure": "figures",
     "budget_figure": "figures",
     "progress_figure": "figures",
+    "tradeoff": "figures",
     "study_report": "page",
 }
 KNOWN_FAILURES = ("RuleException", "CalledProcessError")  # what a failed job's own log says better

@@ -10,7 +10,7 @@ from emmeter.settings.keys import Stage
 
 FIGURES = ("curves", "emm", "gallery")
 TABLES = ("emm", "curves", "contrasts", "findings", "onset", "budget")
-MEASURED = ("quality.csv", "copied.csv")  # tables of studies of which an arm measures quality
+MEASURED = ("quality.csv", "copied.csv", "tradeoff.csv")  # tables of studies of which an arm measures quality
 OWN = {"proportional": "onset", "forecast": "budget"}  # figures only of studies with such a claim, by what it expects
 KINDS = ("svg", "png")
 FEWEST_SNAPSHOTS = 3  # of every arm, for the figure of progress: fewer do not show when memorization sets in
@@ -107,6 +107,8 @@ class Paths:
         setups = [arm.setup for arm in self.index.study(name).arms]
         if all(len(s.training.snapshots) >= FEWEST_SNAPSHOTS and s.diffusion.denoiser == "network" for s in setups):
             figures.append("progress")
+        if self.index.quality_files(name):
+            figures.append("tradeoff")
         files = [*(f"{table}.csv" for table in TABLES), "emm.html"]
         files += MEASURED if self.index.quality_files(name) else ()
         return [str(folder / file) for file in [*files, *(f"{figure}.{kind}" for figure in figures for kind in KINDS)]]

@@ -34,7 +34,7 @@ from emmeter.presentation.page.material import File, Material, Records, Search, 
 from emmeter.presentation.page.page import page
 from emmeter.settings.keys import Stage
 
-STUDY_TABLES = ("emm", "contrasts", "findings", "curves", "onset", "budget", "quality", "copied")
+STUDY_TABLES = ("emm", "contrasts", "findings", "curves", "onset", "budget", "quality", "copied", "tradeoff")
 JOINED_TABLES = ("emm", "findings", "published", "shape")
 
 if TYPE_CHECKING:

@@ -14,6 +14,7 @@ TABLES = {
     "budget": "the law of the training budget",
     "quality": "image quality of every run, beside that of real images",
     "copied": "how many training images were copied, for every run",
+    "tradeoff": "share of copies and image quality per arm and size",
     "published": "our shares of copies beside the published ones",
     "shape": "our results beside the published ones, by shape",
     "configuration": "all settings in force; snakemake --configfile takes this file",

@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 from markupsafe import Markup
 
-from emmeter.presentation.curves_figure import draw_curves, has_line
+from emmeter.presentation.curves_figure import draw_curves, has_line, levels
 from emmeter.presentation.figures import draw_budget, draw_onset
 from emmeter.presentation.inline import inline
 from emmeter.presentation.page.material import StudyMaterial
@@ -16,6 +17,7 @@ from emmeter.presentation.sentences import finding
 from emmeter.presentation.shape_figure import draw_study_shape, in_order
 from emmeter.presentation.style import TOGETHER, Figure, styled
 from emmeter.presentation.tables import answer
+from emmeter.presentation.tradeoff_figure import draw_tradeoff, study_points
 from emmeter.settings.sections import Figures
 
 WIDE, NARROW = 6.6, 3.4  # inches of the two drawings of a figure; phones show the narrow one
@@ -69,6 +71,35 @@ def drawings(study: StudyMaterial) -> list[Drawing]:
                     "On the dashed diagonal, our share of copies equals the published one.",
                 ],
                 **both(lambda style: draw_study_shape(shape, style), f"{study.name}-shape", title, f"{title}: {order}"),
+            )
+        )
+    return drawn + tradeoffs(study)
+
+
+def tradeoffs(study: StudyMaterial) -> list[Drawing]:
+    """Memorization against quality, one figure per space of features in which anything was compared."""
+    if study.quality is None:
+        return []
+    runs, title = study_points(study.emm, study.curves, study.quality), "Copies against image quality"
+    drawn = []
+    for number, features in enumerate(dict.fromkeys(run.features for run in runs)):
+        shown = [run for run in runs if run.features == features]
+        draw = partial(draw_tradeoff, shown, levels(study.emm))
+        measures = (
+            "Fréchet distance" if len({run.arm for run in shown}) > TOGETHER else "Fréchet distance and precision"
+        )
+        caption = [
+            "A point is one run. A line leads through the mean distances of an arm, from its smallest N to its "
+            "largest. The upright line is where other real images are. Distances are in units of theirs.",
+        ]
+        if any(run.unfinished for run in shown):
+            caption.append("Open: runs that were not trained to the end.")
+        drawn.append(
+            Drawing(
+                title=title,
+                subtitle=f"Share of near copies by {measures} of the images, against held-out ones, by {features}.",
+                caption=caption,
+                **both(draw, f"{study.name}-tradeoff{number or ''}", title, f"{title}, {measures}, one point per run."),
             )
         )
     return drawn

@@ -4,13 +4,14 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from emmeter.measure.tradeoff import METRICS, means
 from emmeter.measure.trained import Mark, arm_marks
 from emmeter.presentation.page.material import StudyMaterial
 from emmeter.presentation.page.parts import Measured
 from emmeter.presentation.sentences import size
+from emmeter.presentation.tradeoff_figure import study_points
 
 Row = Mapping[str, Any]
-METRICS = ("frechet", "precision", "recall", "coverage", "authenticity")
 HEADINGS = (
     *("Arm", "N", "Fréchet distance", "Precision", "Recall", "Coverage", "Authenticity"),
     *("Training images copied", "Trained to the end"),
@@ -20,6 +21,15 @@ NOTE = (
     "the same for real images that were held out; a distance means something beside that number only. Precision: share "
     "of generated images near a real one. Recall and coverage: share of real images near a generated one. "
     "Authenticity: about one half for real images, 0 for copies."
+)
+
+TRADE_HEADINGS = (
+    *("Arm", "Near copies", "Fréchet distance", "Precision", "Recall", "Coverage", "Authenticity"),
+    "Runs not trained to the end",
+)
+TRADE_NOTE = (
+    "Means of the runs of each arm at a size that all arms share, the one nearest to the EMM of the first arm. Images "
+    "are compared with held-out ones. In brackets: the same for real images."
 )
 
 
@@ -49,6 +59,35 @@ def measured(study: StudyMaterial) -> list[Measured]:
         shown = [_cells(row, copied) for arm in arms if (row := nearest(arm, compared)) is not None]
         if shown:
             tables.append(Measured(f"Image quality, compared by {features}", NOTE, HEADINGS, shown))
+    return tables
+
+
+def traded(study: StudyMaterial) -> list[Measured]:
+    """Tables of memorization against quality at the size nearest to the first EMM that all arms share, if there is one.
+
+    There is one table per space of features.
+    """
+    if study.quality is None:
+        return []
+    every = [mean for mean in means(study_points(study.emm, study.curves, study.quality)) if mean.shared]
+    if not every:
+        return []
+    target = size(study.emm.to_dict("records")[0]) or 1.0
+    n = min((mean.n for mean in every), key=lambda n: abs(math.log2(n / target)))
+    tables = []
+    for features in dict.fromkeys(mean.features for mean in every):
+        rows = [
+            [
+                mean.arm,
+                f"{100 * mean.ratio:.0f} %",
+                *(f"{mean.measures[metric]:.2f} ({mean.floors[metric]:.2f})" for metric in METRICS),
+                f"{mean.unfinished} of {mean.runs}",
+            ]
+            for mean in every
+            if (mean.features, mean.n) == (features, n)
+        ]
+        title = f"Copies against image quality at N = {n}, compared by {features}"
+        tables.append(Measured(title, TRADE_NOTE, TRADE_HEADINGS, rows))
     return tables
 
 

@@ -86,7 +86,7 @@ def study_part(study: StudyMaterial, effects: Axis) -> StudyPart:
             for index, arm in enumerate(arms)
             if (search := study.searches.get(arm["arm"])) is not None and search.gallery is not None
         ],
-        measured=quality.measured(study),
+        measured=[*quality.measured(study), *quality.traded(study)],
         tables=[download(file) for file in study.files],
         cost=Cost(len(arms), round(total["runs"]), total["images_trained"], total["flops"], total["seconds"] / 60),
         runs=runs,
