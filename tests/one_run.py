@@ -22,7 +22,7 @@ from emmeter.settings.sections import Setup
 from emmeter.settings.validation import read_setup
 
 HEAD = re.compile(
-    r".+: N = \d+, replicate \d+|(subset|train|sample|score|emm): (?!error).*|end: .*"
+    r".+: N = \d+, replicate \d+|(subset|train|sample|external|score|emm): (?!error).*|end: .*"
 )  # head and end of logs
 CONTENT: dict[str, Any] = {
     "data": {"source": "digits", "held_out": 8},

@@ -77,6 +77,10 @@ LEAVES: dict[str, tuple[Any, dict[str, Any], str | None]] = {
     "data.mixture": ("digits", {"data": {"mixture_share": 0.5}}, "subset"),
     "data.mixture_classes": ([0, 1], {"data": {"mixture": "digits", "mixture_share": 0.5}}, "subset"),
     "data.mixture_share": (0.5, {"data": {"mixture": "digits"}}, "subset"),
+    "model.command": ("run {subset} {samples}", {}, "train"),
+    "model.files": ({"a.py": "0123"}, {"model": {"command": "run {subset} {samples}"}}, "train"),
+    "model.minutes": (2.0, {}, None),
+    "model.gpus": (2, {}, None),
     "network.architecture": ("ncsnpp", {}, "train"),
     "network.channels": (64, {}, "train"),
     "network.multipliers": ([1, 2, 2], {}, "train"),
@@ -169,6 +173,13 @@ def test_a_setting_changes_the_keys_from_its_stage_on(dotted):
         ("diffusion.sigma_data", {}),
         ("diffusion.p_mean", {"diffusion": {"preconditioning": "ve"}}),
         *(
+            (name, {"model": {"command": "run {subset} {samples}"}})
+            for name in LEAVES
+            if name.split(".")[0] in ("network", "training", "diffusion", "sampling")
+            and name not in ("diffusion.denoiser", "sampling.images", "sampling.ema_decay")
+        ),
+        ("model.files", {}),
+        *(
             (name, {"diffusion": {"denoiser": "optimum"}})
             for name in LEAVES
             if name.split(".")[0] in ("network", "training") or name == "diffusion.preconditioning"
@@ -176,7 +187,7 @@ def test_a_setting_changes_the_keys_from_its_stage_on(dotted):
     ],
 )
 def test_settings_without_effect_change_no_key(dotted, beside):
-    """Of Adam, of no weight decay, of VP, of the closed-form optimum."""
+    """Of Adam, of no weight decay, of VP, of a command of the user's, of the closed-form optimum."""
     assert changed(beside, merged(beside, setting(dotted, LEAVES[dotted][0]))) == []
 
 

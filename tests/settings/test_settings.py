@@ -39,7 +39,7 @@ def faults(content: Any) -> list[str]:
 BAD: list[tuple[dict[str, Any], str, str]] = [
     # unknown keys, with the nearest name or all of them
     ({"netwrk": {}}, "netwrk", "did you mean 'network'?"),
-    ({"zzz": 1}, "zzz", "allowed: seed, data, network"),
+    ({"zzz": 1}, "zzz", "allowed: seed, data, model, network"),
     ({"network": {"chanels": 8}}, "network.chanels", "did you mean 'channels'?"),
     ({"training": {"batchsize": 8}}, "training.batchsize", "did you mean 'batch_size'?"),
     ({"training": {"ema_decay": 0.9}}, "training.ema_decay", "did you mean 'ema_decays'?"),

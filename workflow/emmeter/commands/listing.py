@@ -34,7 +34,7 @@ def _row(index: Index, study: Study) -> list[str]:
     head = [study.name + mark, study.title, study.source]
     if index.faults([study.name]):
         return [*head, "", "cannot run", "", ""]
-    runs, done, images = 0, 0, 0
+    runs, done, images, external = 0, 0, 0, False
     counted = set()
     for arm in study.arms:
         emm_key, counts = key("emm", arm.setup), index.finished(key("emm", arm.setup))
@@ -44,6 +44,8 @@ def _row(index: Index, study: Study) -> list[str]:
                 continue
             counted.add(identity)
             runs, done = runs + 1, done + (run in counts)
-            if run not in counts and arm.setup.diffusion.denoiser == "network":
+            if run not in counts and arm.setup.kind == "network":
                 images += budget(arm.setup, run.n).images
-    return [*head, str(len(study.arms)), str(done), str(runs), f"{images:,.0f}"]
+            external = external or (run not in counts and arm.setup.kind == "command")  # only the command knows
+    to_train = f"{images:,.0f}{' + ?' if external else ''}" if images or not external else "?"
+    return [*head, str(len(study.arms)), str(done), str(runs), to_train]

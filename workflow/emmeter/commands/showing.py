@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from emmeter.commands.present import named, present
-from emmeter.files.layout import RUN_FOLDERS, emm_folder, run_folder
+from emmeter.files.layout import emm_folder, run_folder
 from emmeter.pipeline.index import Index
 from emmeter.presentation.tables import aligned
 from emmeter.settings.keys import key
 from emmeter.settings.sections import Setup
 from emmeter.settings.studies import Arm, Study
+from emmeter.stages.emm import run_keys
 
 
 def show(results: Path, text: str, overlays: Sequence[Path] = ()) -> None:
@@ -60,6 +61,8 @@ def _settings(base: Setup, setup: Setup) -> str:
     changes = changed(base, setup)
     rows = [["setting", "value", ""]]
     for section, content in setup.model_dump().items():
+        if setup.kind == "command" and section in ("network", "diffusion", "training"):
+            continue  # of the pipeline's own networks
         values = content.items() if isinstance(content, dict) else [("", content)]
         for name, value in values:
             dotted = f"{section}.{name}" if name else section
@@ -79,6 +82,6 @@ def _runs(index: Index, arm: Arm) -> str:
 
 def _folders(index: Index, arm: Arm) -> str:
     rows = [["stage", "folder"]]
-    for stage in RUN_FOLDERS:
-        rows.append([stage, str(run_folder(index.results, stage, key(stage, arm.setup), "<N>", "<r>"))])
+    for stage, name in run_keys(arm.setup).items():
+        rows.append([stage, str(run_folder(index.results, stage, name, "<N>", "<r>"))])
     return aligned([*rows, ["emm", str(emm_folder(index.results, key("emm", arm.setup)))]])

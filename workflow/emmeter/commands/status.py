@@ -1,12 +1,14 @@
 """``emm status``: what a workflow has done, what works now, and how long it will still take."""
 
+import os
 import time
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from emmeter import locks
 from emmeter.commands.present import named, present
-from emmeter.files.layout import RECORDS, run_folder
+from emmeter.files.layout import RECORDS, run_folder, state_folder
 from emmeter.measure.outcome import RunId
 from emmeter.pipeline.calibration import jobs_at_once
 from emmeter.pipeline.course import Course, Identity, Training, outcome, remaining, scores_of, training
@@ -15,6 +17,7 @@ from emmeter.pipeline.index import Index
 from emmeter.pipeline.plan import span
 from emmeter.presentation.tables import aligned
 from emmeter.settings.keys import Stage
+from emmeter.training.state import LOCK
 
 STAGES: tuple[Stage, ...] = ("train", "sample", "score")
 QUIET = 60.0  # seconds after which a job that has written nothing counts as dead, beyond twice the time between lines
@@ -97,12 +100,30 @@ def _jobs(index: Index, studies: Collection[str]) -> Iterator[Job]:
         for key in sorted({key for known, key in index.keys if known == stage}):
             if not any(name.partition("/")[0] in studies for name in index.arms(stage, key).split(", ")):
                 continue
-            for log in sorted((folder / stage / key).glob("n*-r*.log")):
+            rule = index.rule(stage, key)
+            for log in sorted((folder / rule / key).glob("n*-r*.log")):
                 n, _, replicate = log.stem[1:].partition("-r")
                 run = RunId(int(n), int(replicate))
                 done = run_folder(index.results, stage, key, run.n, run.replicate) / RECORDS[stage]
                 if not done.is_file():
-                    yield Job(stage, key, run, log, max(now - log.stat().st_mtime, 0.0), outcome(log))
+                    if rule == "external" and _locked(index, key, run):  # a command may work without a word
+                        yield Job(stage, key, run, log, 0.0, "")
+                    else:
+                        yield Job(stage, key, run, log, max(now - log.stat().st_mtime, 0.0), outcome(log))
+
+
+def _locked(index: Index, key: str, run: RunId) -> bool:
+    """Whether a job holds the lock of a run's state."""
+    path = state_folder(index.results, key, run.n, run.replicate) / LOCK
+    if not path.is_file():
+        return False
+    try:
+        lock = locks.acquire(path)
+    except OSError:
+        return False
+    if lock is not None:
+        os.close(lock)
+    return lock is None
 
 
 def _progress(index: Index, running: Sequence[Job]) -> dict[Identity, Training]:
@@ -116,7 +137,7 @@ def _progress(index: Index, running: Sequence[Job]) -> dict[Identity, Training]:
 
 def _name(index: Index, job: Job, studies: Collection[str]) -> str:
     arms = arms_served(index, job.stage, job.key, studies)
-    return f"{arms}  {job.stage}, N = {job.run.n}, replicate {job.run.replicate}"
+    return f"{arms}  {index.rule(job.stage, job.key)}, N = {job.run.n}, replicate {job.run.replicate}"
 
 
 def _part(job: Job) -> str:

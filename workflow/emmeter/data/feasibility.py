@@ -147,7 +147,7 @@ def _empty_classes(data: Data, facts: Facts) -> list[Fault]:
 
 def _network_faults(setup: Setup, facts: Facts) -> list[Fault]:
     """Faults of the levels and of the attention, given the size of the images."""
-    if setup.diffusion.denoiser != "network":
+    if setup.kind != "network":
         return []
     network, side, levels = setup.network, facts.shape[1], len(setup.network.multipliers)
     if network.architecture == "dit":

@@ -93,7 +93,7 @@ class Survey:
     def _sigma_data(self, setup: Setup) -> float | None:
         """The measured sigma_data; None if images that are needed are missing."""
         unused = Diffusion().sigma_data
-        if setup.diffusion.preconditioning != "edm":
+        if setup.diffusion.preconditioning != "edm" or setup.kind == "command":
             return unused
         if _is_here(setup.data):
             return self.look(setup.data).sigma_data
@@ -102,7 +102,7 @@ class Survey:
     def _comparable_sigma_data(self, setup: Setup, facts: Facts) -> float | None:
         """The sigma_data of own images, if the network uses a given one and the images are read quickly."""
         diffusion = setup.diffusion
-        used = diffusion.denoiser == "network" and diffusion.preconditioning == "edm" and diffusion.sigma_data
+        used = setup.kind == "network" and diffusion.preconditioning == "edm" and diffusion.sigma_data
         return self.look(setup.data).sigma_data if used and is_own(setup.data.source) and is_small(facts) else None
 
     def describe(self, data: Data) -> Facts:

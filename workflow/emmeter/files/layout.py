@@ -37,6 +37,14 @@ def run_folder(
     return results / RUN_FOLDERS[stage] / (key or "{key}") / f"n{n}" / f"r{replicate}"
 
 
+def state_folder(results: Path, key: str, n: int | str, replicate: int | str) -> Path:
+    """Folder from which a killed run resumes: <results>/state/<key>/n<N>-r<replicate>.
+
+    The key is that of `train` for networks, and that of `sample` for a command of the user's.
+    """
+    return results / "state" / key / f"n{n}-r{replicate}"
+
+
 def emm_folder(results: Path, key: str | None = None) -> Path:
     """Folder of the outcome of one search: <results>/emm/<key>, with a wildcard if no key is given."""
     return results / "emm" / (key or "{key}")

@@ -99,13 +99,34 @@ class SamplingRecord(RunRecord):
     """Name of the GPU, or ``cpu`` with the number of threads."""
 
 
+class ExternalRecord(RunRecord):
+    """``sampling.json`` of a command of the user's: training and sampling in one job."""
+
+    seed: int
+    """Seed that the command received, derived from the configuration's seed, the replicate and N; below 2^31."""
+    inputs: dict[str, str]
+    """SHA-256 of each input file, by its name."""
+    command: str
+    """The command with all placeholders filled in."""
+    images_trained: int | None
+    """Training images seen, repetitions included; this key and the next two are None if the command does not say."""
+    flops: int | None
+    """Floating-point operations of the model in training and sampling."""
+    parameters: int | None
+    """Number of parameters of the model."""
+    attempts: int
+    """Number of jobs that have worked on the run."""
+    device: str
+    """Device that the command was asked for: ``auto``, ``cpu`` or ``cuda``."""
+
+
 class Cost(TypedDict):
     """Cost of a run: sums over training and sampling."""
 
-    images_trained: int
-    """Training images seen, repetitions included."""
-    flops: int
-    """Floating-point operations of the network."""
+    images_trained: int | None
+    """Training images seen, repetitions included; None if a command of the user's does not say."""
+    flops: int | None
+    """Floating-point operations of the network; None if a command of the user's does not say."""
     seconds: float
     """Duration of the jobs in seconds."""
 
@@ -131,7 +152,7 @@ class EmmRecord(FinishedSearch, Provenance):
     """``emm.json``: the finished search of an arm."""
 
     keys: NotRequired[dict[Stage, str]]
-    """Keys of the arm's runs by stage; no `train` for the theoretical optimum.  Earlier versions left them out."""
+    """Keys of the arm's runs by stage; `train` only for networks.  Earlier versions left them out."""
 
 
 class QualityRecord(Provenance):
@@ -147,7 +168,7 @@ class QualityRecord(Provenance):
     """Number of measured runs without training.csv, so that the held-out loss is no sign of the training's end."""
 
 
-R = TypeVar("R", SubsetRecord, TrainingRecord, SamplingRecord, ScoreRecord, EmmRecord, QualityRecord)
+R = TypeVar("R", SubsetRecord, TrainingRecord, SamplingRecord, ExternalRecord, ScoreRecord, EmmRecord, QualityRecord)
 
 
 def read(path: Path, kind: type[R]) -> R:

@@ -1,8 +1,15 @@
 """Results of runs and searches as plain mappings, the form in which ``score.json`` and ``emm.json`` store them."""
 
+from collections.abc import Iterable
 from typing import Literal, TypedDict
 
 Answer = Literal["crossing", "above", "below", "undetermined"]
+
+
+def total(amounts: Iterable[int | None]) -> int | None:
+    """The sum of amounts; None if one of them is not known."""
+    known = list(amounts)
+    return None if None in known else sum(amount for amount in known if amount is not None)
 
 
 class Copies(TypedDict):
@@ -28,7 +35,7 @@ class Snapshot(Copies):
     progress: float
     """Share of the training budget at this snapshot, above 0, to 1."""
     images_seen: int
-    """Training images seen so far; 0 for the optimum."""
+    """Training images seen so far; 0 for the optimum, and if a command does not say."""
 
 
 class Scored(TypedDict):
@@ -51,10 +58,10 @@ class SearchedRun(Scored):
     """Number of near copies at the snapshot that enters the search."""
     images: int
     """Number of generated images at that snapshot."""
-    images_trained: int
-    """Training images seen, repetitions included."""
-    flops: int
-    """Floating-point operations of the network in training and sampling."""
+    images_trained: int | None
+    """Training images seen, repetitions included; None if a command of the user's does not say."""
+    flops: int | None
+    """Floating-point operations of the network in training and sampling; None if a command does not say."""
     seconds: float
     """Duration of the training and sampling jobs, in seconds."""
 
@@ -76,9 +83,9 @@ class FinishedSearch(TypedDict):
     """Sizes that the search may ask for, increasing: the ladder, or the grid."""
     runs: list[SearchedRun]
     """Every run in the order in which the search asked for it."""
-    images_trained: int
-    """Sum over the runs."""
-    flops: int
-    """Sum over the runs."""
+    images_trained: int | None
+    """Sum over the runs; None if it is not known of a run."""
+    flops: int | None
+    """Sum over the runs; None if it is not known of a run."""
     run_seconds: float
     """Sum of the runs' `seconds`."""

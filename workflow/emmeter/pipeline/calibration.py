@@ -159,7 +159,7 @@ def calibrated(settings: Settings) -> Setup | None:
     arms = [arm.setup for study in settings.studies if study.name in settings.selected for arm in study.arms]
     for setup in (settings.base, *arms):
         plain = setup.model_copy(update={"data": setup.data.model_copy(update={"labels": "none", "held_out": 0})})
-        if setup.diffusion.denoiser == "network" and _fits(plain):
+        if setup.kind == "network" and _fits(plain):
             return plain
     return None
 

@@ -63,7 +63,7 @@ def again(stats: Mapping[str, int], reasons: Mapping[str, Collection[str]], new:
         new: number of runs without a score.
     """
     lines = []
-    for rule in ("subset", "train", "sample", "score"):
+    for rule in ("subset", "train", "sample", "external", "score"):
         known = sorted({why for text in reasons.get(rule, ()) if (why := _changed(text))})
         if known and stats.get(rule, 0):
             count = stats[rule]

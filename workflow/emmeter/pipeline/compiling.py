@@ -39,7 +39,7 @@ def planned(index: Index, studies: Sequence[str]) -> Counter[str]:
     possible = [name for name in studies if name not in index.impossible]
     setups = {key("emm", arm.setup): arm.setup for name in possible for arm in index.study(name).arms}
     for name, setup in setups.items():
-        if setup.diffusion.denoiser == "optimum":
+        if setup.kind != "network":
             continue
         counts = index.finished(name)
         texts = {stage: architecture(index, stage, setup).text() for stage in STAGES}

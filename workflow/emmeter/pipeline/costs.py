@@ -31,6 +31,8 @@ class Cost:
     train_flops: int
     sample_flops: int
     disk: int  # bytes
+    seconds: float | None = 0.0  # of a command of the user's; None if nobody has said how long it takes
+    external: bool = False  # True for a command, whose images and operations are not known
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Speed:
 
     def training(self, cost: Cost) -> float:
         """Seconds of a run's training job."""
-        return self.start + cost.train_flops / self.train
+        return self.start + cost.train_flops / self.train + (cost.seconds or 0.0)
 
     def evaluation(self, cost: Cost) -> float:
         """Seconds of a run's sampling and scoring jobs."""
@@ -53,7 +55,7 @@ class Speed:
 
     def seconds(self, cost: Cost) -> float:
         """Seconds of one run, whose jobs follow one another."""
-        return (self.training(cost) if cost.train_flops else 0.0) + self.evaluation(cost)
+        return (self.training(cost) if cost.train_flops or cost.seconds else 0.0) + self.evaluation(cost)
 
 
 def throughput_speed(throughput: float, jobs: int = 1) -> Speed:
@@ -71,7 +73,7 @@ class Assumed(Mapping[RunId, Count]):
 
     def __init__(self, setup: Setup, finished: Mapping[RunId, Count] | None = None):
         self.setup, self.finished = setup, finished or {}
-        self.emm = math.inf if setup.diffusion.denoiser == "optimum" else expected_emm(setup, self.finished)
+        self.emm = math.inf if setup.kind == "optimum" else expected_emm(setup, self.finished)
 
     def __getitem__(self, run: RunId) -> Count:
         if run in self.finished:
@@ -128,7 +130,7 @@ class Costs:
         shape, snapshots = self.index.shapes[key("subset", setup)], 1
         pixels, images = math.prod(shape), setup.sampling.images
         forward = parameters = seen = 0
-        if setup.diffusion.denoiser == "network":
+        if setup.kind == "network":
             from emmeter.training.schedule import budget
 
             forward, parameters = self.network(setup, shape)
@@ -137,6 +139,9 @@ class Costs:
         weights = 4 * parameters * snapshots * len(setup.training.ema_decays)
         neighbours = images * snapshots * (12 * min(setup.scoring.neighbours, n) + 4)
         disk = images * snapshots * pixels + neighbours
+        if setup.kind == "command":
+            minutes = setup.model.minutes
+            return Cost(0, 0, 0, disk + 2 * n * pixels, None if minutes is None else 60 * minutes, external=True)
         if trained:
             return Cost(0, 0, forward * evaluations, disk)
         return Cost(seen, 3 * forward * seen, forward * evaluations, disk + weights + 2 * n * pixels)
@@ -144,7 +149,7 @@ class Costs:
     def quality(self, setup: Setup, runs: Iterable[RunId]) -> float:
         """Seconds of the job that measures the quality of an arm's images, on one core of 2026."""
         pixels = math.prod(self.index.shapes[key("subset", setup)])
-        snapshots = len(setup.training.snapshots) if setup.diffusion.denoiser == "network" else 1
+        snapshots = len(setup.training.snapshots) if setup.kind == "network" else 1
         most = min(setup.quality.images, setup.sampling.images, setup.data.held_out)
         seconds = START_PLAIN
         networks = sum(name != PIXELS for name in setup.quality.features)

@@ -82,23 +82,27 @@ class Pace:
         A network of which no run has finished takes as long per training image as the others do on average.
         """
         own = self.sums.get(kind(setup))
-        if own is None and setup.diffusion.denoiser == "optimum":
+        if own is None and setup.kind == "command":  # other runs say nothing about it
+            return None if setup.model.minutes is None else PER_RUN + 60 * setup.model.minutes
+        if own is None and setup.kind == "optimum":
             return (START + PER_RUN) if self.sums else None
-        trained = [sums for name, sums in self.sums.items() if name != "optimum"]
+        trained = [sums for name, sums in self.sums.items() if name[0] == "["]
         seconds, amount = own or (sum(part[0] for part in trained), sum(part[1] for part in trained))
         return PER_RUN + seconds / amount * work(setup, n) if amount else None
 
 
 def kind(setup: Setup) -> str:
-    """What decides the speed of a run: "optimum", or network and resolution."""
-    if setup.diffusion.denoiser == "optimum":
+    """What decides the speed of a run: "optimum", "command" with its line, or network and resolution as a JSON list."""
+    if setup.kind == "command":
+        return f"command {setup.model.command}"
+    if setup.kind == "optimum":
         return "optimum"
     return json.dumps([setup.network.model_dump(), setup.data.resolution, setup.training.gpus])
 
 
 def work(setup: Setup, n: int) -> float:
-    """Amount of work of a run in proportion to others of its kind: training images, or 1 for the optimum."""
-    if setup.diffusion.denoiser == "optimum":
+    """Amount of work of a run in proportion to others of its kind: training images; 1 without a network of ours."""
+    if setup.kind != "network":
         return 1.0
     from emmeter.training.schedule import budget
 

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
+from emmeter.presentation.tables import OWN_BUDGET
 from emmeter.settings.keys import Stage
 from emmeter.settings.published import SCALE
 from emmeter.settings.sections import Setup
@@ -32,7 +33,7 @@ def description(index: "Index", name: str) -> dict[str, Any]:
                 "emm_key": keys["emm"],
                 "data": arm.setup.data.source + (f" + {arm.setup.data.mixture}" if arm.setup.data.sources[1:] else ""),
                 "resolution": index.shapes[keys["subset"]][1],
-                "budget": arm.setup.training.duration if arm.setup.diffusion.denoiser == "network" else "",
+                "budget": budget(arm.setup),
                 "multiple": index.usable[keys["emm"]][0],
                 "available": index.usable[keys["emm"]][1],
             }
@@ -40,6 +41,13 @@ def description(index: "Index", name: str) -> dict[str, Any]:
         ],
         "findings": [[name, finding.model_dump()] for name, finding in study.findings.items()],  # in order
     }
+
+
+def budget(setup: Setup) -> str:
+    """The training budget of an arm, as tables hold it: a span, empty without training, or that of a command."""
+    if setup.kind == "network":
+        return setup.training.duration
+    return OWN_BUDGET if setup.kind == "command" else ""
 
 
 def measured(index: "Index", name: str) -> dict[str, Any]:

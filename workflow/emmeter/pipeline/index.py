@@ -180,9 +180,17 @@ class Index:
                     names.setdefault(key(stage, arm.setup), []).append(f"{study.name}/{arm.name}")
         return ", ".join(self.names[stage].get(stage_key, []))
 
-    def is_optimum(self, stage: Stage, stage_key: str) -> bool:
-        """True for runs of the theoretical optimum, which have no training."""
-        return self.setups[stage, stage_key].diffusion.denoiser == "optimum"
+    def trains(self, stage: Stage, stage_key: str) -> bool:
+        """True for runs whose network the stage `train` trains, which the optimum and commands of the user's lack."""
+        return self.setups[stage, stage_key].kind == "network"
+
+    def rule(self, stage: Stage, stage_key: str) -> str:
+        """Name of the rule that makes the files of a key: that of the stage, or `external` for a command's images."""
+        return "external" if stage == "sample" and self.setups[stage, stage_key].kind == "command" else stage
+
+    def external(self) -> list[str]:
+        """Keys of the stage `sample` whose images a command of the user's generates."""
+        return sorted(key for stage, key in self.setups if self.rule(stage, key) == "external")
 
     def data_signature(self, subset_key: str) -> str:
         """A text that changes with the content of the user's own images behind a subset; empty without own images."""

@@ -28,14 +28,17 @@ class Limits:
         The first estimate loads torch and takes one second per network.
 
         Args:
-            stage: "train" or "sample".
+            stage: "train" or "sample"; "sample" for the whole job of a command of the user's, which `model.minutes`
+                estimates.
             key: key of the stage.
             n: number of training images.
             attempt: 1, 2, ...
             known: False ignores the throughput, so that no estimate is needed.
         """
-        first = UNKNOWN
-        if known and self.execution.throughput is not None:
+        first, model = UNKNOWN, self.index.setups[stage, key].model
+        if model.command is not None:
+            first = UNKNOWN if model.minutes is None else max(SHORTEST, math.ceil(ROOM * model.minutes))
+        elif known and self.execution.throughput is not None:
             cost, speed = self.costs.run(self.index.setups[stage, key], n), throughput_speed(self.execution.throughput)
             seconds = speed.training(cost) if stage == "train" else speed.evaluation(cost)
             first = max(SHORTEST, math.ceil(ROOM * seconds / 60))

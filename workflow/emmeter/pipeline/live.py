@@ -26,7 +26,7 @@ BAR = 24  # characters
 CUT_SHORT = ("interrupted: ", "KeyboardInterrupt")  # last lines of jobs that were asked to end
 INTERRUPTED = "interrupted: finished runs and the states of trainings are saved; the same command resumes"
 STOPPING = "stopping: running trainings save their state"
-RUNS = ("subset", "train", "sample", "score")
+RUNS = ("subset", "train", "sample", "external", "score")
 TABLES = {
     "study": "tables",
     "figures": "figures",
@@ -223,7 +223,8 @@ class Live:
         """A job for readers: the arms that it serves, what it does, and its run."""
         if "key" not in job.wildcards:
             return " ".join([job.rule, *job.wildcards.values()])
-        arms = arms_served(self.course.index, cast(Stage, job.rule), job.wildcards["key"], self.asked())
+        stage = cast(Stage, "sample" if job.rule == "external" else job.rule)  # its output has the keys of `sample`
+        arms = arms_served(self.course.index, stage, job.wildcards["key"], self.asked())
         what = "" if job.rule == "score" else f"{job.rule}, "
         if "n" not in job.wildcards:
             return f"{arms}  {job.rule}"

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from emmeter.files.layout import emm_folder, quality_folder, run_folder
+from emmeter.files.layout import emm_folder, quality_folder, run_folder, state_folder
 from emmeter.pipeline.index import Index
 from emmeter.settings.keys import Stage
 
@@ -48,15 +48,15 @@ class Paths:
         return self.run(before, name, self.index.upstream(stage, run.key, before), run.n, run.r)
 
     def weights(self, run: Run) -> list[str]:
-        """Snapshots from which a run samples; none for the theoretical optimum."""
-        if self.index.is_optimum("sample", run.key):
+        """Snapshots from which a run samples; only a network has any."""
+        if not self.index.trains("sample", run.key):
             return []
         return [self.earlier("sample", "train", "snapshots.safetensors", run)]
 
     def records(self, run: Run) -> list[str]:
-        """Records of the training and the sampling behind a score; the theoretical optimum has no training."""
+        """Records of the training and the sampling behind a score; only a network has a training of its own."""
         sampling = self.earlier("score", "sample", "sampling.json", run)
-        if self.index.is_optimum("score", run.key):
+        if not self.index.trains("score", run.key):
             return [sampling]
         return [self.earlier("score", "train", "training.json", run), sampling]
 
@@ -66,7 +66,7 @@ class Paths:
 
     def state(self, key: str = "{key}", n: str = "{n}", r: str = "{r}") -> str:
         """Folder on the disk from which a killed training resumes."""
-        return str(self.index.results / "state" / key / f"n{n}-r{r}")
+        return str(state_folder(self.index.results, key, n, r))
 
     def trail(self, emm_key: str) -> list[str]:
         """Files of the runs that a search has used, and of those that it asks for next."""
@@ -105,7 +105,7 @@ class Paths:
         expected = {claim.expect for claim in self.index.study(name).findings.values()}
         figures = [*FIGURES, *(figure for expect, figure in OWN.items() if expect in expected)]
         setups = [arm.setup for arm in self.index.study(name).arms]
-        if all(len(s.training.snapshots) >= FEWEST_SNAPSHOTS and s.diffusion.denoiser == "network" for s in setups):
+        if all(len(s.training.snapshots) >= FEWEST_SNAPSHOTS and s.kind == "network" for s in setups):
             figures.append("progress")
         if self.index.quality_files(name):
             figures.append("tradeoff")

@@ -95,7 +95,7 @@ def remaining(costs: Costs, setup: Setup, run: RunId, trained: bool = False) -> 
         return (folder / RECORDS[stage]).is_file()
 
     cost = costs.run(setup, run.n, trained or has_record("train"))
-    return replace(cost, sample_flops=0) if has_record("sample") else cost
+    return replace(cost, sample_flops=0, seconds=0.0, external=False) if has_record("sample") else cost
 
 
 def duration(planned: Sequence[Planned], speed: Speed) -> float:
@@ -120,10 +120,13 @@ def text(planned: Sequence[Planned], speed: Speed) -> str:
     done = len(frozenset[Sample]().union(*(study.done for study in planned)) - made)
     seconds = duration(planned, speed)
     counts = (sum(study.arms for study in planned), len(new) + done, done)
-    table.append(["all", *_amounts(counts, new, seconds)])
+    cells = _amounts(counts, new, seconds)
+    table.append(["all", *cells])
     ready = f", {done} already done" if done else ""
-    head = f"{len(new) + done} runs{ready}: {f'about {span(seconds)}' if new else 'nothing is left to train or sample'}"
+    head = f"{len(new) + done} runs{ready}: {f'about {cells[0]}' if new else 'nothing is left to train or sample'}"
     rests = "new runs: neither done nor made by a study above."
+    if any(cost.external for cost in new):
+        rests += "  ?: only the command of an arm knows; model.minutes gives its time."
     if math.isfinite(speed.train):
         speeds = f"{speed.train / 1e9:.3g} GFLOP/s in training and {speed.sample / 1e9:.3g} in sampling"
         rests += f"  Time: {speed.jobs} jobs at once, each with {speeds}, {speed.start:.1f} s to start"
@@ -134,13 +137,18 @@ def text(planned: Sequence[Planned], speed: Speed) -> str:
 def _amounts(counts: Sequence[int], costs: Sequence[Cost], seconds: float) -> list[str]:
     """Cells of a row: time; `counts` of arms, runs and done; number, images, disk and operations of new runs."""
     flops = sum(cost.train_flops + cost.sample_flops for cost in costs)
+    own = [cost for cost in costs if not cost.external]
+
+    def known(text: str, some: int) -> str:
+        return text if some == len(costs) else f"{text} + ?" if some else "?"
+
     return [
-        span(seconds) if costs else "none",
+        known(span(seconds), sum(cost.seconds is not None for cost in costs)) if costs else "none",
         *map(str, counts),
         str(len(costs)),
-        f"{sum(cost.images for cost in costs):,}",
+        known(f"{sum(cost.images for cost in costs):,}", len(own)),
         amount(sum(cost.disk for cost in costs)),
-        f"{flops / 1e15:.3g}",
+        known(f"{flops / 1e15:.3g}", len(own)),
     ]
 
 

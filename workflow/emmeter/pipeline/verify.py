@@ -35,6 +35,7 @@ from emmeter.settings import sources
 from emmeter.settings.keys import Stage, key
 from emmeter.settings.sections import Data, Setup
 from emmeter.settings.validation import read_setup
+from emmeter.stages import external
 from emmeter.stages.emm import describe_run
 from emmeter.stages.quality import COLUMNS, measure
 from emmeter.stages.score import count_copies, nearest_images
@@ -116,6 +117,7 @@ def verify(results: Path, scores: int = 10, seed: int = 0) -> Verified:
     _data(
         {output: setup for output, setup in sound.items() if output.stage == "subset" and output.record.is_file()}, done
     )
+    _seeds(sound, done)
     scored = {output: setup for output, setup in sound.items() if output.stage == "score"}
     for output, setup in scored.items():
         _attempt(output, done, _counts, output, setup, done)
@@ -226,7 +228,9 @@ def _record(output: Output, setup: Setup, done: Verified) -> None:
             expected["seed"] = setup.seed
         if output.stage == "train":
             expected["seed"] = derive(setup.seed, "train", output.replicate, output.n)
-        if output.stage == "sample":
+        if output.stage == "sample" and setup.kind == "command":
+            expected["seed"] = external.seed_of(setup, output.n, output.replicate)
+        elif output.stage == "sample":
             from emmeter.diffusion.sampling import SEEDS_PER_REPLICATE  # loads torch, which takes seconds
 
             first = output.replicate * SEEDS_PER_REPLICATE
@@ -291,6 +295,18 @@ def _data(subsets: Mapping[Output, Setup], done: Verified) -> None:
         elif images.digest(stored) != recorded:
             of = f"{group[0].folder}{f' and {len(group) - 1} more' if group[1:] else ''}"
             done.mismatches.append(f"data.source = {data.source!r}: has changed since {of} was drawn from it")
+
+
+def _seeds(sound: Mapping[Output, Setup], done: Verified) -> None:
+    """Check that no two runs of a command have the same images: runs must differ by their seeds."""
+    seen: dict[tuple[str, str | None], Output] = {}
+    for output, setup in sound.items():
+        if output.stage == "sample" and setup.kind == "command":
+            path = output.folder / "samples.npz"
+            digest = (checksums.recorded(output.folder) or {}).get(path.name)
+            if (first := seen.setdefault((output.key, digest), output)) is not output and digest:
+                same = f"has the same images as {first.folder}: its command ignores {{seed}}"
+                done.mismatches.append(f"{path}: {same}")
 
 
 def _counts(output: Output, setup: Setup, done: Verified) -> None:

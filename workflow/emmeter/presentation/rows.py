@@ -14,7 +14,7 @@ from emmeter.measure.claims import CONFIDENCE, Judgement, judge, judge_forecast,
 from emmeter.measure.comparison import compare_emms, compare_odds
 from emmeter.measure.contrasts import Contrast
 from emmeter.measure.scatter import Prior
-from emmeter.presentation.tables import images_and_budget
+from emmeter.presentation.tables import OWN_BUDGET, images_and_budget
 from emmeter.settings.studies import Finding
 from emmeter.settings.types import Span
 
@@ -22,8 +22,8 @@ Row = dict[str, Any]
 
 
 def epochs(budget: str, n: float | None) -> float | None:
-    """Passes over `n` training images within a budget such as "16000 images"; None if one of the two is missing."""
-    if not budget or n is None:
+    """Passes over `n` training images within a budget such as "16000 images"; None if one of the two is not known."""
+    if budget in ("", OWN_BUDGET) or n is None:
         return None
     return Span.parse(budget).images(1) / (n if Span.parse(budget).unit == "images" else 1)
 
@@ -176,7 +176,9 @@ def budget_rows(study: Mapping[str, Any], arms: Sequence[ArmResult], prior: Prio
 
 
 def _images(arm: ArmResult) -> float | None:
-    """Images that a training of the arm sees; None if it is given in epochs and so depends on N."""
+    """Images that a training of the arm sees; None if it is given in epochs and so depends on N, or not known."""
+    if arm.about["budget"] in ("", OWN_BUDGET):
+        return None
     span = Span.parse(arm.about["budget"])
     return span.images(1) if span.unit == "images" else None
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 Row = Mapping[str, Any]
 HEADINGS = ("study", "arm", "EMM", "95 % interval", "epochs at EMM", "runs", "images trained", "core minutes")
 NUMBERS = {"EMM", "epochs at EMM", "runs", "images trained", "core minutes"}
+OWN_BUDGET = "own command"  # in the column `budget`: only the command of the user knows it
 BUDGET = (
     "EMM is not a safe size: it grows with the training budget. Under a fixed number of images it measures how fast a "
     "model memorizes, under a fixed number of epochs rather how much it can hold. Core minutes: duration of the "
@@ -71,7 +72,7 @@ def cells(row: Row) -> list[str]:
         *answer(row),
         "" if math.isnan(row["epochs"]) else f"{row['epochs']:,.0f}",
         f"{row['runs']:.0f}",
-        f"{row['images_trained']:,.0f}",
+        "" if math.isnan(row["images_trained"]) else f"{row['images_trained']:,.0f}",
         f"{row['seconds'] / 60:.1f}",
     ]
 
@@ -89,7 +90,12 @@ def images_and_budget(row: Row) -> str:
 
 
 def budget_words(budget: str) -> str:
-    """A training budget such as "16000 images" in words: "16,000 training images per run", or "no training"."""
+    """A training budget in words.
+
+    "16,000 training images per run" for "16000 images", "no training", or "the training of its own command".
+    """
+    if budget == OWN_BUDGET:
+        return "the training of its own command"
     if not budget:
         return "no training"
     amount, unit = budget.split()

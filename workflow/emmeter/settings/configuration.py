@@ -12,6 +12,7 @@ import yaml
 
 from emmeter import project
 from emmeter.errors import Fault, SettingsError
+from emmeter.settings import invocation
 from emmeter.settings.overrides import override, replaced
 from emmeter.settings.sections import Setup
 from emmeter.settings.sources import respelled
@@ -21,9 +22,9 @@ from emmeter.settings.written import ConfigText, StudyText
 
 # Rules of the workflow.  Each study is a rule too, so no study may have one of these names.
 RULES = (
-    "all", "plan", "subset", "train", "sample", "score", "emm", "study", "figures", "onset_figure", "budget_figure",
-    "progress_figure", "quality", "quality_table", "tradeoff", "summary", "findings_table", "findings", "published",
-    "shape", "report", "study_report", "workflow_report",
+    "all", "plan", "subset", "train", "sample", "external", "score", "emm", "study", "figures", "onset_figure",
+    "budget_figure", "progress_figure", "quality", "quality_table", "tradeoff", "summary", "findings_table", "findings",
+    "published", "shape", "report", "study_report", "workflow_report",
 )  # fmt: skip
 FILES = (Path("config/studies.yaml"), Path("config.yaml"))  # what the Snakefile loads before `fit` and overlays
 
@@ -161,7 +162,8 @@ def _arms(name: str, text: StudyText, base: Mapping[str, Any]) -> tuple[list[Arm
         if arm in text.without:
             continue
         try:
-            arms.append(Arm(name=arm, setup=_respelled(validate(Setup, override(shared, overrides or {})))))
+            setup = _respelled(validate(Setup, override(shared, overrides or {})))
+            arms.append(Arm(name=arm, setup=invocation.resolved(setup)))
         except SettingsError as error:
             faults += _placed(error, f"studies.{name}.arms.{arm}")
     return arms, faults

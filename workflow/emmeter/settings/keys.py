@@ -8,12 +8,14 @@ import hashlib
 import json
 from typing import Any, Literal
 
+from emmeter.settings import invocation
 from emmeter.settings.sections import Setup
 
 Stage = Literal["subset", "train", "sample", "score", "emm", "quality"]
 
 # Raise the version of a stage whose code gives other results for the same settings: its runs are then made again.
 VERSIONS: dict[Stage, int] = {"subset": 1, "train": 2, "sample": 1, "score": 2, "emm": 2, "quality": 1}
+CONTRACT = 1  # the same for the stages `train` and `sample` of a command of the user's
 
 
 def stage_settings(stage: Stage, setup: Setup) -> dict[str, Any]:
@@ -26,8 +28,10 @@ def stage_settings(stage: Stage, setup: Setup) -> dict[str, Any]:
     resolved: dict[str, Any] = {"seed": setup.seed, "data": data}
     if stage == "subset":
         return resolved
-    optimum = setup.diffusion.denoiser == "optimum"
-    if optimum:  # no network, no training: only the images decide
+    optimum = setup.kind == "optimum"
+    if setup.kind == "command":  # which settings matter beside these, it says by its placeholders
+        resolved["model"] = {"command": invocation.command(setup), "files": dict(setup.model.files)}
+    elif optimum:  # no network, no training: only the images decide
         resolved["diffusion"] = {"denoiser": "optimum"}
     else:
         network, diffusion, training = (s.model_dump() for s in (setup.network, setup.diffusion, setup.training))
@@ -55,11 +59,7 @@ def stage_settings(stage: Stage, setup: Setup) -> dict[str, Any]:
         resolved |= {"network": network, "diffusion": diffusion, "training": training}
     if stage == "train":
         return resolved
-    sampling = setup.sampling.model_dump()
-    sampling["ema_decay"] = None if optimum else ema_decay(setup)
-    if optimum or setup.sampling.precision == "float32":
-        del sampling["precision"]
-    resolved["sampling"] = sampling
+    resolved["sampling"] = _sampling(setup)
     if stage == "sample":
         return resolved
     scoring = setup.scoring.model_dump(exclude=None if setup.scoring.mirrored else {"mirrored"})
@@ -70,6 +70,17 @@ def stage_settings(stage: Stage, setup: Setup) -> dict[str, Any]:
     if stage == "emm":
         return resolved
     return resolved | {"quality": setup.quality.model_dump(exclude={"enabled"})}
+
+
+def _sampling(setup: Setup) -> dict[str, Any]:
+    """The settings of `sampling` that matter."""
+    if setup.kind == "command":
+        return {"images": setup.sampling.images}
+    sampling = setup.sampling.model_dump()
+    sampling["ema_decay"] = None if setup.kind == "optimum" else ema_decay(setup)
+    if setup.kind == "optimum" or setup.sampling.precision == "float32":
+        del sampling["precision"]
+    return sampling
 
 
 def ema_decay(setup: Setup) -> float:
@@ -85,7 +96,8 @@ def key(stage: Stage, setup: Setup) -> str:
     if content.get("scoring", {}).get("mirrored"):
         content["scoring"]["mirrored"] = 2  # its own version, because other scores stay valid
     order: list[Stage] = ["subset", "train", "sample", "score", "emm", "quality"]
-    versions = [VERSIONS[s] for s in order[: order.index(stage) + 1]]
+    own = {"train": CONTRACT, "sample": CONTRACT} if setup.kind == "command" else {}
+    versions = [own.get(s, VERSIONS[s]) for s in order[: order.index(stage) + 1]]
     return digest([versions, content])
 
 

@@ -88,7 +88,7 @@ def identity(setup: Setup) -> str:
 def identities(settings: Settings) -> dict[str, dict[str, str]]:
     """The identity of every arm that trains a network, by selected study and arm."""
     return {
-        study.name: {arm.name: identity(arm.setup) for arm in study.arms if arm.setup.diffusion.denoiser == "network"}
+        study.name: {arm.name: identity(arm.setup) for arm in study.arms if arm.setup.kind == "network"}
         for study in settings.studies
         if study.name in settings.selected
     }

@@ -8,6 +8,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from emmeter.errors import Fault, SettingsError
 from emmeter.settings import sources
+from emmeter.settings.model import Model
 from emmeter.settings.types import (
     Bool,
     Decay,
@@ -488,6 +489,7 @@ class Setup(Section):
 
     seed: Annotated[Int, Field(ge=0, lt=2**31)] = Field(default=0, description="Seed of all random numbers.")
     data: Data = Data()
+    model: Model = Model()
     network: Network = Network()
     diffusion: Diffusion = Diffusion()
     training: Training = Training()
@@ -496,8 +498,16 @@ class Setup(Section):
     search: Search = Search()
     quality: Quality = Quality()
 
+    @property
+    def kind(self) -> Literal["network", "optimum", "command"]:
+        """What generates the images: a trained network, the theoretical optimum, or a command of the user's."""
+        return self.diffusion.denoiser if self.model.command is None else "command"
+
     @model_validator(mode="after")
     def _check(self) -> "Setup":
+        if self.model.command is not None and self.diffusion.denoiser == "optimum":
+            rule = "must be network, because model.command generates the images"
+            raise SettingsError(Fault("diffusion.denoiser", "'optimum'", rule))
         decay, decays = self.sampling.ema_decay, self.training.ema_decays
         if decay is not None and decay not in decays:
             raise SettingsError(

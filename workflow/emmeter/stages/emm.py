@@ -23,7 +23,7 @@ from emmeter.files.scores import Scores, read_gallery, run_files
 from emmeter.files.writing import write_json
 from emmeter.measure.estimate import Estimate, estimate
 from emmeter.measure.outcome import RunId, count
-from emmeter.measure.results import SearchedRun
+from emmeter.measure.results import SearchedRun, total
 from emmeter.measure.search import Trail, replay
 from emmeter.presentation.tables import brief
 from emmeter.settings import keys
@@ -68,8 +68,8 @@ def emm(setup: Setup, *, sizes: Sequence[int], results: Path, output: Path, gall
         "sizes": list(sizes),
         "runs": runs,
         "keys": run_keys(setup),
-        "images_trained": sum(run["images_trained"] for run in runs),
-        "flops": sum(run["flops"] for run in runs),
+        "images_trained": total(run["images_trained"] for run in runs),
+        "flops": total(run["flops"] for run in runs),
         "run_seconds": round(sum(run["seconds"] for run in runs), 3),
         **provenance(known, started),
     }
@@ -80,10 +80,8 @@ def emm(setup: Setup, *, sizes: Sequence[int], results: Path, output: Path, gall
 
 
 def run_keys(setup: Setup) -> dict[keys.Stage, str]:
-    """The keys under which the stages of an arm's runs have stored them; the theoretical optimum has no training."""
-    made: list[keys.Stage] = [
-        stage for stage in RUN_FOLDERS if stage != "train" or setup.diffusion.denoiser == "network"
-    ]
+    """The keys under which the stages of an arm's runs have stored them; only a network has a training of its own."""
+    made: list[keys.Stage] = [stage for stage in RUN_FOLDERS if stage != "train" or setup.kind == "network"]
     return {stage: keys.key(stage, setup) for stage in made}
 
 

@@ -12,7 +12,7 @@ from emmeter.data.subset import Subset
 from emmeter.data.subset import load as load_subset
 from emmeter.errors import StageError
 from emmeter.files import checksums
-from emmeter.files.layout import record_settings
+from emmeter.files.layout import record_settings, state_folder
 from emmeter.files.npz import write_npz
 from emmeter.files.provenance import provenance
 from emmeter.files.records import Cost, ScoreRecord
@@ -20,9 +20,10 @@ from emmeter.files.scores import neighbour_arrays, read_samples
 from emmeter.files.writing import write_json
 from emmeter.measure.criterion import Neighbours, mean_distance, memorized, mirrored_neighbours, neighbours
 from emmeter.measure.estimate import wilson
-from emmeter.measure.results import Copies, Snapshot
+from emmeter.measure.results import Copies, Snapshot, total
 from emmeter.settings import keys
 from emmeter.settings.sections import Setup
+from emmeter.training import state as run_state
 
 GALLERY = 16  # generated images kept per run with their neighbours
 
@@ -91,6 +92,8 @@ def score(
     }
     write_json(output, content)
     checksums.record(output, neighbours, gallery, settings)
+    if setup.kind == "command":  # its images have served, so nothing needs to be written again
+        run_state.discard(state_folder(samples.parents[4], samples.parents[2].name, n, replicate))
     last = counts[-1]
     end(f"{100 * last['ratio']:.1f} % copies ({last['memorized']} of {last['images']})", time.monotonic() - started)
     return content
@@ -118,8 +121,8 @@ def cost(records: Sequence[Path]) -> Cost:
     """Sum the cost of a run over the records of its stages.  A record without a key adds nothing to it."""
     contents = [checksums.read_json(path) for path in records]
     return {
-        "images_trained": sum(content.get("images_trained", 0) for content in contents),
-        "flops": sum(content.get("flops", 0) for content in contents),
+        "images_trained": total(content.get("images_trained", 0) for content in contents),
+        "flops": total(content.get("flops", 0) for content in contents),
         "seconds": sum(content.get("seconds", 0) for content in contents),
     }
 

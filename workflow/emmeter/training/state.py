@@ -17,8 +17,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from emmeter import locks
 from emmeter.files.writing import remove_abandoned, replacing, write_text
 
@@ -99,7 +97,7 @@ def bind(folder: Path, identity: str) -> bool:
     note.unlink(missing_ok=True)  # first, so that a kill from here on leaves nothing that another run would accept
     for path in folder.iterdir():
         if path.name != LOCK:
-            path.unlink()
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     write_text(note, identity)
     return False
 
@@ -110,6 +108,8 @@ def save(folder: Path, content: dict[str, Any]) -> None:
     Raises:
         OSError: the state cannot be written; the previous state is kept.
     """
+    import torch  # here, because a command of the user's needs the lock alone
+
     buffer = io.BytesIO()  # torch reports a full disk as an error of its own kind
     torch.save(content, buffer)
     with replacing(folder / STATE) as temporary, open(temporary, "wb") as file:
@@ -127,6 +127,8 @@ def load(folder: Path) -> dict[str, Any] | None:
     if hashlib.sha256(body).digest() != digest:
         print(f"{path}: damaged; starting this run again", flush=True)
         return None
+    import torch
+
     return torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from emmeter.files.records import EmmRecord, SamplingRecord, SubsetRecord, TrainingRecord
+from emmeter.files.records import EmmRecord, ExternalRecord, SamplingRecord, SubsetRecord, TrainingRecord
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -65,7 +65,7 @@ class Records:
 
     subsets: Sequence[SubsetRecord]
     trainings: Sequence[TrainingRecord]
-    samplings: Sequence[SamplingRecord]
+    samplings: Sequence[SamplingRecord | ExternalRecord]
 
 
 @dataclass(frozen=True)

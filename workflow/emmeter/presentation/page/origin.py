@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from emmeter.files.records import EmmRecord, SubsetRecord
+from emmeter.files.records import EmmRecord, ExternalRecord, SamplingRecord, SubsetRecord, TrainingRecord
+from emmeter.measure.results import total
 from emmeter.presentation.page.material import Records
 from emmeter.presentation.page.words import span
 
@@ -16,14 +17,15 @@ class Spent:
 
     Attributes:
         trainings, samplings: numbers of jobs.
+        images, flops: None if a command of the user's does not say.
         minutes: duration of both, in minutes.
         memory: largest memory of a training, in 10^6 bytes; 0 without any.
     """
 
     trainings: int
     samplings: int
-    images: int
-    flops: float
+    images: int | None
+    flops: int | None
     minutes: float
     memory: int
 
@@ -73,12 +75,12 @@ def origin(searches: Sequence[EmmRecord], records: Records) -> Origin | None:
 
 def spent(records: Records) -> Spent:
     """The cost of the different runs."""
-    jobs = [*records.trainings, *records.samplings]
+    jobs: list[TrainingRecord | SamplingRecord | ExternalRecord] = [*records.trainings, *records.samplings]
     return Spent(
-        trainings=len(records.trainings),
+        trainings=sum("images_trained" in record for record in jobs),
         samplings=len(records.samplings),
-        images=sum(record["images_trained"] for record in records.trainings),
-        flops=float(sum(record["flops"] for record in jobs)),
+        images=total(record.get("images_trained", 0) for record in jobs),
+        flops=total(record["flops"] for record in jobs),
         minutes=sum(record["seconds"] for record in jobs) / 60,
         memory=max((record["peak_memory_mb"] for record in records.trainings), default=0),
     )

@@ -19,7 +19,7 @@ from emmeter.presentation.page.parts import Download, StudyPart
 from emmeter.presentation.page.studies import GROUPS, study_part
 from emmeter.presentation.page.templates import render
 from emmeter.presentation.page.words import NBSP, fraction, listed, percent, span
-from emmeter.presentation.tables import answer, budget_words
+from emmeter.presentation.tables import OWN_BUDGET, answer, budget_words
 
 FEW = 3  # studies up to which all are open
 MOST = 5  # arms that a sentence names
@@ -202,6 +202,8 @@ def settings(material: Material, arms: Sequence[Row]) -> dict[str, str]:
 def budget(arms: Sequence[Row], sizes: Sequence[float]) -> str:
     """The training budget of a run, in images and in epochs."""
     budgets = list(dict.fromkeys(row["budget"] for row in arms if row["budget"]))
+    if budgets == [OWN_BUDGET]:
+        return budget_words(OWN_BUDGET)
     if len(budgets) != 1:
         return "none" if not budgets else f"{len(budgets)} budgets, named with each study"
     amount, unit = budgets[0].split()

@@ -98,12 +98,16 @@ class Measured:
 
 @dataclass(frozen=True)
 class Cost:
-    """Cost of the runs of all arms of a study; runs that arms share count in each."""
+    """Cost of the runs of all arms of a study; runs that arms share count in each.
+
+    Attributes:
+        images, flops: None if a command of the user's does not say.
+    """
 
     arms: int
     runs: int
-    images: float
-    flops: float
+    images: float | None
+    flops: float | None
     minutes: float
 
 

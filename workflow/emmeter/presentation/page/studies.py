@@ -58,7 +58,7 @@ def study_part(study: StudyMaterial, effects: Axis) -> StudyPart:
     judged = claims(study.findings, emm, effects)
     n = study.curves["n"].tolist()
     columns = ("runs", "images_trained", "flops", "seconds")
-    total = {name: sum(arm[name] for arm in arms) for name in columns}
+    total = {name: sum(arm[name] for arm in arms) for name in columns}  # not a number if it is not known of an arm
     return StudyPart(
         name=study.name,
         anchor=f"study-{study.name}",
@@ -88,7 +88,13 @@ def study_part(study: StudyMaterial, effects: Axis) -> StudyPart:
         ],
         measured=[*quality.measured(study), *quality.traded(study)],
         tables=[download(file) for file in study.files],
-        cost=Cost(len(arms), round(total["runs"]), total["images_trained"], total["flops"], total["seconds"] / 60),
+        cost=Cost(
+            len(arms),
+            round(total["runs"]),
+            _none(total["images_trained"]),
+            _none(total["flops"]),
+            total["seconds"] / 60,
+        ),
         runs=runs,
         sizes=(int(min(n)), int(max(n))),
     )
