@@ -266,6 +266,10 @@ def test_noise_is_left_out_and_other_messages_stay(capsys):
             "_load_configfile\nFileNotFoundError: [Errno 2] No such file or directory: 'width'",
             "--configfile 'width': no such file; put targets before the options",
         ),
+        (
+            "LockException:\nError: Directory cannot be locked. ...\n/home\nIf you ...",
+            "`snakemake --unlock`",
+        ),
     ],
 )
 def test_mistakes_on_snakemakes_command_line_get_one_line(capsys, message, hint):

@@ -36,13 +36,16 @@ NOISE = (  # beginnings of messages that say nothing about the results
     "Job stats", "Would remove temporary output", "Storing output in storage", "Cancelling snakemake on user request",
     "Will exit after finishing currently running jobs",
 )  # fmt: skip
-HINTS = (  # parts of Snakemake's messages about its command line, and what to do
+HINTS = (  # parts of Snakemake's messages about its command line and its folder, and what to do
     ("Config entries have to be defined as name=value pairs",
      "--config takes NAME=VALUE, each in quotes: --config 'search={epsilon: 0.2}'; put targets before --config"),
     ("Config entry must start with a valid identifier",
      "--config takes no dotted names; write --config 'search={epsilon: 0.2}' instead of search.epsilon=0.2"),
     ("Config file is not valid JSON or YAML",
      "a file of --configfile is not YAML; `emm check --configfile FILE` names the line"),
+    ("Directory cannot be locked",
+     "another snakemake works in this folder (`emm status` shows it), or one was killed; after a kill, call "
+     "`snakemake --unlock` and then the same command again"),
 )  # fmt: skip
 
 
