@@ -21,7 +21,7 @@ process with one thread. Of a search, `/ plain` is the cost of the paper's proce
 parts of the arms. Tables with the columns `ratio` and `spread` are older: median and extremes over pairs of runs,
 against plain.
 """
-TIMED = ("train", "sample", "score", "scaling", "end_to_end")  # on a CPU and on a GPU
+TIMED = ("train", "sample", "score", "audit", "scaling", "end_to_end")  # on a CPU and on a GPU
 WORKFLOW = ("dag",)  # Snakemake's own time, without a GPU
 SIMULATED = ("search",)
 NOT_MEASURED = "not measured"

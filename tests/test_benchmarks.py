@@ -12,12 +12,14 @@ import time
 from dataclasses import replace
 from functools import partial
 from importlib import metadata
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from benchmarks import (
+    audit,
     dag,
     end_to_end,
     ensemble,
@@ -44,6 +46,7 @@ from emmeter.diffusion.sampling import draws, generate, noise_levels
 from emmeter.errors import StageError
 from emmeter.measure.criterion import Neighbours, neighbours
 from emmeter.measure.estimate import fit_line
+from emmeter.measure.proximity import Blocks, Search, Training
 from emmeter.settings.configuration import load, read
 from emmeter.settings.keys import key
 from emmeter.training.batches import batches
@@ -279,6 +282,31 @@ def test_score_reference_is_exact_and_notices_a_wrong_neighbour():
     ):
         with pytest.raises(StageError, match="exact reference"):
             score.check(wrong, generated, train)
+
+
+@pytest.mark.parametrize("noise", [False, True])
+def test_the_search_of_an_audit_is_timed_and_checked_in_memory_and_in_a_file(noise):
+    command = ["audit", "--queries", "12", "--train", "40", "--side", "8", "--rounds", "1", "--threads", "1"]
+    for memory in ("1000000", "3000"):
+        args = parser({"audit": audit}).parse_args([*command, "--memory", memory, *(["--noise"] if noise else [])])
+        (measured,) = audit.measure(args)
+        assert measured.case == "12 x 40 x 192" and measured.ours and measured.plain
+
+
+def test_images_like_photographs_vary_mostly_along_few_directions():
+    images = audit.pictures(np.random.default_rng(0), 1200, 16, noise=False).reshape(1200, -1)
+    spectrum = np.linalg.svd((images - images.mean(axis=0)).astype(np.float32), compute_uv=False) ** 2
+    assert spectrum[:76].sum() > 0.9 * spectrum.sum()  # a tenth of all directions
+
+
+def test_a_wrong_neighbour_of_an_audit_is_noticed():
+    args = parser({"audit": audit}).parse_args(["audit", "--queries", "9", "--train", "30", "--side", "8"])
+    generated, train = audit.stores(args, Path())
+    alone = np.arange(30)
+    nearest = Search(Training(train, alone, alone), Blocks(9, 30)).nearest(generated)
+    audit.check(nearest, generated, train)
+    with pytest.raises(StageError, match="exact reference"):
+        audit.check(replace(nearest, first=nearest.second), generated, train)
 
 
 def test_contestants_take_turns_in_both_orders():

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from emmeter.files.tables import AUDIT_IMAGE_COLUMNS, AUDIT_TRAINING_COLUMNS
@@ -118,6 +119,22 @@ def test_the_example_passes_and_fails(generated, status, tmp_path):
     example = ROOT / "examples/audit"
     arguments = ("--train", example / "train.npz", "--held-out", example / "held_out.npz")
     assert audit(example / f"{generated}.npz", *arguments, "-o", tmp_path / "out") == status
+
+
+def test_the_gate_of_the_documentation_opens_and_closes(tmp_path):
+    page = (ROOT / "docs/audit.md").read_text(encoding="utf-8")
+    (text,) = re.findall(r"```\n(jobs:\n.*?)```", page, re.DOTALL)
+    steps = {step.get("name"): step.get("run") for step in yaml.safe_load(text)["jobs"]["gate"]["steps"]}
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+
+    def status(command: str) -> int:
+        command = command.replace("uv run emm", f"{sys.executable} -m emmeter.cli")
+        return subprocess.run(["bash", "-ec", command], cwd=tmp_path, capture_output=True).returncode
+
+    assert status(steps["it opens"]) == 0 and status(steps["it closes"]) == 0
+    swapped = steps["it closes"].replace("copies.npz", "new.npz")
+    unreadable = steps["it closes"].replace("copies.npz", "gone.npz")
+    assert status(swapped) == 1 and status(unreadable) == 1
 
 
 @pytest.mark.slow

@@ -40,6 +40,14 @@ def test_the_page_names_answer_pairs_inputs_and_command(audited):
     assert text == page(audited, redact=False)
 
 
+def test_the_names_of_suspicious_and_copied_images_are_legible(audited):
+    text = page(audited, redact=False)
+    names = re.findall(r"<small>([^<]*)</small></div>", text)
+    assert len(names) == PAIRS + min(ORIGINALS, 10)
+    assert names[0] == "0 / 0" and set(names[PAIRS:]) == {str(number) for number in range(10)}
+    assert "most often image 0 (4 times)" in text
+
+
 def test_names_are_escaped(audited):
     text = page(audited, redact=False)
     assert "<b>a & " not in text and "&lt;b&gt;a &amp; $b$" in text

@@ -120,8 +120,10 @@ def criterion_lines(finding: Finding, audited: Audited, redact: bool) -> list[st
         times = "once" if sides.counts[most] == 1 else f"{int(sides.counts[most]):,} times"
         groups = copied_groups(finding, audited)
         of_groups = "" if groups is None else f" in {groups:,} group{'s' * (groups != 1)}"
+        copied = names(audited.train, redact)[most]
+        copied = f"image {copied}" if copied.isdecimal() else copied  # of an array: a bare number says nothing
         spoken.append(
             f"{name}: {sides.copied:,} of {sides.train:,} training images ({percent(sides.share)}) were copied"
-            f"{of_groups}, most often {names(audited.train, redact)[most]} ({times})"
+            f"{of_groups}, most often {copied} ({times})"
         )
     return spoken

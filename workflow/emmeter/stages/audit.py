@@ -82,7 +82,7 @@ def audit(
         return spool if size > available else None
 
     with progress("reading images", sum(len(source.names) for source in sources)) as tick:
-        collections = gather(sources, options.resize, folder, _preloading(sources, tick))
+        collections = gather(sources, options.resize, folder, _preloading(sources, tick), options.mirrored)
     made, trained, *others = collections
     groups = grouped(trained, options.group_pattern)
     same = first_equal(trained.digests, trained.mirrored_digests if options.mirrored else None)
@@ -90,7 +90,7 @@ def audit(
     if len(np.unique(training.kin[training.distinct])) < 2:
         kind = "groups of images" if groups else "distinct images"
         raise DataError(f"{train.path}: has fewer than two {kind}, so no image has a second neighbour")
-    sizes = _blocks(collections, available)
+    sizes = split([len(each) for each in collections], trained.store.pixels, available)
     held = others[0] if others else None
     result = _compared(made, training, held, options, sizes, progress)
     return Audited(result, options, made, trained, held, groups)
@@ -135,13 +135,16 @@ def _sources(inputs: Sequence[Input], options: Options) -> list[Source]:
     return noted
 
 
-def _blocks(collections: Sequence[Collection], available: int) -> Blocks:
-    """Numbers of images that are in memory at once."""
-    pixels = collections[0].store.pixels
-    total = sum(len(each) for each in collections) * pixels
-    if total <= available:
-        longest = max(len(each) for each in collections)
-        return Blocks(longest, longest)
+def split(counts: Sequence[int], pixels: int, available: int) -> Blocks:
+    """Numbers of images that are in memory at once.
+
+    Args:
+        counts: images of each set.
+        pixels: values of an image.
+        available: bytes of images that may be in memory.
+    """
+    if sum(counts) * pixels <= available:
+        return Blocks(max(counts), max(counts))
     return Blocks(max(1, available // 2 // pixels), max(1, available // 4 // pixels))
 
 

@@ -37,6 +37,8 @@ class Form:
     """(C, H, W)."""
     resize: int | None
     """Side to which the middle square is resampled (Lanczos); None leaves every image as it is."""
+    mirrored: bool = False
+    """Whether mirror images count, and therefore get digests, too."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class Collection:
     digests: list[bytes]
     """SHA-256 of the pixels of each image in the common form; equal for equal images."""
     mirrored_digests: list[bytes]
-    """SHA-256 of the pixels of each image's mirror image."""
+    """SHA-256 of the pixels of each image's mirror image; empty if mirror images do not count."""
     sha256: str
     """SHA-256 of the input: of the file, or of the names and bytes of all images."""
     ignored: int
@@ -77,8 +79,11 @@ class _Decoded:
     faults: list[str]
 
 
-def common_form(sources: Sequence[Source], resize: int | None) -> Form:
+def common_form(sources: Sequence[Source], resize: int | None, mirrored: bool = False) -> Form:
     """The form of all images: the size of the first image, or `resize`; colour if any set's first images have colour.
+
+    Args:
+        mirrored: whether mirror images count.
 
     Raises:
         DataError: the sets have images of different sizes, and `resize` is None; or a first image cannot be read.
@@ -103,7 +108,7 @@ def common_form(sources: Sequence[Source], resize: int | None) -> Form:
                 )
     else:  # no head can be read: the reading names all faults
         height = width = 1
-    return Form((3 if colour else 1, height, width), resize)
+    return Form((3 if colour else 1, height, width), resize, mirrored)
 
 
 def _heads(source: Source) -> list[Shape | DataError]:
@@ -128,6 +133,7 @@ def gather(
     resize: int | None,
     spool: Callable[[int], Path | None],
     tick: Callable[[int], None] = lambda _: None,
+    mirrored: bool = False,
 ) -> list[Collection]:
     """Read all images of several sets in one form.
 
@@ -136,15 +142,16 @@ def gather(
         resize: side to which the middle square of each image is resampled; None demands equal sizes.
         spool: from the bytes of all images together, the folder of a temporary file that holds them; None for memory.
         tick: called with the number of images that have been read since its last call.
+        mirrored: whether mirror images count.
     Raises:
         DataError: images cannot be used; one line per image.
         OSError: the temporary file cannot be written.
     """
-    form = common_form(sources, resize)
+    form = common_form(sources, resize, mirrored)
     try:
         return _gathered(sources, form, spool, tick)
     except _Colour:  # among grey images, after the first ones
-        return _gathered(sources, Form((3, *form.shape[1:]), resize), spool, tick)
+        return _gathered(sources, replace(form, shape=(3, *form.shape[1:])), spool, tick)
 
 
 def _gathered(
@@ -265,14 +272,14 @@ def decode_part(start: int, files: list[Path], contents: list[bytes] | None, for
         except MemoryError:
             faults.append(f"{file}: is too large for the memory")
     stacked = np.ascontiguousarray(np.stack(images)) if images else np.empty((0, *form.shape), np.uint8)
-    return _Decoded(start, stacked, digests, *_pixel_digests(stacked), faults)
+    return _Decoded(start, stacked, digests, *_pixel_digests(stacked, form.mirrored), faults)
 
 
-def _pixel_digests(images: np.ndarray) -> tuple[list[bytes], list[bytes]]:
-    """SHA-256 of each image and of its mirror image."""
-    flipped = np.ascontiguousarray(images[..., ::-1])
-    each, mirrored = ([hashlib.sha256(image.data).digest() for image in part] for part in (images, flipped))
-    return each, mirrored
+def _pixel_digests(images: np.ndarray, mirrored: bool) -> tuple[list[bytes], list[bytes]]:
+    """SHA-256 of each image and, if they count, of the mirror images."""
+    flipped = np.ascontiguousarray(images[..., ::-1]) if mirrored else images[:0]
+    each, other = ([hashlib.sha256(image.data).digest() for image in part] for part in (images, flipped))
+    return each, other
 
 
 def formed(image: np.ndarray, name: Path, form: Form) -> np.ndarray:
@@ -319,11 +326,11 @@ def _array_rows(source: Array, file: IO[bytes], form: Form) -> Iterator[_Decoded
             raise DataError(f"{source.path}: damaged: ends within its images")
         values = np.frombuffer(content, dtype).reshape(count, *source.layout[1:])
         images = channels_first(grey_levels(values, source))
-        names = [Path(f"{source.path}[{start + index}]") for index in range(count)]
         if images.shape[1:] != form.shape:
+            names = [Path(f"{source.path}[{start + index}]") for index in range(count)]
             images = np.stack([formed(image, name, form) for image, name in zip(images, names, strict=True)])
         images = np.ascontiguousarray(images)
-        yield _Decoded(start, images, [], *_pixel_digests(images), [])
+        yield _Decoded(start, images, [], *_pixel_digests(images, form.mirrored), [])
 
 
 def _skip(file: IO[bytes], count: int) -> None:

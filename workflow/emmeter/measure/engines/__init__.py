@@ -11,6 +11,7 @@ float32 products           products of float32 matrices whose every sum is an in
 integer products           products of bytes, with instructions that not all processors have (`exact`)
 integer products on a GPU  the same on the first GPU that the process sees (`exact`)
 faiss                      FAISS's flat index in float32, on the CPU (`flat`)
+projections                distances along the main directions of the images exclude nearly all (`projection`)
 =========================  ====================================================================================
 
 An engine is used only if a test in the same process finds it right (`trials`).  On processors without the instructions
@@ -28,6 +29,7 @@ from emmeter.measure.engines.contract import Engine, EngineError
 from emmeter.measure.engines.decision import SLACK, search
 from emmeter.measure.engines.exact import FLOATS, PIXELS, PRODUCTS, PRODUCTS_GPU
 from emmeter.measure.engines.flat import FAISS
+from emmeter.measure.engines.projection import DIRECTIONS, Projection
 from emmeter.measure.engines.trials import faster, fault
 
 SMALL = 2**28  # pixel differences that take less time than the import of FAISS and torch
@@ -104,9 +106,18 @@ def engines(query: np.ndarray, base: np.ndarray, k: int, work: int = 0) -> Itera
     large = work >= LARGE
     if large and not apart and fault(PRODUCTS, pixels) is None and faster(PRODUCTS, sure, query, base):
         yield PRODUCTS
+    elif large and not apart and projection_pays(len(query), pixels, len(base)):
+        projection = Projection(sure).engine
+        if fault(projection, pixels) is None:
+            yield projection
     yield sure
     if sure is not FLOATS:
         yield FLOATS
+
+
+def projection_pays(queries: int, pixels: int, stored: int) -> bool:
+    """Whether products with the main directions, in float64, take far less time than those of all images."""
+    return pixels >= 4 * DIRECTIONS and 8 * DIRECTIONS * (queries + stored) <= queries * stored
 
 
 def tested(engine: Engine, pixels: int) -> Engine:

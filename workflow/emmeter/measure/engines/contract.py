@@ -21,11 +21,14 @@ class Engine:
         propose: from (m, d) and (N, d) uint8 and a number, at most N, the candidates: (m, number) positions and their
             squared distances.  No other image may have a smaller distance, as the engine computes it.
         rounds: whether these distances may be off by up to `rounding`; otherwise they are exact.
+        decides: whether the candidates are the neighbours themselves, nearest first and ties by position, so that
+            nothing remains to be proven.
     """
 
     name: str
     propose: Proposer
     rounds: bool = False
+    decides: bool = False
 
 
 def blocks(count: int, size: int) -> Iterator[slice]:
