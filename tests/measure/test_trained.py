@@ -4,11 +4,13 @@ import csv
 import itertools
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from emmeter.measure.estimate import Estimate
 from emmeter.measure.quality.floors import Compared, Measures
-from emmeter.measure.trained import Mark, arm_marks, judge, last_fall
+from emmeter.measure.trained import Mark, arm_marks, doubted, judge, last_fall
 
 VECTORS = Path(__file__).parents[1] / "vectors" / "trained.csv"
 FALLING, FLAT = [(100.0, 50.0), (200.0, 40.0)], [(100.0, 50.0), (200.0, 49.0)]
@@ -125,3 +127,41 @@ def test_an_arm_is_marked_if_half_of_its_runs_are_not_trained_to_the_end():
         ("s", "one space"): Mark(1, 1),
     }
     assert [arm for (_, arm), mark in marks.items() if mark.marked] == ["half", "one space"]
+
+
+def run(n: int, distance: float, held_out: float | None = 60.0) -> dict[str, Any]:
+    """A run whose images have this distance to the training images."""
+    about = {} if held_out is None else {"held_out_distance": held_out}
+    return {"n": n, "snapshots": [{"mean_distance": 1.0}, {"mean_distance": distance}], **about}
+
+
+BELOW = Estimate(None, None, 10.0, "below", note="Clear.")
+
+
+def test_images_farther_than_held_out_ones_make_the_mark_alone():
+    judged = judge(compared(0.95, 1.0), FLAT, 67.0, 60.0)
+    assert judged.to_end is False
+    assert judged.signs == ("its images are 67 grey levels from the training images, held-out images 60",)
+    assert judge(None, [], 67.0, 60.0).to_end is False
+
+
+@pytest.mark.parametrize(("distance", "held_out"), [(61.0, 60.0), (5.0, 60.0), (90.0, None)])
+def test_images_as_far_as_held_out_ones_or_nearer_are_no_sign(distance, held_out):
+    assert judge(compared(0.95, 1.0), FLAT, distance, held_out).to_end is True
+
+
+def test_broken_runs_are_no_upper_bound_of_emm():
+    estimate = doubted(BELOW, [run(20, 70.0), run(10, 70.0), run(10, 70.0)])
+    assert (estimate.status, estimate.high) == ("undetermined", None)
+    assert estimate.note.startswith("The images of 3 of 3 runs are farther from the training images than held-out")
+
+
+def test_sound_runs_at_the_smallest_size_keep_their_bound_with_a_note():
+    estimate = doubted(BELOW, [run(20, 70.0), run(10, 50.0), run(10, 50.0), run(10, 70.0)])
+    assert (estimate.status, estimate.high) == ("below", 10.0)
+    assert estimate.note.startswith("Clear. The images of 2 of 4 runs are farther")
+
+
+def test_estimates_of_sound_runs_and_of_earlier_versions_stay_as_they_are():
+    assert doubted(BELOW, [run(10, 50.0)]) is BELOW
+    assert doubted(BELOW, [run(10, 70.0, None)]) is BELOW

@@ -98,7 +98,9 @@ def test_what_a_command_does_not_report_stays_absent_up_to_the_score(run):
     files = {name: folder / f"{name}.npz" for name in ("neighbours", "gallery")}
     paths = (run.subset, run.samples, [run.folder / "sampling.json"])
     score(run.setup, *paths, n=N, replicate=0, output=folder / "score.json", **files)
-    cost = records.read(folder / "score.json", ScoreRecord)["cost"]
+    record = records.read(folder / "score.json", ScoreRecord)
+    assert 0 < record["snapshots"][0]["mean_distance"] < (record.get("held_out_distance") or 0.0)
+    cost = record["cost"]
     assert cost["flops"] is None
     assert cost["images_trained"] == 0
     assert cost["seconds"] > 0

@@ -70,6 +70,12 @@ def _show(args: argparse.Namespace) -> None:
     show(args.results, args.arm, args.configfile)
 
 
+def _try(args: argparse.Namespace) -> None:
+    from emmeter.commands.trying import try_arm
+
+    try_arm(args.results, args.arm, args.configfile)
+
+
 def _init(args: argparse.Namespace) -> None:
     from emmeter.commands.starting import init
 
@@ -225,6 +231,8 @@ def _parser() -> argparse.ArgumentParser:
     options.add_argument("studies", nargs="*", metavar="STUDY", help="studies (default: those that `run` selects)")
     options = add("show", _show, "show the arms of a study, or settings, runs and folders of an arm")
     options.add_argument("arm", metavar="STUDY[/ARM]")
+    options = add("try", _try, "run the command of an arm on ten images, and say whether it keeps the contract")
+    options.add_argument("arm", metavar="STUDY/ARM")
     options = add("summary", _summary, "print the tables of finished studies again")
     options.add_argument("studies", nargs="*", metavar="STUDY", help="studies that have been made (default: all)")
     options.add_argument("--name", help="name of the experiment (default: that of the configuration)")

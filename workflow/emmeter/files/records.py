@@ -144,6 +144,9 @@ class ScoreRecord(RunRecord):
     """Name of the engine that proposed the neighbours (`emmeter.measure.engines`).  Earlier versions left it out."""
     snapshots: list[Snapshot]
     """Counts of each snapshot, in the order of training."""
+    held_out_distance: NotRequired[float | None]
+    """Mean distance of the held-out images to the nearest training image, in grey levels, beside which `mean_distance`
+    of a snapshot means something; None without held-out images.  Earlier versions left it out."""
     cost: Cost
     """Cost of training and sampling together."""
 

@@ -11,6 +11,7 @@ from emmeter.measure.outcome import Count, RunId, count
 from emmeter.measure.results import FinishedSearch
 from emmeter.measure.scatter import Prior, RunVariance
 from emmeter.measure.search import Trail
+from emmeter.measure.trained import doubted
 from emmeter.settings.sections import Search
 
 
@@ -71,7 +72,8 @@ class ArmResult:
         """
         counts = self.counts if counts is None else counts
         variance = self.variance(prior, counts)
-        return estimate(self.search, self.trail, counts, self.record["sizes"], variance, confidence)
+        found = estimate(self.search, self.trail, counts, self.record["sizes"], variance, confidence)
+        return doubted(found, self.record["runs"])
 
 
 def fit_prior(arms: Sequence[ArmResult]) -> Prior | None:

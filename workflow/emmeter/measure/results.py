@@ -1,7 +1,7 @@
 """Results of runs and searches as plain mappings, the form in which ``score.json`` and ``emm.json`` store them."""
 
 from collections.abc import Iterable
-from typing import Literal, TypedDict
+from typing import Literal, NotRequired, TypedDict
 
 Answer = Literal["crossing", "above", "below", "undetermined"]
 
@@ -60,6 +60,8 @@ class SearchedRun(Scored):
     """Number of generated images at that snapshot."""
     images_trained: int | None
     """Training images seen, repetitions included; None if a command of the user's does not say."""
+    held_out_distance: NotRequired[float | None]
+    """Mean distance of held-out images to the nearest training image, as `Copies.mean_distance`; None without any."""
     flops: int | None
     """Floating-point operations of the network in training and sampling; None if a command does not say."""
     seconds: float

@@ -16,6 +16,7 @@ from emmeter.files.records import ScoreRecord
 from emmeter.measure import estimate as estimates
 from emmeter.measure.outcome import RunId, count
 from emmeter.measure.search import replay
+from emmeter.measure.trained import doubted
 from emmeter.pipeline import changes, requests
 from emmeter.pipeline.course import Course, Identity, Survey, Training, outcome, remaining, scores_of, tail, training
 from emmeter.pipeline.description import arms_served
@@ -180,7 +181,8 @@ class Live:
         setup, scores = index.setups["emm", emm_key], index.scores(emm_key)
         counts = index.finished(emm_key)
         trail = replay(setup.search, index.sizes[emm_key], counts)
-        known = estimates.estimate(setup.search, trail, scores, index.sizes[emm_key], None)
+        scored = [{**records.read(scores.path(run), ScoreRecord), "n": run.n} for run in trail.runs]
+        known = doubted(estimates.estimate(setup.search, trail, scores, index.sizes[emm_key], None), scored)
         name, runs = arms_served(index, "emm", emm_key, self.asked()), changes.counted(len(trail.runs), "run")
         if known.status == "undetermined":
             return f"{name}  search ended after {runs}; its EMM follows in the tables"

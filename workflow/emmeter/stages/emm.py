@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -25,6 +26,7 @@ from emmeter.measure.estimate import Estimate, estimate
 from emmeter.measure.outcome import RunId, count
 from emmeter.measure.results import SearchedRun, total
 from emmeter.measure.search import Trail, replay
+from emmeter.measure.trained import doubted
 from emmeter.presentation.tables import brief
 from emmeter.settings import keys
 from emmeter.settings.sections import Setup
@@ -55,7 +57,7 @@ def emm(setup: Setup, *, sizes: Sequence[int], results: Path, output: Path, gall
         checksums.check([scores.path(missing)])
         raise StageError(f"the search is not finished: N = {missing.n}, replicate {missing.replicate} has no score")
     runs = [describe_run(setup, scores, trail, run) for run in trail.runs]
-    preliminary = estimate(setup.search, trail, scores, sizes, None)
+    preliminary = doubted(estimate(setup.search, trail, scores, sizes, None), runs)
     images = read_gallery(run_files(scores, representative(trail, preliminary))[1])
     settings = record_settings(output.parent, "emm", setup)
     write_npz(gallery, **images)
@@ -94,6 +96,7 @@ def describe_run(setup: Setup, scores: Scores, trail: Trail, run: RunId) -> Sear
     """
     score = records.read(scores.path(run), ScoreRecord)
     counted = count(score, setup.scoring.snapshot)
+    held_out: dict[str, Any] = {name: score[name] for name in ("held_out_distance",) if name in score}
     return {
         "n": run.n,
         "replicate": run.replicate,
@@ -101,8 +104,9 @@ def describe_run(setup: Setup, scores: Scores, trail: Trail, run: RunId) -> Sear
         "memorized": counted.memorized,
         "images": counted.images,
         "snapshots": score["snapshots"],
+        **held_out,
         **score["cost"],
-    }
+    }  # type: ignore[typeddict-item]
 
 
 def representative(trail: Trail, estimate: Estimate) -> RunId:

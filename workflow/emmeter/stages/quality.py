@@ -173,7 +173,8 @@ def quality_rows(setup: Setup, run: SearchedRun, stored: Stored, spaces: Mapping
         for number, about in enumerate(snapshots_of(run)):
             beside = compared[TRAINING]
             losses = [(seen, loss) for seen, loss in stored.losses if seen <= about["images_seen"]]
-            trained = judge(None if beside is None else beside[number], losses)
+            distances = run["snapshots"][number]["mean_distance"], run.get("held_out_distance")
+            trained = judge(None if beside is None else beside[number], losses, *distances)
             for against, results in compared.items():
                 named = {**about, "features": name, "against": against, "trained_to_end": trained.to_end}
                 note = "" if trained.to_end is not False else "; ".join(trained.signs)

@@ -1,5 +1,6 @@
 """The score stage finds each generated image's nearest training images and counts copies."""
 
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from emmeter.files.writing import write_json
 from emmeter.measure.criterion import Neighbours, mean_distance, memorized, mirrored_neighbours, neighbours
 from emmeter.measure.estimate import wilson
 from emmeter.measure.results import Copies, Snapshot, total
+from emmeter.measure.trained import farther_words, is_farther
 from emmeter.settings import keys
 from emmeter.settings.sections import Setup
 from emmeter.training import state as run_state
@@ -87,6 +89,7 @@ def score(
         "threshold": setup.scoring.threshold,
         "engine": nearest[-1].engine,
         "snapshots": snapshots,
+        "held_out_distance": held_out_distance(train, setup),
         "cost": spent,
         **provenance(key or keys.key("score", setup), started),
     }
@@ -94,7 +97,9 @@ def score(
     checksums.record(output, neighbours, gallery, settings)
     if setup.kind == "command":  # its images have served, so nothing needs to be written again
         run_state.discard(state_folder(samples.parents[4], samples.parents[2].name, n, replicate))
-    last = counts[-1]
+    last, held_out = counts[-1], content["held_out_distance"]
+    if is_farther(last["mean_distance"], held_out) and held_out is not None:
+        print(f"warning: {farther_words(last['mean_distance'], held_out)}", file=sys.stderr, flush=True)
     end(f"{100 * last['ratio']:.1f} % copies ({last['memorized']} of {last['images']})", time.monotonic() - started)
     return content
 
@@ -115,6 +120,13 @@ def nearest_images(images: np.ndarray, subset: Subset, setup: Setup) -> list[Nei
     every = search(images.reshape(-1, *images.shape[2:]), subset.images, subset.groups, setup.scoring.neighbours)
     arrays = (np.split(array, len(images)) for array in (every.indices, every.squared, every.copies))
     return [Neighbours(*parts, engine=every.engine) for parts in zip(*arrays, strict=True)]
+
+
+def held_out_distance(subset: Subset, setup: Setup) -> float | None:
+    """Mean distance of the held-out images to the nearest training image, in grey levels; None if there are none."""
+    if not len(subset.held_out):
+        return None
+    return mean_distance(nearest_images(subset.held_out[None], subset, setup)[0], subset.images[0].size)
 
 
 def cost(records: Sequence[Path]) -> Cost:
