@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from emmeter.errors import SettingsError
 from emmeter.files import scores
 from emmeter.files.writing import write_json
 from emmeter.measure import scatter
@@ -141,3 +142,13 @@ def test_scores_that_are_made_again_are_read_again(index):
     assert index.prior() != prior
     assert index.prior() == index_of(read(CONTENT), index.results).prior()
     assert index.trail(emm_key) == index_of(read(CONTENT), index.results).trail(emm_key)
+
+
+def test_a_program_that_this_machine_lacks_is_told_before_any_job(tmp_path):
+    arm = {"model.command": "no-such-program {subset} {samples}"}
+    settings = read({"studies": {"mine": {"arms": {"a": arm}}}, "run": "mine"})
+    with pytest.raises(
+        SettingsError, match=r"mine\.arms\.a: model\.command: the program 'no-such-program' is not there"
+    ):
+        index_of(settings, tmp_path / "results")
+    index_of(settings, tmp_path / "results", data_needed=False)  # a plan may be made elsewhere

@@ -112,3 +112,17 @@ def test_a_missing_file_is_a_fault_of_its_arm_alone(tmp_path):
     ):
         read({"studies": studies})
     assert [study.name for study in read({"studies": studies}, asked=["other"]).studies] == ["own", "other"]
+
+
+def test_overrides_that_a_command_does_not_hold_are_refused():
+    """Such an arm would silently repeat the runs of its neighbour."""
+    arms = {
+        "narrow": {"model.command": f"train {NEEDED} {{network.channels}}", "network.channels": 8},
+        "wide": {"model.command": f"train {NEEDED}", "network.channels": 32, "sampling.images": 100},
+    }
+    with pytest.raises(SettingsError) as error:
+        read({"studies": {"mine": {"arms": arms}}, "run": "mine"})
+    assert str(error.value) == (
+        "studies.mine.arms.wide: network.channels: has no effect, because model.command does not hold "
+        "{network.channels}"
+    )

@@ -27,6 +27,14 @@ class Unfinished(RuntimeError):
     """The command was asked to end; the same command goes on from its state."""
 
 
+def missing(program: str) -> str | None:
+    """Why a program cannot be run on this machine, in a few words; None if it can."""
+    if shutil.which(program, path=environment().get("PATH")) is not None:
+        return None
+    what = "may not be run" if "/" in program and Path(program).is_file() else "is not there"
+    return f"the program {program!r} {what}: must be a program of this machine"
+
+
 def run(
     words: Sequence[str], stop: Stop, *, grace: float = GRACE, show: Callable[[bytes], object] | None = None
 ) -> None:
@@ -41,9 +49,8 @@ def run(
         Unfinished: `stop` was set, or the command has ended on SIGTERM.
         StageError: it cannot be started, or it has failed.
     """
-    if shutil.which(words[0], path=environment().get("PATH")) is None:
-        what = "may not be run" if "/" in words[0] and Path(words[0]).is_file() else "is not there"
-        raise StageError(f"model.command: the program {words[0]!r} {what}: must be a program of this machine")
+    if fault := missing(words[0]):
+        raise StageError(f"model.command: {fault}")
     output = b""
     reader, writer = os.pipe()
     with open(reader, "rb") as answers:

@@ -5,6 +5,7 @@ The loop over N exists only here, as the search replayed on the scores that exis
 
 import json
 import os
+import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -18,6 +19,7 @@ from emmeter.errors import Fault, SettingsError
 from emmeter.files import checksums
 from emmeter.files.layout import CACHE, RECORDS, emm_folder, quality_folder
 from emmeter.files.scores import Scores, run_files
+from emmeter.machine import external
 from emmeter.measure import scatter
 from emmeter.measure.outcome import Count, RunId
 from emmeter.measure.quality import features
@@ -341,7 +343,7 @@ def _index_study(index: Index, study: Study) -> Study:
     arms, faults, notices = [], [], []
     for arm in study.arms:
         where, assessed = f"studies.{study.name}.arms.{arm.name}", index.survey.assess(arm.setup)
-        faults += [replace(fault, where=where) for fault in assessed.faults]
+        faults += [replace(fault, where=where) for fault in (*assessed.faults, *_program(index, arm.setup))]
         notices += [(where if notice.of_arm else "", notice.text) for notice in assessed.notices]
         arms.append(arm.model_copy(update={"setup": assessed.setup}))
         if not assessed.faults:
@@ -350,3 +352,12 @@ def _index_study(index: Index, study: Study) -> Study:
     if faults:
         index.impossible[study.name] = faults
     return study.model_copy(update={"arms": arms})
+
+
+def _program(index: Index, setup: Setup) -> list[Fault]:
+    """The fault of a command whose program this machine lacks, as far as the machine's data are needed, too."""
+    if setup.model.command is None or not index.survey.data_needed:
+        return []
+    program = shlex.split(setup.model.command)[0]
+    fault = None if "{" in program else external.missing(program)
+    return [Fault("model.command", None, fault)] if fault else []

@@ -166,6 +166,12 @@ def _arms(name: str, text: StudyText, base: Mapping[str, Any]) -> tuple[list[Arm
             arms.append(Arm(name=arm, setup=invocation.resolved(setup)))
         except SettingsError as error:
             faults += _placed(error, f"studies.{name}.arms.{arm}")
+        else:
+            rule = "has no effect, because model.command does not hold"
+            faults += [
+                Fault(dotted, None, f"{rule} {{{dotted}}}", f"studies.{name}.arms.{arm}")
+                for dotted in invocation.ignored(setup, overrides or {})
+            ]
     return arms, faults
 
 

@@ -3,16 +3,17 @@
 import hashlib
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from emmeter.errors import Fault, SettingsError
-from emmeter.settings.model import PLACE, PLACES
+from emmeter.settings.model import PLACE, PLACES, places
 from emmeter.settings.sections import Setup
 from emmeter.settings.sources import expanded
 from emmeter.settings.validation import lookup
 
 IGNORED = frozenset({"__pycache__", ".git", ".venv", ".ipynb_checkpoints"})  # folders inside those of model.files
 DIGITS = 16  # of a digest
+REPLACED = ("network", "diffusion", "training", "sampling")  # sections of what a command takes the place of
 
 
 def command(setup: Setup) -> str:
@@ -46,6 +47,14 @@ def words(setup: Setup, places: Mapping[str, object]) -> list[str]:
         return match[0][0] if match[1] is None else str(places[match[1]])
 
     return [PLACE.sub(value, word) for word in shlex.split(command(setup))]
+
+
+def ignored(setup: Setup, overrides: Iterable[str]) -> list[str]:
+    """Those of an arm's overrides that have no effect, because only the pipeline's own networks would use them."""
+    if setup.model.command is None:
+        return []
+    used = {"sampling.images", *places(setup.model.command)}
+    return [name for name in overrides if name.partition(".")[0] in REPLACED and name not in used]
 
 
 def resolved(setup: Setup) -> Setup:
