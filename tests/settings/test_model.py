@@ -112,3 +112,14 @@ def test_a_missing_file_is_a_fault_of_its_arm_alone(tmp_path):
     ):
         read({"studies": studies})
     assert [study.name for study in read({"studies": studies}, asked=["other"]).studies] == ["own", "other"]
+
+
+def test_arms_that_differ_in_nothing_that_the_command_asks_for_are_a_fault():
+    def arms(command: str) -> dict[str, Any]:
+        return {"small": {"model.command": command}, "large": {"model.command": command, "training.batch_size": 64}}
+
+    fault = r"studies.own.arms.large: model.command: has no \{training.batch_size\}, so the arm is the same as small"
+    with pytest.raises(SettingsError, match=fault):
+        read({"studies": {"own": {"arms": arms(f"train {NEEDED}")}}})
+    asked = f"train {NEEDED} {{training.batch_size}}"
+    assert len(read({"studies": {"own": {"arms": arms(asked)}}}).studies[0].arms) == 2

@@ -12,7 +12,7 @@ import yaml
 
 from emmeter import project
 from emmeter.errors import Fault, SettingsError
-from emmeter.settings import invocation
+from emmeter.settings import invocation, keys
 from emmeter.settings.overrides import override, replaced
 from emmeter.settings.sections import Setup
 from emmeter.settings.sources import respelled
@@ -166,7 +166,27 @@ def _arms(name: str, text: StudyText, base: Mapping[str, Any]) -> tuple[list[Arm
             arms.append(Arm(name=arm, setup=invocation.resolved(setup)))
         except SettingsError as error:
             faults += _placed(error, f"studies.{name}.arms.{arm}")
+    faults += [fault for arm in arms if (fault := _unused(name, arm, arms))]
     return arms, faults
+
+
+def _unused(study: str, arm: Arm, arms: Sequence[Arm]) -> Fault | None:
+    """A fault if an arm differs from an earlier one only in settings that its command does not ask for."""
+    if arm.setup.kind != "command":
+        return None
+    for other in arms[: arms.index(arm)]:
+        if other.setup != arm.setup and keys.key("emm", other.setup) == keys.key("emm", arm.setup):
+            ours, theirs = arm.setup.model_dump(), other.setup.model_dump()
+            names = [
+                f"{section}.{name}"
+                for section in ("network", "diffusion", "training", "sampling")
+                for name, value in ours[section].items()
+                if value != theirs[section][name]
+            ]
+            if names:
+                rule = f"has no {{{names[0]}}}, so the arm is the same as {other.name}"
+                return Fault("model.command", None, rule, f"studies.{study}.arms.{arm.name}")
+    return None
 
 
 def _placed(error: SettingsError, where: str) -> list[Fault]:
