@@ -439,7 +439,8 @@ def test_lookup():
 def test_schema_knows_every_key():
     schema = json_schema()
     assert schema["additionalProperties"] is False
-    assert set(schema["properties"]) == {*Setup.model_fields, "name", "execution", "figures", "studies", "fit", "run"}
+    beside = {"name", "execution", "figures", "studies", "audits", "fit", "run"}
+    assert set(schema["properties"]) == {*Setup.model_fields, *beside}
     json.dumps(schema)
 
 

@@ -1,8 +1,10 @@
 """An audit as it is asked for, and with the images that it compared."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 from emmeter.data.collection.gather import Collection
 from emmeter.measure.audit import THRESHOLDS, Audit, Criterion
@@ -50,6 +52,27 @@ class Audited:
     held_out: Collection | None
     groups: list[str] | None = field(default=None)
     """Group of each training image, empty for an image without one; None without groups."""
+
+
+def configured(content: Mapping[str, Any]) -> tuple[Input, Input, Input | None, Options]:
+    """Generated, training and held-out images, and the options, of an audit as `settings.audits.AuditText` has it.
+
+    Raises:
+        ValueError: a criterion or the memory is none.
+    """
+    held_out, features, manifest = content["held_out"], content["features"], content["manifest"]
+    options = Options(
+        criteria=tuple(map(parse_criterion, content["criteria"])),
+        features=None if features is None else Path(features),
+        mirrored=content["mirrored"],
+        resize=content["resize"],
+        group_pattern=content["group_pattern"],
+        manifest=None if manifest is None else Path(manifest),
+        limit=content["fail_above"],
+        memory=parse_memory(content["memory"]),
+    )
+    generated, train = Input(Path(content["generated"])), Input(Path(content["train"]))
+    return generated, train, None if held_out is None else Input(Path(held_out)), options
 
 
 def parse_criterion(text: str) -> Criterion:

@@ -1,6 +1,6 @@
 """Nearest training images in blocks: exact for sets of any size in bounded memory, with groups and mirror images."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -142,6 +142,17 @@ class Search:
         others, far = self._others(queries, indices, squared, own, 1)
         return Nearest(first, others[:, 0], np.stack([squared[:, 0], far[:, 0]], axis=1), mirrored[:, 0])
 
+    def two_nearest(self, queries: Pictures) -> Nearest:
+        """The two nearest distinct training images of each query, in spite of groups.
+
+        Without a second distinct image its position is -1 and its squared distance FAR.
+        """
+        indices, squared, mirrored = self._neighbours(queries, min(2, len(self._distinct)))
+        if indices.shape[1] == 1:
+            indices = np.pad(indices, ((0, 0), (0, 1)), constant_values=-1)
+            squared = np.pad(squared, ((0, 0), (0, 1)), constant_values=FAR)
+        return Nearest(indices[:, 0], indices[:, 1], squared, mirrored[:, 0])
+
     def distances(self, queries: Pictures) -> np.ndarray:
         """(m,) int64 squared distance of each query to the nearest training image."""
         return self._neighbours(queries, 1)[1][:, 0]
@@ -236,6 +247,31 @@ class Search:
         if self._mirrored:
             return fold(indices, squared)
         return indices, squared, np.zeros(indices.shape, bool)
+
+
+def merged(parts: Sequence[Nearest], same: np.ndarray) -> Nearest:
+    """The two nearest distinct training images of all, from the two nearest of every part of the training images.
+
+    This is exact: an image that is not among the two nearest of its part has two nearer ones there.
+
+    Args:
+        parts: nearest images of each part, with positions among all training images, as of `Search.two_nearest`.
+        same: (N,) int64, as of `Training`, of all training images.
+    Raises:
+        ValueError: there are fewer than two distinct images.
+    """
+    positions = np.concatenate([np.stack([part.first, part.second], axis=1) for part in parts], axis=1)
+    squared = np.concatenate([part.squared for part in parts], axis=1)
+    mirrored = np.concatenate([np.stack([part.mirrored, part.mirrored], axis=1) for part in parts], axis=1)
+    positions = np.where(positions < 0, -1, same[positions])
+    order = np.lexsort((positions, squared), axis=1)  # stable: of equal images that of the first part leads
+    positions, squared, mirrored = (np.take_along_axis(each, order, 1) for each in (positions, squared, mirrored))
+    other = (positions != positions[:, :1]) & (positions >= 0)
+    if not other.any(axis=1).all():
+        raise ValueError("fewer than two distinct training images: d2 does not exist")
+    rows, second = np.arange(len(positions)), other.argmax(axis=1)
+    distances = np.stack([squared[:, 0], squared[rows, second]], axis=1)
+    return Nearest(positions[:, 0], positions[rows, second], distances, mirrored[:, 0])
 
 
 def _keep_others(

@@ -24,7 +24,7 @@ from emmeter.settings.written import ConfigText, StudyText
 RULES = (
     "all", "plan", "subset", "train", "sample", "external", "score", "emm", "study", "figures", "onset_figure",
     "budget_figure", "progress_figure", "quality", "quality_table", "tradeoff", "summary", "findings_table", "findings",
-    "published", "shape", "report", "study_report", "workflow_report",
+    "published", "shape", "report", "study_report", "workflow_report", "audit_shard", "audit_target",
 )  # fmt: skip
 FILES = (Path("config/studies.yaml"), Path("config.yaml"))  # what the Snakefile loads before `fit` and overlays
 
@@ -120,6 +120,10 @@ def read(config: Mapping[str, Any], asked: Collection[str] | None = None) -> Set
         else:
             faults += studies[-1].faults if name in (selected if asked is None else asked) else []
     faults += [Fault("run", repr(name), expected(name, names, "a study")) for name in selected if name not in names]
+    for name in text.audits:
+        if not name.isidentifier() or name in RULES or name in names:
+            rule = "its name becomes a target: must be an identifier, and the name of no study and no rule"
+            faults.append(Fault(f"audits.{name}", None, rule))
     if faults:
         raise SettingsError(*faults)
     return Settings(
@@ -129,6 +133,7 @@ def read(config: Mapping[str, Any], asked: Collection[str] | None = None) -> Set
         figures=text.figures,
         studies=studies,
         selected=selected,
+        audits=text.audits,
     )
 
 

@@ -39,13 +39,14 @@ def page() -> str:
     schema = json_schema()
     models, keys = schema["$defs"], schema["properties"]
     sections = {name: models[_model(value)] for name, value in keys.items() if "$ref" in value}
-    top = {name: keys[name] for name in ("name", "seed", "run", "fit", "studies")}
+    top = {name: keys[name] for name in ("name", "seed", "run", "fit", "studies", "audits")}
     parts = [
         _HEAD,
         _table("Keys at the top level", "", {"properties": top}),
         *(_table(f"`{name}`", f"{name}.", section) for name, section in sections.items()),
         _table("A study", "studies.NAME.", models["StudyText"]),
         _table("A claim of a study", "studies.NAME.findings.NAME.", models["Finding"]),
+        _table("An audit", "audits.NAME.", models["AuditText"]),
     ]
     return "\n".join(parts)
 
@@ -58,10 +59,10 @@ def _table(title: str, prefix: str, section: Mapping[str, Any]) -> str:
     """One section: its description, and one row per key.  Names of keys follow `prefix`."""
     about = " ".join(section.get("description", "").split())
     lines = [f"## {title}", "", *([about, ""] if about else [])]
-    lines += [f"The full names of these keys begin with `{prefix}`", ""] if prefix.startswith("studies.") else []
+    lines += [f"The full names of these keys begin with `{prefix}`", ""] if prefix.endswith("NAME.") else []
     lines += ["| key | type and range | default | meaning |", "|---|---|---|---|"]
     for name, value in section["properties"].items():
-        key = name if prefix.startswith("studies.") else f"{prefix}{name}"
+        key = name if prefix.endswith("NAME.") else f"{prefix}{name}"
         default = f"`{_written(value['default'])}`" if "default" in value else "required"
         lines.append(f"| `{key}` | {_kind(value)} | {default} | {value['description']} |")
     return "\n".join([*lines, ""])

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from emmeter.errors import Fault, SettingsError
+from emmeter.settings.audits import AuditText
 from emmeter.settings.sections import Execution, Figures, Setup
 from emmeter.settings.types import Float, Int, Section, Text
 
@@ -101,3 +102,5 @@ class Settings(Section):
     studies: list[Study]
     selected: list[str]
     """Names of the studies that the default target makes."""
+    audits: dict[str, AuditText] = Field(default={})
+    """Audits of images of any origin, by the names of their targets."""

@@ -5,12 +5,15 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
+from emmeter.settings.audits import AuditText
 from emmeter.settings.sections import Execution, Figures, Setup
 from emmeter.settings.studies import Finding
 from emmeter.settings.types import Section, Text
 
 # Folders of results that all experiments share, and so no name of an experiment.
-FOLDERS = frozenset({"subsets", "runs", "samples", "scores", "emm", "quality", "state", "studies", "reference"})
+FOLDERS = frozenset(
+    {"subsets", "runs", "samples", "scores", "emm", "quality", "state", "studies", "reference", "audits"}
+)
 
 
 def _no_overrides(value: object) -> object:
@@ -66,6 +69,9 @@ class ConfigText(Setup):
     figures: Figures = Figures()
     studies: Annotated[dict[str, StudyText], Field(min_length=1)] = Field(
         description="Studies by their names. Each is a target of its own: `snakemake width`."
+    )
+    audits: dict[str, AuditText] = Field(
+        default={}, description="Audits by their names. Each is a target of its own, and none is made by default."
     )
     fit: str | None = Field(
         default=None,

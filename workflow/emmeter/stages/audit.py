@@ -73,9 +73,9 @@ def audit(
         OSError: a file cannot be read or written.
     """
     options = options or Options()
-    _check(options)
+    check(options)
     inputs = [generated, train, *([held_out] if held_out else [])]
-    sources = _sources(inputs, options)
+    sources = sources_of(inputs, options)
     available = max(options.memory - OVERHEAD, LEAST)
 
     def folder(size: int) -> Path | None:
@@ -92,7 +92,7 @@ def audit(
         raise DataError(f"{train.path}: has fewer than two {kind}, so no image has a second neighbour")
     sizes = split([len(each) for each in collections], trained.store.pixels, available)
     held = others[0] if others else None
-    result = _compared(made, training, held, options, sizes, progress)
+    result = compared(made, training, held, options, sizes, progress)
     return Audited(result, options, made, trained, held, groups)
 
 
@@ -112,7 +112,7 @@ def _preloading(sources: Sequence[Source], tick: Callable[[int], None]) -> Calla
     return first
 
 
-def _check(options: Options) -> None:
+def check(options: Options) -> None:
     """Compare options with each other.  Raises SettingsError if they contradict each other."""
     names = [criterion.name for criterion in options.criteria]
     if repeated := [name for name in names if names.count(name) > 1]:
@@ -123,7 +123,7 @@ def _check(options: Options) -> None:
         raise SettingsError("--features: serves the criterion cosine alone; add --criterion cosine")
 
 
-def _sources(inputs: Sequence[Input], options: Options) -> list[Source]:
+def sources_of(inputs: Sequence[Input], options: Options) -> list[Source]:
     """The sets of images with the notes of the manifest."""
     sources = [find(each.path, each.array) for each in inputs]
     if options.manifest is None:
@@ -148,22 +148,27 @@ def split(counts: Sequence[int], pixels: int, available: int) -> Blocks:
     return Blocks(max(1, available // 2 // pixels), max(1, available // 4 // pixels))
 
 
-def _compared(
+def compared(
     generated: Collection,
     training: Training,
     held_out: Collection | None,
     options: Options,
     sizes: Blocks,
-    progress: Progress,
+    progress: Progress = silent,
+    known: Sequence[Nearest] = (),
 ) -> Audit:
-    """Apply all criteria."""
+    """Apply all criteria.
+
+    Args:
+        known: nearest training images of the generated and of the held-out images, if they have been found already.
+    """
     sets = [generated, *([held_out] if held_out else [])]
     count = sum(map(len, sets))
     pairs = len(training.distinct)
     calibrated = any(criterion.name == "calibrated" for criterion in options.criteria)
     with progress("comparing images", pairs * count + len(generated) * (len(held_out) if held_out else 0)) as tick:
         search = Search(training, sizes, options.mirrored, tick)
-        nearest = [search.nearest(each.store) for each in sets]
+        nearest = known or [search.nearest(each.store) for each in sets]
         to_held_out = _distances(generated, held_out, sizes, options.mirrored, tick) if held_out else None
     surroundings: list[np.ndarray] = []
     if calibrated:

@@ -8,7 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO
 
@@ -58,6 +58,8 @@ class Collection:
     """SHA-256 of the input: of the file, or of the names and bytes of all images."""
     ignored: int
     """Files that are no images."""
+    content: list[bytes] = field(default_factory=list)
+    """SHA-256 of the bytes of each image file; empty for arrays and archives."""
 
     def __len__(self) -> int:
         return len(self.names)
@@ -134,6 +136,8 @@ def gather(
     spool: Callable[[int], Path | None],
     tick: Callable[[int], None] = lambda _: None,
     mirrored: bool = False,
+    form: Form | None = None,
+    whole: bool = False,
 ) -> list[Collection]:
     """Read all images of several sets in one form.
 
@@ -143,10 +147,18 @@ def gather(
         spool: from the bytes of all images together, the folder of a temporary file that holds them; None for memory.
         tick: called with the number of images that have been read since its last call.
         mirrored: whether mirror images count.
+        form: the form of all images, if it is known.
+        whole: whether sets of a known form are whole inputs, which get a digest.
     Raises:
         DataError: images cannot be used; one line per image.
         OSError: the temporary file cannot be written.
     """
+    if form is not None:
+        try:
+            return _gathered(sources, form, spool, tick, whole)
+        except _Colour:
+            rule = f"has colours after its first {SAMPLE} images; begin with a colour image, or use one shard"
+            raise DataError(f"{sources[-1].path}: {rule}") from None
     form = common_form(sources, resize, mirrored)
     try:
         return _gathered(sources, form, spool, tick)
@@ -155,7 +167,11 @@ def gather(
 
 
 def _gathered(
-    sources: Sequence[Source], form: Form, spool: Callable[[int], Path | None], tick: Callable[[int], None]
+    sources: Sequence[Source],
+    form: Form,
+    spool: Callable[[int], Path | None],
+    tick: Callable[[int], None],
+    whole: bool = True,
 ) -> list[Collection]:
     total = sum(len(source.names) for source in sources) * int(np.prod(form.shape))
     folder = spool(total)
@@ -163,27 +179,42 @@ def _gathered(
     with _workers(sources) as pool:
         for source in sources:
             store = Store(len(source.names), form.shape, folder)
-            digests, mirrored, wrong = [], [], []
-            content = hashlib.sha256()
+            digests, mirrored, parts, wrong = [], [], [], []
             for decoded in _decoded(source, form, pool):
                 wrong += decoded.faults
                 if not wrong:
                     store.write(decoded.start, decoded.images)
                     digests += decoded.digests
                     mirrored += decoded.mirrored
-                for name, digest in zip(source.names[decoded.start :], decoded.content, strict=False):
-                    content.update(os.fsencode(f"{name}\0") + digest)
+                parts += decoded.content
                 tick(len(decoded.images) + len(decoded.faults))
             faults += wrong[:FAULTS_SHOWN]
             if wrong[FAULTS_SHOWN:]:
                 faults.append(f"{source.path}: and {len(wrong) - FAULTS_SHOWN} more")
-            sha = _file_digest(source.path) if isinstance(source, Array | Archive) else content.hexdigest()
+            sha = input_digest(source, parts) if whole and not wrong else ""
+            files = [] if isinstance(source, Array | Archive) else parts
             collections.append(
-                Collection(source.path, source.names, source.notes, store, digests, mirrored, sha, source.ignored)
+                Collection(
+                    source.path, source.names, source.notes, store, digests, mirrored, sha, source.ignored, files
+                )
             )
     if faults:
         raise DataError(*faults)
     return collections
+
+
+def input_digest(source: Source, content: Sequence[bytes]) -> str:
+    """SHA-256 of an input: of the file, or of the names and bytes of all image files.
+
+    Args:
+        content: SHA-256 of the bytes of each image file.
+    """
+    if isinstance(source, Array | Archive):
+        return _file_digest(source.path)
+    digest = hashlib.sha256()
+    for name, part in zip(source.names, content, strict=True):
+        digest.update(os.fsencode(f"{name}\0") + part)
+    return digest.hexdigest()
 
 
 def _file_digest(path: Path) -> str:
@@ -317,7 +348,10 @@ def _array_rows(source: Array, file: IO[bytes], form: Form) -> Iterator[_Decoded
     if fortran:
         raise DataError(f"{source.path}: is stored in Fortran's order; save numpy.ascontiguousarray(images)")
     row = int(np.prod(source.layout[1:])) * dtype.itemsize
-    _skip(file, source.skipped * row)
+    if source.array is None:
+        file.seek(source.skipped * row, os.SEEK_CUR)
+    else:
+        _skip(file, source.skipped * row)
     step = max(1, JOB_BYTES // row)
     for start in range(0, source.layout[0], step):
         count = min(step, source.layout[0] - start)

@@ -1,0 +1,94 @@
+# Audits of images of any origin, by the names that the configuration gives them.  The images are not inputs: their names
+# may hold braces, and a folder may hold millions of files.  Parameters show their sizes and times instead.
+from emmeter.pipeline import audits as emm_audits
+
+try:
+    emm_audits.check(SETTINGS.audits)
+except SettingsError as error:
+    stop(error.lines)
+
+AUDIT_SHARD = "results/audits/{audit}/shards/{shard}-of-{shards}.npz"
+
+
+def audit_shards(wildcards):
+    """Input function: the shards of an audit, in order; none if it is made in one piece."""
+    count = SETTINGS.audits[wildcards.audit].shards
+    if count == 1:
+        return []
+    return [AUDIT_SHARD.format(audit=wildcards.audit, shard=shard, shards=count) for shard in range(count)]
+
+
+@functools.cache
+def audit_signature(name):
+    """What shows that the images of an audit have changed."""
+    return emm_audits.signature(SETTINGS.audits[name])
+
+
+def audit_memory(wildcards):
+    """Resource function: megabytes that a job of an audit may need."""
+    return emm_audits.megabytes(SETTINGS.audits[wildcards.audit])
+
+
+rule audit_shard:
+    output:
+        AUDIT_SHARD,
+    log:
+        "logs/audit/{audit}/{shard}-of-{shards}.log",
+    wildcard_constraints:
+        audit=r"\w+",
+        shard=r"\d+",
+        shards=r"\d+",
+    conda:
+        environment("envs/cpu.yaml")
+    threads: SETTINGS.execution.threads
+    resources:
+        mem_mb=audit_memory,
+    params:
+        audit=lambda wildcards: handed(emm_audits.as_json(SETTINGS.audits[wildcards.audit], shard=True)),
+        images=lambda wildcards: audit_signature(wildcards.audit),
+    message:
+        "audit {wildcards.audit}: shard {wildcards.shard} of {wildcards.shards}"
+    shell:
+        "OMP_NUM_THREADS={threads} CUDA_VISIBLE_DEVICES= python -m emmeter.stages.audit_shard --audit {params.audit:q}"
+        " --shard {wildcards.shard} --shards {wildcards.shards} --output {output} > {log} 2>&1"
+
+
+rule audit_target:
+    input:
+        shards=audit_shards,
+    output:
+        record="results/audits/{audit}/audit.json",
+        page="results/audits/{audit}/audit.html",
+        images="results/audits/{audit}/images.csv",
+        training="results/audits/{audit}/training.csv",
+    log:
+        "logs/audit/{audit}.log",
+    wildcard_constraints:
+        audit=r"\w+",
+    conda:
+        environment("envs/cpu.yaml")
+    threads: SETTINGS.execution.threads
+    resources:
+        mem_mb=audit_memory,
+    params:
+        audit=lambda wildcards: handed(emm_audits.as_json(SETTINGS.audits[wildcards.audit])),
+        images=lambda wildcards: audit_signature(wildcards.audit),
+        shards=lambda wildcards, input: handed_all(input.shards),
+        folder=lambda wildcards, output: os.path.dirname(output.record),
+    message:
+        "audit {wildcards.audit}: {params.folder}/audit.html"
+    shell:
+        "OMP_NUM_THREADS={threads} CUDA_VISIBLE_DEVICES= python -m emmeter.stages.audit_target --audit {params.audit:q}"
+        " --shards {params.shards:q} --folder {params.folder} > {log} 2>&1"
+
+
+for name in SETTINGS.audits:
+
+    rule:
+        name:
+            name
+        input:
+            f"results/audits/{name}/audit.json",
+        localrule: True
+        message:
+            "audit complete"
