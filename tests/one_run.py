@@ -110,6 +110,11 @@ class Pipeline:
             study = json.dumps({"name": "faults", "arms": [{"name": "one", "value": ""}]})
             outputs = {name: self.study / f"{name}.csv" for name in ("quality", "copied")}
             return [module, *_flat({"study": study, "tables": self.file("quality")} | outputs)]
+        if stage == "criteria_table":
+            records = {"records": self.record("emm"), "tables": self.file("quality", "criteria.csv")}
+            return [
+                module, *_flat({"study": self.description(), "output": self.study / "criteria.csv"} | records)
+            ]  # fmt: skip
         if stage == "tradeoff":
             options = {name: tables[name] for name in ("emm", "curves")} | {"quality": self.study / "quality.csv"}
             about = {"study": self.description(), "style": '{"dpi": 50}', "folder": self.study}

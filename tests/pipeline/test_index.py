@@ -147,8 +147,6 @@ def test_scores_that_are_made_again_are_read_again(index):
 def test_a_program_that_this_machine_lacks_is_told_before_any_job(tmp_path):
     arm = {"model.command": "no-such-program {subset} {samples}"}
     settings = read({"studies": {"mine": {"arms": {"a": arm}}}, "run": "mine"})
-    with pytest.raises(
-        SettingsError, match=r"a: model\.command: the program 'no-such-program' is"
-    ):
+    with pytest.raises(SettingsError, match=r"a: model\.command: the program 'no-such-program' is"):
         index_of(settings, tmp_path / "results")
     index_of(settings, tmp_path / "results", data_needed=False)  # a plan may be made elsewhere

@@ -91,7 +91,7 @@ def test_searches_are_named_without_the_prefix(index, paths):
 def test_a_study_draws_onset_and_budget_only_if_it_claims_something_about_them(paths):
     tables = [
         "emm.csv", "curves.csv", "contrasts.csv", "findings.csv", "onset.csv", "budget.csv", "emm.html", "quality.csv",
-        "copied.csv", "tradeoff.csv",
+        "copied.csv", "tradeoff.csv", "criteria.csv",
     ]  # fmt: skip
     figures = [f"{name}.{kind}" for name in ("curves", "emm", "gallery", "tradeoff") for kind in ("svg", "png")]
     assert paths.study("denoiser") == [f"results/experiment/denoiser/{name}" for name in tables + figures]

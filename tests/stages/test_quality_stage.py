@@ -12,7 +12,13 @@ from emmeter.data.subset import load as load_subset
 from emmeter.files import checksums
 from emmeter.files.npz import write_npz
 from emmeter.files.scores import read_neighbours, read_samples
-from emmeter.files.tables import COPIED_COLUMNS, COPIED_IMAGE_COLUMNS, QUALITY_COLUMNS
+from emmeter.files.tables import (
+    ARM_CRITERIA_COLUMNS,
+    COPIED_COLUMNS,
+    COPIED_IMAGE_COLUMNS,
+    CRITERIA_COLUMNS,
+    QUALITY_COLUMNS,
+)
 from emmeter.measure.criterion import memorized
 from emmeter.measure.quality.features import pixels
 from emmeter.measure.quality.floors import METRICS, against_train
@@ -181,6 +187,26 @@ def test_memorization_against_quality_has_the_shares_of_the_runs_and_their_quali
     assert row["ratio"] == memorized(read_neighbours(run.file("score"))[-1]).mean()
     assert (row["arm"], row["n"], row["runs"], row["unfinished"], row["shared"]) == ("one", run.n, 1, 1, True)
     assert (run.study / "tradeoff.svg").is_file() and (run.study / "tradeoff.png").is_file()
+
+
+def test_copies_under_other_criteria_are_counted_at_every_snapshot(run):
+    rows = table(run, "criteria.csv")
+    assert tuple(rows.columns) == ARM_CRITERIA_COLUMNS
+    own = rows[(rows["criterion"] == "ratio") & (rows["threshold"].round(3) == 0.333)]
+    assert own["memorized"].tolist() == [memorized(near).sum() for near in read_neighbours(run.file("score"))]
+    assert own["progress"].tolist() == [0.25, 0.5, 1]
+    assert (rows["images"] == 24).all() and rows["memorized"].between(0, 24).all()
+    assert run.call("criteria_table") == 0
+    judged = pd.read_csv(run.study / "criteria.csv")
+    assert tuple(judged.columns) == CRITERIA_COLUMNS
+    assert judged["criterion"].tolist() == ["own", *rows["criterion"][: len(rows) // 3]]
+
+
+def test_a_criterion_that_lacks_a_run_is_left_out(run):
+    run.file("sample").unlink()
+    for stage in ("quality", "criteria_table"):
+        assert run.call(stage) == 0
+    assert pd.read_csv(run.study / "criteria.csv")["criterion"].tolist() == ["own"]
 
 
 def test_without_images_to_compare_the_figure_says_so(run):

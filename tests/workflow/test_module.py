@@ -15,12 +15,19 @@ ALL = RUNS | {
     "figures": 3,
     "quality_table": 3,
     "tradeoff": 3,
+    "criteria_table": 3,
     **dict.fromkeys(JOINED, 1),
     "report": 1,
     "all": 1,
 }
 OWN = {"subset": 1, "sample": 1, "score": 1, "emm": 1, "study": 1}
-SHOWN = {"figures": 1, "quality": 1, "quality_table": 1, "tradeoff": 1}  # what its study has besides
+SHOWN = {
+    "figures": 1,
+    "quality": 1,
+    "quality_table": 1,
+    "tradeoff": 1,
+    "criteria_table": 1,
+}  # what its study has besides
 
 
 @pytest.fixture(scope="module")

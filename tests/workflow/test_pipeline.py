@@ -20,7 +20,7 @@ STUDIES = {"labels": ["none", "random"], "denoiser": ["network", "optimum"], "ow
 FIGURES = ("curves", "emm", "gallery", "tradeoff")
 TABLES = {
     "emm.csv", "curves.csv", "contrasts.csv", "findings.csv", "onset.csv", "budget.csv", "emm.html", "quality.csv",
-    "copied.csv", "tradeoff.csv",
+    "copied.csv", "tradeoff.csv", "criteria.csv",
 }  # fmt: skip
 
 
@@ -35,8 +35,8 @@ def table(path):
 def test_a_dry_run_without_results_is_clean_and_writes_nothing(finished):
     plan = finished.first_plan  # the fixture checks that the dry run succeeds and writes nothing
     assert plan.rules == {
-        "subset", "train", "sample", "score", "emm", "quality", "quality_table", "tradeoff", "study", "figures",
-        *JOINED, "report",
+        "subset", "train", "sample", "score", "emm", "quality", "quality_table", "tradeoff", "criteria_table", "study",
+        "figures", *JOINED, "report",
     }  # fmt: skip
     assert "Traceback" not in plan.output
     assert "marked for report" not in plan.output
@@ -59,7 +59,8 @@ def test_arms_that_share_settings_share_runs(finished):
 def test_a_study_is_a_target(empty):
     plan = empty.plan("own")
     assert {rule: len(jobs) for rule, jobs in plan.jobs.items()} == {
-        "subset": 1, "sample": 1, "score": 1, "emm": 1, "quality": 1, "quality_table": 1, "tradeoff": 1, "study": 1,
+        "subset": 1, "sample": 1, "score": 1, "emm": 1, "quality": 1, "quality_table": 1, "tradeoff": 1,
+        "criteria_table": 1, "study": 1,
         "figures": 1, "study_report": 1,
     }  # fmt: skip
     assert plan["study"] == plan["figures"] == ["own"]
@@ -79,7 +80,7 @@ def test_run_selects_the_studies_of_the_default_target(empty):
 def test_single_values_come_from_config_options(finished):
     project = finished.project
     assert finished.project.plan("--config", "search={epsilon: 0.2}").rules == {
-        "emm", "quality", "quality_table", "tradeoff", "study", "figures", *JOINED, "report",
+        "emm", "quality", "quality_table", "tradeoff", "criteria_table", "study", "figures", *JOINED, "report",
     }  # fmt: skip
     plan = project.plan("own", "--config", "seed=3", "sampling={images: 24, steps: 4}")
     assert plan["study"] == ["own"]
@@ -89,7 +90,17 @@ def test_single_values_come_from_config_options(finished):
 def test_booleans_inside_config_options_are_read(finished):
     # Snakemake passes every value inside braces as text.
     plan = finished.project.plan("own", "--config", "scoring={distinct: false}")
-    assert plan.rules == {"score", "emm", "quality", "quality_table", "tradeoff", "study", "figures", "study_report"}
+    assert plan.rules == {
+        "score",
+        "emm",
+        "quality",
+        "quality_table",
+        "tradeoff",
+        "criteria_table",
+        "study",
+        "figures",
+        "study_report",
+    }
 
 
 def test_fractions_of_a_second_reach_the_training(empty):
@@ -102,7 +113,17 @@ def test_fractions_of_a_second_reach_the_training(empty):
 def test_overlays_are_merged_deeply(project):
     project.configure({"scoring": {"distinct": False}, "studies": {"own": {"title": "Mine"}}}, "overlay.yaml")
     plan = project.plan("own", "--configfile", "overlay.yaml")
-    assert plan.rules == {"score", "emm", "quality", "quality_table", "tradeoff", "study", "figures", "study_report"}
+    assert plan.rules == {
+        "score",
+        "emm",
+        "quality",
+        "quality_table",
+        "tradeoff",
+        "criteria_table",
+        "study",
+        "figures",
+        "study_report",
+    }
     assert "'Mine'" in plan.output or '"Mine"' in plan.output
     assert "training.duration" not in plan.output  # the rest of the study is still there, and is no override
 

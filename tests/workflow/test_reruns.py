@@ -21,7 +21,7 @@ from emmeter.machine import warm
 from project import JOINED, write_images
 
 LONG = "5120 images"  # some seconds of training
-AFTER_SEARCH = {"emm", "quality", "quality_table", "tradeoff", "study", "figures", *JOINED, "report"}
+AFTER_SEARCH = {"emm", "quality", "quality_table", "tradeoff", "criteria_table", "study", "figures", *JOINED, "report"}
 
 
 def without_provenance(path):
@@ -79,7 +79,7 @@ def test_more_images_sample_again_without_training(project):
 def test_settings_of_quality_only_measure_again(project):
     project.change("quality.neighbours", 3)
     plan = project.plan()
-    assert plan.rules == {"quality", "quality_table", "tradeoff", "report"}
+    assert plan.rules == {"quality", "quality_table", "tradeoff", "criteria_table", "report"}
     assert len(plan["quality"]) == 4
 
 
@@ -87,7 +87,7 @@ def test_without_quality_nothing_is_measured_and_nothing_else_runs(project):
     project.change("quality.enabled", False)
     assert project.plan().rules <= {"report"}
     project.change("scoring.threshold", 0.25)
-    assert project.plan().rules == AFTER_SEARCH - {"quality", "quality_table", "tradeoff"} | {"score"}
+    assert project.plan().rules == AFTER_SEARCH - {"quality", "quality_table", "tradeoff", "criteria_table"} | {"score"}
 
 
 def test_figure_style_only_draws_again(project):
@@ -118,7 +118,7 @@ def test_the_signature_of_own_data_is_no_parameter_of_other_data(project):
 def test_a_title_makes_only_its_study_again(project):
     project.change("studies.labels.title", "Labels")
     plan = project.plan()
-    assert plan.rules <= {"study", "figures", "tradeoff", *JOINED, "report"}
+    assert plan.rules <= {"study", "figures", "tradeoff", "criteria_table", *JOINED, "report"}
     assert plan["study"] == plan["figures"] == ["labels"]
 
 
@@ -143,7 +143,7 @@ def test_a_renamed_arm_runs_nothing(project):
     config["studies"]["labels"]["findings"]["claim"]["arms"] = ["arbitrary", "none"]
     project.configure(config)
     plan = project.plan()
-    assert plan.rules == {"quality_table", "tradeoff", "study", "figures", *JOINED, "report"}
+    assert plan.rules == {"quality_table", "tradeoff", "criteria_table", "study", "figures", *JOINED, "report"}
     assert plan["study"] == ["labels"]
 
 
@@ -153,7 +153,7 @@ def test_a_removed_arm_runs_nothing(project):
     del config["studies"]["labels"]["findings"]
     project.configure(config)
     plan = project.plan()
-    assert plan.rules == {"quality_table", "tradeoff", "study", "figures", *JOINED, "report"}
+    assert plan.rules == {"quality_table", "tradeoff", "criteria_table", "study", "figures", *JOINED, "report"}
     assert plan["study"] == ["labels"]
 
 
@@ -433,7 +433,7 @@ def test_an_undone_edit_trains_nothing(faulty, finished, tmp_path):
     project = type(faulty[0])(tmp_path / "project")
     project.configure(finished.project.config())
     plan = project.plan()
-    assert plan.rules == {"quality_table", "tradeoff", "study", "figures", *JOINED, "report"}
+    assert plan.rules == {"quality_table", "tradeoff", "criteria_table", "study", "figures", *JOINED, "report"}
     assert plan["study"] == plan["figures"] == ["labels"]
 
 

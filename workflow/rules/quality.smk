@@ -67,3 +67,25 @@ rule tradeoff:
     shell:
         "python -m emmeter.stages.tradeoff --study {params.study:q} --style {params.style:q} --emm {input.emm}"
         " --curves {input.curves} --quality {input.quality} --folder {params.folder} > {log} 2>&1"
+
+
+rule criteria_table:
+    input:
+        records=arm_files("emm.json"),
+        tables=measured_criteria,
+    output:
+        f"{STUDY}/criteria.csv",
+    log:
+        "logs/criteria_table/{study}.log",
+    localrule: True
+    conda:
+        environment("envs/cpu.yaml")
+    params:
+        study=description_json,
+        records=lambda wildcards, input: handed_all(input.records),
+        tables=lambda wildcards, input: handed_all(input.tables),
+    message:
+        "claims of study {wildcards.study} under other criteria"
+    shell:
+        "python -m emmeter.stages.criteria_table --study {params.study:q} --records {params.records:q}"
+        " --tables {params.tables:q} --output {output} > {log} 2>&1"

@@ -43,6 +43,12 @@ def measured_tables(wildcards):
     return PATHS.measured(wildcards.study, "quality.csv")
 
 
+def measured_criteria(wildcards):
+    """Input function: the counts under other criteria of each arm of a study that measures them, in order."""
+    look(wildcards.study)
+    return PATHS.measured(wildcards.study, "criteria.csv")
+
+
 def measured_json(wildcards):
     """Parameter function: a study with the arms whose quality is measured."""
     return handed(json.dumps(emm_description.measured(INDEX, wildcards.study), sort_keys=True))

@@ -20,7 +20,7 @@ FILES: dict[Stage, tuple[str, ...]] = {
     "sample": ("samples.npz",),
     "score": ("neighbours.npz", "gallery.npz"),
     "emm": ("gallery.npz",),
-    "quality": ("quality.csv", "copied.csv", "copied_images.csv"),
+    "quality": ("quality.csv", "copied.csv", "copied_images.csv", "criteria.csv"),
 }
 EXPERIMENT = "experiment.json"  # beside the tables of an experiment: what all its EMMs have in common
 SETTINGS = "settings.yaml"  # in every stage's folder

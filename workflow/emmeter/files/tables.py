@@ -61,6 +61,11 @@ QUALITY_COLUMNS = (
 COPIED_COLUMNS = (
     *RUN_COLUMNS, "images", "memorized", "train", "copied", "share", "share_low", "share_high", "reachable",
 )  # fmt: skip
+ARM_CRITERIA_COLUMNS = (*RUN_COLUMNS, "criterion", "threshold", "images", "memorized")
+CRITERIA_COLUMNS = (
+    "study", "criterion", "threshold", "finding", "claim", "verdict", "effect", "effect_low", "effect_high", "survives",
+    "rank_correlation",
+)  # fmt: skip
 TRADEOFF_COLUMNS = (
     *ARM_COLUMNS, "features", "n", "shared", "runs", "unfinished", "ratio",
     *(f"{metric}{part}" for metric in TRADED for part in ("", "_floor")),
@@ -72,7 +77,7 @@ TEXT = frozenset({
     "study", "arm", "factor", "value", "status", "data", "budget", "rule", "snapshot", "note", "role", "baseline",
     "setting", "paired", "finding", "claim", "source", "expect", "arms", "verdict", "arm_keys", "within", "figure",
     "forecast", "key", "features", "trained_to_end", "quantity", "against", "extrapolated", "order",
-    "shared",
+    "shared", "criterion", "survives",
 })  # fmt: skip
 
 

@@ -35,6 +35,7 @@ TABLES = {
     "budget_figure": "figures",
     "progress_figure": "figures",
     "tradeoff": "figures",
+    "criteria_table": "tables",
     "study_report": "page",
 }
 KNOWN_FAILURES = ("RuleException", "CalledProcessError")  # what a failed job's own log says better

@@ -10,7 +10,12 @@ from emmeter.settings.keys import Stage
 
 FIGURES = ("curves", "emm", "gallery")
 TABLES = ("emm", "curves", "contrasts", "findings", "onset", "budget")
-MEASURED = ("quality.csv", "copied.csv", "tradeoff.csv")  # tables of studies of which an arm measures quality
+MEASURED = (
+    "quality.csv",
+    "copied.csv",
+    "tradeoff.csv",
+    "criteria.csv",
+)  # tables of studies of which an arm measures quality
 OWN = {"proportional": "onset", "forecast": "budget"}  # figures only of studies with such a claim, by what it expects
 KINDS = ("svg", "png")
 FEWEST_SNAPSHOTS = 3  # of every arm, for the figure of progress: fewer do not show when memorization sets in

@@ -19,9 +19,17 @@ from emmeter.files.layout import FILES, RECORDS, record_settings, run_folder
 from emmeter.files.provenance import provenance
 from emmeter.files.records import EmmRecord, QualityRecord
 from emmeter.files.scores import read_neighbours, read_samples
-from emmeter.files.tables import COPIED_COLUMNS, COPIED_IMAGE_COLUMNS, LOG_COLUMNS, QUALITY_COLUMNS, read_cells
+from emmeter.files.tables import (
+    ARM_CRITERIA_COLUMNS,
+    COPIED_COLUMNS,
+    COPIED_IMAGE_COLUMNS,
+    LOG_COLUMNS,
+    QUALITY_COLUMNS,
+    read_cells,
+)
 from emmeter.files.writing import write_csv, write_json
 from emmeter.measure.copied import Copied, copied
+from emmeter.measure.criteria import Counter
 from emmeter.measure.criterion import Neighbours, memorized, mirror_groups
 from emmeter.measure.features import Network
 from emmeter.measure.quality.features import space, weights
@@ -29,10 +37,11 @@ from emmeter.measure.quality.floors import METRICS, Compared, against_held_out, 
 from emmeter.measure.results import SearchedRun
 from emmeter.measure.trained import judge
 from emmeter.settings import keys
-from emmeter.settings.sections import Setup
+from emmeter.settings.sections import PIXELS, Setup
 
 HELD_OUT, TRAINING = "held-out", "training"  # what generated images are compared with
-COLUMNS = dict(zip(FILES["quality"], (QUALITY_COLUMNS, COPIED_COLUMNS, COPIED_IMAGE_COLUMNS), strict=True))
+TABLE_COLUMNS = (QUALITY_COLUMNS, COPIED_COLUMNS, COPIED_IMAGE_COLUMNS, ARM_CRITERIA_COLUMNS)
+COLUMNS = dict(zip(FILES["quality"], TABLE_COLUMNS, strict=True))
 FEW = "too few images, or all the same"
 GONE = "its samples, subset or neighbours are no longer there"
 POOL = 20_101_003  # seed of the choice of images, if there are more than `quality.images`
@@ -95,7 +104,7 @@ def quality(setup: Setup, *, record: Path, results: Path, folder: Path, key: str
 def measure(setup: Setup, results: Path, runs: Sequence[SearchedRun]) -> Measured:
     """Measure the images of runs; errors as for `quality`."""
     measured = Measured({name: [] for name in FILES["quality"]})
-    rows, shares, images = measured.tables.values()
+    rows, shares, images, criteria = measured.tables.values()
     spaces = {name: space(name) for name in setup.quality.features}
     for run in runs:
         stored = read_run(setup, results, run)
@@ -108,6 +117,7 @@ def measure(setup: Setup, results: Path, runs: Sequence[SearchedRun]) -> Measure
         found = copied_at(setup, stored)
         shares += copied_rows(run, found)
         images += copied_image_rows(run, stored.subset, found)
+        criteria += criteria_rows(run, stored, spaces)
     return measured
 
 
@@ -245,6 +255,19 @@ def copied_image_rows(run: SearchedRun, subset: Subset, found: Sequence[Copied])
             "first_images_seen": run["snapshots"][first[position]]["images_seen"],
         }
         for position in order.tolist()
+    ]
+
+
+def criteria_rows(run: SearchedRun, stored: Stored, spaces: Mapping[str, Network]) -> list[dict[str, Any]]:
+    """Rows of criteria.csv: copies at each snapshot of a run, per criterion and threshold."""
+    learned = {
+        name: compute for name, compute in spaces.items() if name != PIXELS
+    }  # bright images are similar in pixels
+    counter = Counter(stored.subset.images, stored.subset.groups, learned)
+    return [
+        {**about, "images": len(images), **asdict(counted)}
+        for about, images, near in zip(snapshots_of(run), stored.samples, stored.neighbours, strict=True)
+        for counted in counter.counts(images, near)
     ]
 
 

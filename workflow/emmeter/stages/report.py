@@ -19,6 +19,7 @@ from emmeter.files.tables import (
     BUDGET_COLUMNS,
     CONTRAST_COLUMNS,
     COPIED_COLUMNS,
+    CRITERIA_COLUMNS,
     CURVE_COLUMNS,
     EMM_COLUMNS,
     FINDING_COLUMNS,
@@ -34,7 +35,18 @@ from emmeter.presentation.page.material import File, Material, Records, Search, 
 from emmeter.presentation.page.page import page
 from emmeter.settings.keys import Stage
 
-STUDY_TABLES = ("emm", "contrasts", "findings", "curves", "onset", "budget", "quality", "copied", "tradeoff")
+STUDY_TABLES = (
+    "emm",
+    "contrasts",
+    "findings",
+    "curves",
+    "onset",
+    "budget",
+    "quality",
+    "copied",
+    "tradeoff",
+    "criteria",
+)
 JOINED_TABLES = ("emm", "findings", "published", "shape")
 
 if TYPE_CHECKING:
@@ -122,6 +134,7 @@ def read_study(study: Mapping[str, str], folder: Path, results: Path | None, sha
         quality=read_measured(own / "quality.csv", QUALITY_COLUMNS),
         copied=read_measured(own / "copied.csv", COPIED_COLUMNS),
         shape=compared if len(compared) else None,
+        criteria=read([own / "criteria.csv"], CRITERIA_COLUMNS) if (own / "criteria.csv").is_file() else None,
         searches=searches,
         files=files(folder, STUDY_TABLES, study["name"]),
     )

@@ -15,6 +15,7 @@ TABLES = {
     "quality": "image quality of every run, beside that of real images",
     "copied": "how many training images were copied, for every run",
     "tradeoff": "share of copies and image quality per arm and size",
+    "criteria": "the claims under other criteria for copies",
     "published": "our shares of copies beside the published ones",
     "shape": "our results beside the published ones, by shape",
     "configuration": "all settings in force; snakemake --configfile takes this file",

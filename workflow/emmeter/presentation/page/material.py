@@ -54,6 +54,8 @@ class StudyMaterial:
     """None without measures of quality."""
     shape: "DataFrame | None"
     """Its rows of shape.csv; None without published numbers."""
+    criteria: "DataFrame | None"
+    """None without measures of quality."""
     searches: Mapping[str, Search]
     """By arm; arms whose folders are not there are missing."""
     files: Sequence[File]
