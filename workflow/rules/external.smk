@@ -3,11 +3,6 @@
 ruleorder: external > sample
 
 
-def external_gpus(wildcards):
-    """The number of GPUs that a run of a command uses."""
-    return INDEX.setups["sample", wildcards.key].model.gpus
-
-
 rule external:
     input:
         subset=earlier("sample", "subset", "subset.npz"),

@@ -71,6 +71,11 @@ def cluster_gpus(count=lambda wildcards: 1):
     return lambda wildcards: 0 if SETTINGS.execution.device == "cpu" else count(wildcards)
 
 
+def external_gpus(wildcards):
+    """The number of GPUs that a run of a command uses."""
+    return INDEX.setups["sample", wildcards.key].model.gpus
+
+
 def minutes(stage):
     """Resource function: the time limit of a stage's job on a cluster."""
 
