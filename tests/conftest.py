@@ -1,5 +1,7 @@
 """One complete run of a tiny configuration, copies of the finished project for every test, and the count of faults."""
 
+import json
+import os
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from project import Finished, Project, fresh
+from emmeter import locks
+from project import Finished, Plan, Project, fresh
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -22,11 +25,22 @@ def no_packages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    """One complete run of the tiny configuration.  Tests must not change it; `project` is a copy."""
-    project = fresh(tmp_path_factory.mktemp("finished") / "project")
-    first_plan = project.plan()
-    assert not (project.folder / "results").exists()
-    return Finished(project, project.snakemake().stdout, first_plan)
+    """One complete run of the tiny configuration.  Tests must not change it; `project` is a copy.
+
+    The processes of pytest-xdist share it: the first one that needs it makes it.
+    """
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    project, told = Project(shared / "finished"), shared / "finished.json"
+    with locks.held(shared / "finished.lock"):
+        if not told.is_file():
+            fresh(project.folder)
+            plan = project.plan()
+            assert not (project.folder / "results").exists()
+            content = {"output": project.snakemake().stdout, "jobs": dict(plan.jobs), "plan": plan.output}
+            told.write_text(json.dumps(content))
+    content = json.loads(told.read_text())
+    return Finished(project, content["output"], Plan(content["jobs"], content["plan"]))
 
 
 @pytest.fixture

@@ -62,6 +62,7 @@ def test_a_few_steps_give_images_that_follow_the_contract(name, labels, tmp_path
     assert written.reported["parameters"] > 1000
 
 
+@pytest.mark.exhaustive
 @pytest.mark.skipif(sys.platform != "linux", reason="looks at the handlers of another process")
 def test_an_interrupted_training_goes_on_to_the_same_images(tmp_path):
     for part in ("whole", "parts"):

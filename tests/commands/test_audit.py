@@ -137,6 +137,7 @@ def test_the_gate_of_the_documentation_opens_and_closes(tmp_path):
     assert status(swapped) == 1 and status(unreadable) == 1
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_the_table_of_changes_can_be_made_for_any_images(tmp_path):
     example = ROOT / "examples/audit"

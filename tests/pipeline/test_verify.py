@@ -68,7 +68,7 @@ def test_sound_results_pass(own):
         "runs": 4,
         "searches": 1,
         "qualities": 1,
-        "files": 22,
+        "files": 23,
         "scores": 1,
         "rescored": 1,
         "remeasured": 1,

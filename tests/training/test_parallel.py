@@ -141,6 +141,7 @@ def test_two_processes_stop_together_and_resume(tmp_path, fault):
     assert_logs_near(two, undisturbed, 1e-5)
 
 
+@pytest.mark.exhaustive
 def test_infinite_loss_ends_all_processes(tmp_path):
     two = Training(tmp_path, 2, learning_rate=1e30)
     done = two.run()

@@ -157,6 +157,7 @@ def test_a_run_of_one_study_prints_its_table_alone(project):
     assert "not updated: results/digits/report.html (`snakemake report` does)" in output
 
 
+@pytest.mark.exhaustive
 def test_a_run_without_studies_prints_no_table(empty):
     output = empty.snakemake("plan").stdout
     assert "error" not in output

@@ -96,6 +96,7 @@ def test_the_snakefile_of_another_folder(tmp_path, own):
     )
 
 
+@pytest.mark.exhaustive
 def test_another_working_directory(tmp_path):
     project = of_own(fresh(tmp_path / "project"))
     (tmp_path / "other folder").mkdir()

@@ -175,6 +175,7 @@ def test_arms_exchanged_are_noticed(project):
 # ---- another version of the workflow
 
 
+@pytest.mark.exhaustive
 def test_commands_with_new_names_need_one_touch(project):
     """As between versions whose stages compute the same under other names."""
     kept = project.times()
@@ -267,7 +268,7 @@ def photographs(finished, tmp_path_factory):
 @pytest.mark.parametrize(
     "seed", [0, pytest.param(1, marks=pytest.mark.exhaustive), pytest.param(2, marks=pytest.mark.exhaustive)]
 )
-@pytest.mark.parametrize("profile", ["default", "slurm", "none"])
+@pytest.mark.parametrize("profile", ["default", "slurm", pytest.param("none", marks=pytest.mark.exhaustive)])
 def test_a_copy_with_new_times_in_any_order_runs_nothing(photographs, tmp_path, seed, profile):
     shutil.copytree(photographs.folder, tmp_path / "project", copy_function=shutil.copyfile)  # as `cp -r`
     project = type(photographs)(tmp_path / "project")

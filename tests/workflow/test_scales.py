@@ -45,6 +45,7 @@ def test_a_study_without_its_data_is_refused_only_when_requested(project):
     assert "Traceback" not in done.stdout
 
 
+@pytest.mark.exhaustive
 def test_the_plan_is_a_target(project):
     output = project.snakemake("plan", "--config", "sampling={images: 50}").stdout
     assert re.search(r"^22 runs: about [0-9.]+ (seconds|minutes|hours)$", output, re.MULTILINE)
