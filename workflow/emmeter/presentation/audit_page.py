@@ -208,9 +208,10 @@ def draw_shares(criterion: Criterion, generated: Images, held_out: Images | None
     Args:
         width: in inches.
     """
-    height = 0.48 * width + 0.4
+    key = 0.25  # inches for the legend, which lies above the curves, because these may be anywhere
+    height = 0.48 * width + 0.4 + key
     figure = Figure(figsize=(width, height))
-    axes = placed(figure, 0.55, 0.45, width - 0.7, height - 0.6)
+    axes = placed(figure, 0.55, 0.45, width - 0.7, height - 0.6 - key)
     sets: list[tuple[str, Images, str, Any]] = [("generated", generated, SERIES[1], "-")]
     if held_out is not None:
         sets.append(("held-out", held_out, SERIES[0], (0, (5, 2))))
@@ -225,7 +226,7 @@ def draw_shares(criterion: Criterion, generated: Images, held_out: Images | None
     axes.set_ylim(-3, 103)
     axes.set_xlabel(AXES[criterion.name])
     axes.set_ylabel("images up to this value, %")
-    axes.legend(loc="lower right" if criterion.name != "cosine" else "upper left", labelcolor=MUTED)
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=len(sets), borderaxespad=0.2, labelcolor=MUTED)
     return figure
 
 
