@@ -121,6 +121,7 @@ def test_the_example_passes_and_fails(generated, status, tmp_path):
     assert audit(example / f"{generated}.npz", *arguments, "-o", tmp_path / "out") == status
 
 
+@pytest.mark.exhaustive
 def test_the_gate_of_the_documentation_opens_and_closes(tmp_path):
     page = (ROOT / "docs/audit.md").read_text(encoding="utf-8")
     (text,) = re.findall(r"```\n(jobs:\n.*?)```", page, re.DOTALL)

@@ -21,6 +21,7 @@ from emmeter.machine import warm
 from project import JOINED, write_images
 
 LONG = "5120 images"  # some seconds of training
+MORE_COPIES = [("default", 1), ("default", 2), *((profile, seed) for profile in ("slurm", "none") for seed in range(3))]
 AFTER_SEARCH = {"emm", "quality", "quality_table", "tradeoff", "criteria_table", "study", "figures", *JOINED, "report"}
 
 
@@ -266,9 +267,9 @@ def photographs(finished, tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "seed", [0, pytest.param(1, marks=pytest.mark.exhaustive), pytest.param(2, marks=pytest.mark.exhaustive)]
+    ("profile", "seed"),
+    [("default", 0), *(pytest.param(*case, marks=pytest.mark.exhaustive) for case in MORE_COPIES)],
 )
-@pytest.mark.parametrize("profile", ["default", "slurm", pytest.param("none", marks=pytest.mark.exhaustive)])
 def test_a_copy_with_new_times_in_any_order_runs_nothing(photographs, tmp_path, seed, profile):
     shutil.copytree(photographs.folder, tmp_path / "project", copy_function=shutil.copyfile)  # as `cp -r`
     project = type(photographs)(tmp_path / "project")
