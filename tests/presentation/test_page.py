@@ -126,7 +126,9 @@ def test_headings_skip_no_level(text):
 
 def test_downloads_are_the_tables(tmp_path):
     page = made_up_page(tmp_path)
-    links = {a["download"]: a["href"] for tag, a in Reader(page.read_text()).elements if tag == "a" and "download" in a}
+    saved = [a for tag, a in Reader(page.read_text()).elements if tag == "a" and "download" in a]
+    links = {a["download"]: a["href"] for a in saved}
+    assert len(links) == len(saved)  # the page holds no file twice
     assert {"made_up-emm.csv", "made_up-curves.csv", "made_up-findings.csv"} <= set(links)
     for name, link in links.items():
         content = unquote_to_bytes(link.partition(",")[2])

@@ -4,6 +4,7 @@ import math
 
 from emmeter.presentation.page.material import StudyMaterial
 from emmeter.presentation.page.parts import Measured
+from emmeter.presentation.page.words import NBSP
 
 NOTE = (
     "Verdicts on the claims of this study if copies were counted by another criterion, from the same images. No run "
@@ -21,7 +22,7 @@ def judged(study: StudyMaterial) -> list[Measured]:
     claims = dict.fromkeys(row["claim"] for row in rows if isinstance(row["claim"], str) and row["claim"])
     groups: dict[tuple[str, str], list] = {}
     for row in rows:
-        threshold = "" if math.isnan(row["threshold"]) else f" {row['threshold']:.3g}"
+        threshold = "" if math.isnan(row["threshold"]) else f"{NBSP}{row['threshold']:.3g}"
         groups.setdefault((row["criterion"], threshold), []).append(row)
     if len(groups) < 2 or not claims:
         return []
