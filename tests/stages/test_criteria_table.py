@@ -56,7 +56,7 @@ def test_a_claim_survives_the_criterion_that_counts_alike_and_not_the_one_that_e
     assert rows.loc[["own", "same"], "rank_correlation"].tolist() == [1, 1]
     report([outline(made_up.description())], output.parent.parent, output.parent.parent / "report.html")
     page = (output.parent.parent / "report.html").read_text(encoding="utf-8")
-    assert "Claims under other criteria" in page and "exchanged 0.5" in page
+    assert "Claims under other criteria" in page and "exchanged\u00a00.5" in page
 
 
 def test_without_a_table_of_every_arm_there_are_no_rows(made):
