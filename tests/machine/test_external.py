@@ -13,8 +13,7 @@ import pytest
 from emmeter import project
 from emmeter.errors import StageError
 from emmeter.machine import external
-from emmeter.machine.external import Unfinished
-from emmeter.machine.process import Stop
+from emmeter.machine.process import Interrupted, Stop
 from emmeter.machine.supervise import environment
 
 PYTHON = [sys.executable, "-c"]
@@ -102,7 +101,7 @@ def test_a_program_that_the_system_cannot_start_is_named(tmp_path):
 @pytest.mark.parametrize("status", [143, -15])
 def test_a_command_that_ends_on_sigterm_is_unfinished(status):
     end = "sys.exit(143)" if status > 0 else "os.kill(os.getpid(), 15)"
-    with pytest.raises(Unfinished):
+    with pytest.raises(Interrupted):
         external.run([*PYTHON, f"import os, sys; {end}"], Stop())
 
 
@@ -114,7 +113,7 @@ def test_a_request_to_stop_reaches_the_command(tmp_path):
         "signal.signal(signal.SIGTERM, save); print('ready', flush=True); time.sleep(60)"
     )
     stop = Stop()
-    with pytest.raises(Unfinished):
+    with pytest.raises(Interrupted):
         external.run([*PYTHON, program], stop, show=lambda chunk: stop.set())
     assert saved.read_text() == "1"
 
@@ -123,7 +122,7 @@ def test_a_command_that_ignores_the_request_is_killed_after_its_grace():
     stop = Stop()
     program = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('ready', flush=True); {SLEEP}"
     begun = time.monotonic()
-    with pytest.raises(Unfinished):
+    with pytest.raises(Interrupted):
         external.run([*PYTHON, program], stop, grace=0.3, show=lambda chunk: stop.set())
     assert time.monotonic() - begun < 20
 

@@ -18,8 +18,7 @@ from emmeter.files import records
 from emmeter.files.layout import state_folder
 from emmeter.files.npz import read_arrays
 from emmeter.files.records import ExternalRecord, ScoreRecord
-from emmeter.machine.external import Unfinished
-from emmeter.machine.process import Stop
+from emmeter.machine.process import Interrupted, Stop
 from emmeter.settings import invocation
 from emmeter.settings.keys import key, stage_settings
 from emmeter.settings.validation import read_setup
@@ -150,7 +149,7 @@ def test_a_run_that_was_asked_to_stop_resumes_with_the_same_images(tmp_path):
     run = Run(tmp_path / "other", trainers.OPTIONS + STEPS)
     stop = Stop()
     threading.Thread(target=lambda: (run.until_begun(), stop.set())).start()
-    with pytest.raises(Unfinished):
+    with pytest.raises(Interrupted):
         run.make(stop=stop)
     done = int((run.state / "own" / "done").read_text())
     assert 3 <= done < 200

@@ -106,6 +106,7 @@ def keys_in_use(results: Path, overlays: Sequence[Path] = ()) -> tuple[set[str],
 def experiments(results: Path, own: Collection[Path]) -> dict[Path, set[str]]:
     """Keys of the searches, runs and measures behind the tables of all experiments but `own`, by folder."""
     found: dict[Path, set[str]] = {}
+    measured = _measured(results)
     for marker in sorted(results.glob(f"*/{EXPERIMENT}")):
         if marker.parent in own:
             continue
@@ -116,10 +117,16 @@ def experiments(results: Path, own: Collection[Path]) -> dict[Path, set[str]]:
                 path = emm_folder(results, emm_key) / RECORDS["emm"]
                 keys.update(records.read(path, EmmRecord).get("keys", {}).values())
                 digests.add(checksums.sha256(path))
-        for path in quality_folder(results).parent.glob(f"*/{RECORDS['quality']}"):
-            with contextlib.suppress(OSError, DataError):
-                if digests & set(records.read(path, QualityRecord)["inputs"].values()):
-                    keys.add(path.parent.name)
+        keys.update(key for key, inputs in measured.items() if digests & inputs)
+    return found
+
+
+def _measured(results: Path) -> dict[str, set[str]]:
+    """Digests of the searches that each folder of measures was made from, by key."""
+    found = {}
+    for path in quality_folder(results).parent.glob(f"*/{RECORDS['quality']}"):
+        with contextlib.suppress(OSError, DataError):
+            found[path.parent.name] = set(records.read(path, QualityRecord)["inputs"].values())
     return found
 
 

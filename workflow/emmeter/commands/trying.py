@@ -18,7 +18,7 @@ from emmeter.data.subset import draw, save
 from emmeter.errors import StageError
 from emmeter.files.generated import Written, read_written
 from emmeter.machine import external as process
-from emmeter.machine.process import Stop
+from emmeter.machine.process import Interrupted, Stop
 from emmeter.settings import invocation
 from emmeter.settings.keys import key
 from emmeter.settings.sections import Setup
@@ -41,7 +41,7 @@ class Trial:
         """Run the command, with a state of this name, and check its images.
 
         Raises:
-            Unfinished: `stop` was set.
+            Interrupted: `stop` was set.
             StageError: the command failed, or its images differ from the contract.
         """
         samples, state = self.folder / f"{name}.npz", self.folder / name
@@ -104,7 +104,7 @@ def _checks(trial: Trial, n: int) -> list[str]:
     timer.start()
     try:
         trial.run("resumed", seed, stop)
-    except process.Unfinished:
+    except Interrupted:
         kept = sum(path.is_file() for path in (trial.folder / "resumed").rglob("*"))
         (trial.folder / "resumed.npz").unlink(missing_ok=True)
         begun = time.monotonic()

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from emmeter.errors import StageError, printable
-from emmeter.machine.process import Stop
+from emmeter.machine.process import Interrupted, Stop
 from emmeter.machine.slots import LOCKS
 from emmeter.machine.supervise import environment
 
@@ -21,10 +21,6 @@ GRACE = 25.0  # seconds to save a state after SIGTERM; SLURM itself waits 30
 INTERRUPTED = 128 + signal.SIGTERM  # status of a command that has ended on request, before it was finished
 LINES, WIDTH = 3, 400  # of its output that an error repeats, and the characters of these
 POLL = 0.1  # seconds between two looks at `stop`
-
-
-class Unfinished(RuntimeError):
-    """The command was asked to end; the same command goes on from its state."""
 
 
 def missing(program: str) -> str | None:
@@ -46,7 +42,7 @@ def run(
         grace: seconds that it then has.
         show: receives its output; by default it goes to standard output.
     Raises:
-        Unfinished: `stop` was set, or the command has ended on SIGTERM.
+        Interrupted: `stop` was set, or the command has ended on SIGTERM.
         StageError: it cannot be started, or it has failed.
     """
     if fault := missing(words[0]):
@@ -72,12 +68,12 @@ def run(
         supervisor.wait()
         answer = json.loads(answers.read() or "{}")
     if asked or stop.is_set():
-        raise Unfinished
+        raise Interrupted
     if "error" in answer:
         raise StageError(f"model.command: {words[0]!r} cannot be started: {answer['error']}")
     status = answer.get("status", -int(signal.SIGKILL))
     if status in (INTERRUPTED, -signal.SIGTERM):
-        raise Unfinished
+        raise Interrupted
     if status:
         ended = f"by {signal.Signals(-status).name}" if status < 0 else f"with status {status}"
         raise StageError(f"model.command: {shlex.join(words[:2])} has ended {ended}{_last(output)}")

@@ -26,7 +26,7 @@ from emmeter.files.provenance import provenance
 from emmeter.files.records import ExternalRecord
 from emmeter.files.writing import replacing, write_json, write_text
 from emmeter.machine import external as process
-from emmeter.machine.process import Stop
+from emmeter.machine.process import Interrupted, Stop
 from emmeter.settings import invocation, keys
 from emmeter.settings.sections import Setup
 from emmeter.training import state as run_state
@@ -91,7 +91,7 @@ def external(
         stop: asks for the end of the command.
         grace: seconds that it then has.
     Raises:
-        Unfinished: the command was asked to end before it was finished.
+        Interrupted: the command was asked to end before it was finished.
         RunLocked: `stop` was set while another job worked on this run.
         DataError: the subset has changed, or is missing or damaged.
         StageError: the command failed, its files have changed, or its images differ from the contract.
@@ -206,7 +206,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             threads=args.threads,
             stop=stop,
         )
-    except process.Unfinished:
+    except Interrupted:
         print("interrupted: the same command goes on from its state", file=sys.stderr, flush=True)
         sys.exit(EXIT_INTERRUPTED)
     except run_state.RunLocked as error:
