@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from emmeter.command import command
-from emmeter.files.layout import FILES, RECORDS, emm_folder, quality_folder, run_folder
+from emmeter.files.layout import ARM_STAGES, FILES, RECORDS, arm_folder, run_folder
 from emmeter.pipeline.description import description
 from emmeter.pipeline.index import index_of
 from emmeter.settings.configuration import read
@@ -22,7 +22,7 @@ from emmeter.settings.sections import Setup
 from emmeter.settings.validation import read_setup
 
 HEAD = re.compile(
-    r".+: N = \d+, replicate \d+|(subset|train|sample|external|score|emm): (?!error).*|end: .*"
+    r".+: N = \d+, replicate \d+|(subset|train|sample|external|score|emm|denoising): (?!error).*|end: .*"
 )  # head and end of logs
 CONTENT: dict[str, Any] = {
     "data": {"source": "digits", "held_out": 8},
@@ -39,7 +39,7 @@ CONTENT: dict[str, Any] = {
     "sampling": {"images": 24, "steps": 4},
     "search": {"rule": "grid", "grid": [20], "replicates": 1},
 }
-STAGES: tuple[Stage, ...] = ("subset", "train", "sample", "score", "emm", "quality")
+STAGES: tuple[Stage, ...] = ("subset", "train", "sample", "score", "emm", "quality", "denoising")
 
 
 def messages(errors: str) -> list[str]:
@@ -63,10 +63,8 @@ class Pipeline:
 
     def folder(self, stage: Stage) -> Path:
         name = key(stage, self.setup)
-        if stage == "emm":
-            return emm_folder(self.results, name)
-        if stage == "quality":
-            return quality_folder(self.results, name)
+        if stage in ARM_STAGES:
+            return arm_folder(self.results, stage, name)
         return run_folder(self.results, stage, name, self.n, self.replicate)
 
     def file(self, stage: Stage, name: str = "") -> Path:
@@ -110,6 +108,11 @@ class Pipeline:
             study = json.dumps({"name": "faults", "arms": [{"name": "one", "value": ""}]})
             outputs = {name: self.study / f"{name}.csv" for name in ("quality", "copied")}
             return [module, *_flat({"study": study, "tables": self.file("quality")} | outputs)]
+        if stage == "denoising_table":
+            about = {"study": self.description(), "style": '{"dpi": 50}', "folder": self.study}
+            measured = json.dumps({"name": "faults", "arms": [{"name": "one", "value": ""}]})
+            tables_of = {"measured": measured, "emm": tables["emm"], "tables": self.file("denoising")}
+            return [module, *_flat(about | tables_of)]
         if stage == "criteria_table":
             records = {"records": self.record("emm"), "tables": self.file("quality", "criteria.csv")}
             return [
@@ -136,8 +139,9 @@ class Pipeline:
                 "output": self.record("emm"),
                 "gallery": self.file("emm"),
             }
-        if stage == "quality":
-            return options | {"record": self.record("emm"), "results": self.results, "folder": self.folder("quality")}
+        if stage in ("quality", "denoising"):
+            about = {"record": self.record("emm"), "results": self.results, "folder": self.folder(stage)}
+            return options | about | ({"device": "cpu"} if stage == "denoising" else {})
         options |= {"n": self.n, "replicate": self.replicate}
         subset, snapshots, samples = self.file("subset"), self.file("train"), self.file("sample")
         if stage == "subset":

@@ -14,6 +14,7 @@ from emmeter.files.layout import RECORDS as RECORD_FILES
 from emmeter.files.layout import SETTINGS, run_folder
 from emmeter.files.records import (
     Cost,
+    DenoisingRecord,
     EmmRecord,
     Provenance,
     QualityRecord,
@@ -36,6 +37,7 @@ RECORDS = {
     "score": ScoreRecord,
     "emm": EmmRecord,
     "quality": QualityRecord,
+    "denoising": DenoisingRecord,
 }
 NAMES = {
     SubsetRecord: "subset.json",
@@ -44,6 +46,7 @@ NAMES = {
     ScoreRecord: "score.json",
     EmmRecord: "emm.json",
     QualityRecord: "quality.json",
+    DenoisingRecord: "denoising.json",
 }
 
 
@@ -78,7 +81,7 @@ def cell(line: str, key: str) -> str:
 
 
 COMMON = documented("Every record has these keys:")
-OF_RUNS = documented("Records of runs (all but `emm.json` and `quality.json`) also have these:")
+OF_RUNS = documented("Records of runs (all but `emm.json`, `quality.json` and `denoising.json`) also have these:")
 
 
 def test_keys_of_all_records_are_documented():
@@ -88,7 +91,7 @@ def test_keys_of_all_records_are_documented():
 
 @pytest.mark.parametrize("kind", NAMES, ids=lambda kind: NAMES[kind])
 def test_keys_of_a_record_are_documented(kind):
-    shared = COMMON | (OF_RUNS if kind not in (EmmRecord, QualityRecord) else set())
+    shared = COMMON | (OF_RUNS if kind not in (EmmRecord, QualityRecord, DenoisingRecord) else set())
     assert documented(f"`{NAMES[kind]}`:") == keys(kind) - shared
     assert ("inputs" in keys(kind)) == (kind not in (SubsetRecord, EmmRecord))
 

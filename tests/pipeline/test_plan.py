@@ -228,7 +228,7 @@ def test_quality_is_part_of_the_duration_until_it_has_been_measured(tmp_path):
     measuring = Planned("a", 1, 0, {}, [], quality=8.0)
     assert duration([measuring], SPEED) == PER_WORKFLOW + 8.0 / SPEED.jobs
     for setup in (arm.setup for arm in index.settings.studies[0].arms):
-        folder = layout.quality_folder(index.results, keys.key("quality", setup))
+        folder = layout.arm_folder(index.results, "quality", keys.key("quality", setup))
         folder.mkdir(parents=True)
         (folder / "quality.json").write_text("{}")
     assert [study.quality for study in plan(index.settings, index)] == [0, 0]

@@ -9,7 +9,7 @@ import yaml
 
 from emmeter.errors import StageError
 from emmeter.files import checksums
-from emmeter.files.layout import FILES, RECORDS, SETTINGS
+from emmeter.files.layout import ARM_STAGES, FILES, RECORDS, SETTINGS
 from emmeter.files.npz import write_npz
 from emmeter.measure import engines
 from emmeter.pipeline.verify import outputs, verify
@@ -68,7 +68,8 @@ def test_sound_results_pass(own):
         "runs": 4,
         "searches": 1,
         "qualities": 1,
-        "files": 23,
+        "denoisings": 1,
+        "files": 26,
         "scores": 1,
         "rescored": 1,
         "remeasured": 1,
@@ -140,7 +141,7 @@ def test_another_setting_is_found(own, stage):
     listed(path)
     line = one_line(own)
     assert line.startswith(f"{path.relative_to(own.results)}: the settings have the key ")
-    assert f", not {path.parts[-2 if stage in ('emm', 'quality') else -4]} " in line
+    assert f", not {path.parts[-2 if stage in ARM_STAGES else -4]} " in line
 
 
 @pytest.mark.parametrize("text", ["seed: -1", "seed: [", "- 1", "colour: red", ""])
@@ -199,7 +200,7 @@ def test_results_of_an_earlier_version_are_derived_again_too(own):
     for path in own.results.glob("**/SHA256SUMS"):
         path.unlink()
     verified = verify(own.results)
-    assert len(verified.mismatches) == 6 and all("earlier version" in line for line in verified.mismatches)
+    assert len(verified.mismatches) == 7 and all("earlier version" in line for line in verified.mismatches)
     assert (verified.counts["scores"], verified.counts["rescored"]) == (1, 1)
 
 
@@ -305,8 +306,9 @@ def test_a_changed_table_of_quality_does_not_follow_from_the_samples(own):
     assert lines(own) == []
 
 
-def test_quality_of_another_outcome_of_the_search_is_found(own):
-    edit(own.record("quality"), lambda record: record["inputs"].update({"emm.json": "0" * 64}))
+@pytest.mark.parametrize("stage", ["quality", "denoising"])
+def test_measures_of_another_outcome_of_the_search_are_found(own, stage):
+    edit(own.record(stage), lambda record: record["inputs"].update({"emm.json": "0" * 64}))
     assert one_line(own).endswith(f"was made from another {own.record('emm')}".replace(f"{own.results}/", ""))
 
 
@@ -322,7 +324,7 @@ def test_the_sample_of_scores_is_that_of_the_seed(own):
     for stage in ("subset", "train", "sample", "score"):
         assert second.call(stage) == 0
     folders = {output.folder for output in outputs(own.results)}
-    assert second.folder("score") in folders and len(folders) == 10
+    assert second.folder("score") in folders and len(folders) == 11
     refit(second, "score", "squared", lambda squared: squared + np.arange(10) // 9)  # only of the last neighbour
     seen = {seed: lines(own, scores=1, seed=seed) for seed in range(8)}
     assert {len(mismatches) for mismatches in seen.values()} == {0, 1}

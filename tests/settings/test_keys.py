@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from emmeter.files.layout import emm_folder, quality_folder, run_folder
+from emmeter.files.layout import arm_folder, run_folder
 from emmeter.settings.keys import VERSIONS, ema_decay, key, stage_settings
 from emmeter.settings.sections import Setup
 from emmeter.settings.validation import read_setup
@@ -25,6 +25,11 @@ def changed(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     return [stage for stage in STAGES if first[stage] != second[stage]]
 
 
+def following(stage: str) -> list[str]:
+    """A stage and all that follow it; `quality` and `denoising` both follow `emm`."""
+    return [stage] if stage in ("quality", "denoising") else STAGES[STAGES.index(stage) :]  # type: ignore[arg-type]
+
+
 def merged(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
     result = {section: dict(values) if isinstance(values, dict) else values for section, values in first.items()}
     for section, values in second.items():
@@ -35,18 +40,18 @@ def merged(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
 # Frozen: a change here makes all results of all users again.  Only a deliberate change is right.
 
 FROZEN: list[tuple[dict[str, Any], list[str]]] = [
-    ({}, ["dc9a6758ab", "b745f53232", "bb9b4fd04c", "b340ea76f6", "d9f81c1c54", "e9e3400bbb"]),
+    ({}, ["dc9a6758ab", "b745f53232", "bb9b4fd04c", "b340ea76f6", "d9f81c1c54", "e9e3400bbb", "f4dd1fa8fc"]),
     (
         {"diffusion": {"preconditioning": "edm"}, "training": {"optimizer": "sgd", "weight_decay": 0.1}},
-        ["dc9a6758ab", "a49248fa02", "0465985958", "0ab69e66ba", "0631b376c2", "82a62acb9d"],
+        ["dc9a6758ab", "a49248fa02", "0465985958", "0ab69e66ba", "0631b376c2", "82a62acb9d", "d117913dc7"],
     ),
     (
         {"diffusion": {"denoiser": "optimum"}, "data": {"source": "digits", "labels": "unique"}},
-        ["0c67097511", "464ff6e5c2", "567060883e", "d4f5ad2280", "2356a92e47", "68de69ad85"],
+        ["0c67097511", "464ff6e5c2", "567060883e", "d4f5ad2280", "2356a92e47", "68de69ad85", "05163b47fd"],
     ),
     (
         {"scoring": {"mirrored": True}},
-        ["dc9a6758ab", "b745f53232", "bb9b4fd04c", "2d3307a670", "18001f5b88", "7e2282d0e0"],
+        ["dc9a6758ab", "b745f53232", "bb9b4fd04c", "2d3307a670", "18001f5b88", "7e2282d0e0", "b113852971"],
     ),
 ]
 
@@ -143,6 +148,9 @@ LEAVES: dict[str, tuple[Any, dict[str, Any], str | None]] = {
     "quality.neighbours": (3, {}, "quality"),
     "quality.images": (500, {}, "quality"),
     "quality.draws": (5, {}, "quality"),
+    "denoising.enabled": (True, {}, None),
+    "denoising.levels": ([0.1, 1.0], {}, "denoising"),
+    "denoising.images": (32, {}, "denoising"),
 }
 
 
@@ -161,7 +169,7 @@ def test_table_names_every_setting():
 @pytest.mark.parametrize("dotted", LEAVES)
 def test_a_setting_changes_the_keys_from_its_stage_on(dotted):
     value, beside, first = LEAVES[dotted]
-    expected = STAGES[STAGES.index(first) :] if first else []  # type: ignore[arg-type]
+    expected = following(first) if first else []
     assert changed(beside, merged(beside, setting(dotted, value))) == expected
 
 
@@ -223,7 +231,7 @@ def test_sampled_decay_decides_from_sampling_on():
     both = {"training": {"ema_decays": [0.9, 0.5]}}
     assert ema_decay(read_setup(both)) == 0.9
     assert changed(both, merged(both, {"sampling": {"ema_decay": 0.9}})) == []
-    assert changed(both, merged(both, {"sampling": {"ema_decay": 0.5}})) == ["sample", "score", "emm", "quality"]
+    assert changed(both, merged(both, {"sampling": {"ema_decay": 0.5}})) == following("sample")
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -231,7 +239,7 @@ def test_raising_a_version_changes_the_keys_from_there_on(stage, monkeypatch):
     before = keys({})
     monkeypatch.setitem(VERSIONS, stage, VERSIONS[stage] + 1)
     after = keys({})
-    assert [s for s in STAGES if before[s] != after[s]] == STAGES[STAGES.index(stage) :]
+    assert [s for s in STAGES if before[s] != after[s]] == following(stage)
 
 
 @pytest.mark.parametrize("content", [content for content, _ in FROZEN])
@@ -258,6 +266,6 @@ def test_folders():
     root = Path("results")
     assert run_folder(root, "train", "abc", 100, 2) == root / "runs" / "abc" / "n100" / "r2"
     assert run_folder(root, "score") == root / "scores" / "{key}" / "n{n}" / "r{r}"
-    assert emm_folder(root, "abc") == root / "emm" / "abc"
-    assert emm_folder(root) == root / "emm" / "{key}"
-    assert quality_folder(root, "abc") == root / "quality" / "abc"
+    assert arm_folder(root, "emm", "abc") == root / "emm" / "abc"
+    assert arm_folder(root, "emm") == root / "emm" / "{key}"
+    assert arm_folder(root, "quality", "abc") == root / "quality" / "abc"

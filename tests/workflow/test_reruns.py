@@ -91,6 +91,13 @@ def test_without_quality_nothing_is_measured_and_nothing_else_runs(project):
     assert project.plan().rules == AFTER_SEARCH - {"quality", "quality_table", "tradeoff", "criteria_table"} | {"score"}
 
 
+def test_errors_by_noise_level_train_and_sample_nothing(project):
+    project.change("denoising.enabled", True)
+    plan = project.plan()
+    assert plan.rules == {"denoising", "denoising_table", "report"}
+    assert len(plan["denoising"]) == 2  # of four arms, one is an optimum and two share a network
+
+
 def test_figure_style_only_draws_again(project):
     project.change("figures.width", 8)
     plan = project.plan()

@@ -2,10 +2,10 @@
 # inputs, so that samples which the user has deleted are not made again for this.
 rule quality:
     input:
-        record=by_content(lambda wildcards: PATHS.searched(wildcards.key)),
+        record=by_content(lambda wildcards: PATHS.searched("quality", wildcards.key)),
     output:
-        record=PATHS.quality_file("quality.json"),
-        tables=[PATHS.quality_file(name) for name in emm_layout.FILES["quality"]],
+        record=PATHS.arm_file("quality", "quality.json"),
+        tables=[PATHS.arm_file("quality", name) for name in emm_layout.FILES["quality"]],
     log:
         "logs/quality/{key}.log",
     localrule: SETTINGS.base.quality.features == ["pixels"]
@@ -26,7 +26,7 @@ rule quality:
 
 rule quality_table:
     input:
-        measured_tables,
+        measured_files("quality", "quality.csv"),
     output:
         quality=f"{STUDY}/quality.csv",
         copied=f"{STUDY}/copied.csv",
@@ -36,7 +36,7 @@ rule quality_table:
     conda:
         environment("envs/cpu.yaml")
     params:
-        study=measured_json,
+        study=measured_json("quality"),
         tables=lambda wildcards, input: handed_all(input),
     message:
         "quality of the images of study {wildcards.study}"
@@ -72,7 +72,7 @@ rule tradeoff:
 rule criteria_table:
     input:
         records=arm_files("emm.json"),
-        tables=measured_criteria,
+        tables=measured_files("quality", "criteria.csv"),
     output:
         f"{STUDY}/criteria.csv",
     log:

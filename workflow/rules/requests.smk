@@ -37,21 +37,19 @@ def arm_files(name):
     return files
 
 
-def measured_tables(wildcards):
-    """Input function: the table of quality of each arm of a study that measures it, in order."""
-    look(wildcards.study)
-    return PATHS.measured(wildcards.study, "quality.csv")
+def measured_files(stage, name):
+    """Input function: a file of `quality` or `denoising` of each arm of a study that has it, in order."""
+
+    def files(wildcards):
+        look(wildcards.study)
+        return PATHS.measured(wildcards.study, stage, name)
+
+    return files
 
 
-def measured_criteria(wildcards):
-    """Input function: the counts under other criteria of each arm of a study that measures them, in order."""
-    look(wildcards.study)
-    return PATHS.measured(wildcards.study, "criteria.csv")
-
-
-def measured_json(wildcards):
-    """Parameter function: a study with the arms whose quality is measured."""
-    return handed(json.dumps(emm_description.measured(INDEX, wildcards.study), sort_keys=True))
+def measured_json(stage):
+    """Parameter function: a study with the arms that `quality` or `denoising` measures."""
+    return lambda wildcards: handed(json.dumps(emm_description.measured(INDEX, wildcards.study, stage), sort_keys=True))
 
 
 def awaited_score(wildcards):
@@ -128,9 +126,8 @@ def page_inputs(studies):
         names = [wildcards.study] if studies is None else studies
         for name in names:
             look(name)
-        kept = {name: emm_paths.MEASURED if INDEX.quality_files(name) else () for name in names}
         tables = [f"{EXPERIMENT}/{name}/{table}.csv" for name in names for table in emm_paths.TABLES]
-        measured = [f"{EXPERIMENT}/{name}/{table}" for name in names for table in kept[name]]
+        measured = [f"{EXPERIMENT}/{name}/{table}" for name in names for table in PATHS.measured_tables(name)]
         searched = [path for name in names for file in ("emm.json", "gallery.npz") for path in PATHS.arms(name, file)]
         return tables + measured + searched
 

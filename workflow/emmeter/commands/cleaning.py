@@ -11,11 +11,12 @@ from pathlib import Path
 
 from emmeter.errors import DataError, SettingsError
 from emmeter.files import checksums, records
-from emmeter.files.layout import EXPERIMENT, RECORDS, RUN_FOLDERS, emm_folder, quality_folder
-from emmeter.files.records import EmmRecord, QualityRecord
+from emmeter.files.layout import ARM_STAGES, EXPERIMENT, RECORDS, RUN_FOLDERS, arm_folder
+from emmeter.files.records import EmmRecord, MeasuredRecord
 from emmeter.pipeline.index import index_of
 from emmeter.pipeline.plan import amount
 from emmeter.settings.configuration import load, read
+from emmeter.settings.keys import Stage
 
 CONFIGURATIONS = Path("config")
 CONFIGURED = ("studies.yaml",)  # read always, so it is no overlay
@@ -114,7 +115,7 @@ def experiments(results: Path, own: Collection[Path]) -> dict[Path, set[str]]:
         for emm_key in {key for table in marker.parent.glob("*/emm.csv") for key in _searches(table)}:
             keys.add(emm_key)
             with contextlib.suppress(OSError, DataError):  # the search is gone or damaged
-                path = emm_folder(results, emm_key) / RECORDS["emm"]
+                path = arm_folder(results, "emm", emm_key) / RECORDS["emm"]
                 keys.update(records.read(path, EmmRecord).get("keys", {}).values())
                 digests.add(checksums.sha256(path))
         keys.update(key for key, inputs in measured.items() if digests & inputs)
@@ -124,9 +125,11 @@ def experiments(results: Path, own: Collection[Path]) -> dict[Path, set[str]]:
 def _measured(results: Path) -> dict[str, set[str]]:
     """Digests of the searches that each folder of measures was made from, by key."""
     found = {}
-    for path in quality_folder(results).parent.glob(f"*/{RECORDS['quality']}"):
-        with contextlib.suppress(OSError, DataError):
-            found[path.parent.name] = set(records.read(path, QualityRecord)["inputs"].values())
+    measures: tuple[Stage, ...] = ("quality", "denoising")
+    for stage in measures:
+        for path in arm_folder(results, stage).parent.glob(f"*/{RECORDS[stage]}"):
+            with contextlib.suppress(OSError, DataError):
+                found[path.parent.name] = set(records.read(path, MeasuredRecord)["inputs"].values())
     return found
 
 
@@ -141,11 +144,7 @@ def _searches(table: Path) -> list[str]:
 
 def unused(results: Path, used: set[str]) -> list[Unused]:
     """Folders of single keys below `results` whose key is not among `used`."""
-    parents = [results / name for name in RUN_FOLDERS.values()] + [
-        emm_folder(results).parent,
-        quality_folder(results).parent,
-        results / "state",
-    ]
+    parents = [results / name for name in (*RUN_FOLDERS.values(), *ARM_STAGES, "state")]
     folders = []
     for parent in parents:
         for path in sorted(parent.glob("*")):

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from emmeter.commands.present import named, present
-from emmeter.files.layout import emm_folder, run_folder
+from emmeter.files.layout import arm_folder, run_folder
 from emmeter.pipeline.index import Index
 from emmeter.presentation.tables import aligned
 from emmeter.settings.keys import key
@@ -39,7 +39,7 @@ def _arms(index: Index, study: Study) -> str:
     for arm in study.arms:
         changes = ", ".join(f"{name}: {value}" for name, value in changed(index.settings.base, arm.setup).items())
         counts = index.finished(key("emm", arm.setup))
-        done = (emm_folder(index.results, key("emm", arm.setup)) / "emm.json").is_file()
+        done = (arm_folder(index.results, "emm", key("emm", arm.setup)) / "emm.json").is_file()
         state = "finished" if done else "under way" if counts else "not begun"
         rows.append([arm.name, changes or "nothing", str(len(counts)), state])
     return aligned(rows)
@@ -84,4 +84,4 @@ def _folders(index: Index, arm: Arm) -> str:
     rows = [["stage", "folder"]]
     for stage, name in run_keys(arm.setup).items():
         rows.append([stage, str(run_folder(index.results, stage, name, "<N>", "<r>"))])
-    return aligned([*rows, ["emm", str(emm_folder(index.results, key("emm", arm.setup)))]])
+    return aligned([*rows, ["emm", str(arm_folder(index.results, "emm", key("emm", arm.setup)))]])

@@ -8,11 +8,12 @@ from emmeter.settings.keys import Stage, stage_settings
 from emmeter.settings.sections import Setup
 
 RUN_FOLDERS: dict[Stage, str] = {"subset": "subsets", "train": "runs", "sample": "samples", "score": "scores"}
+ARM_STAGES: tuple[Stage, ...] = ("emm", "quality", "denoising")  # one folder per arm, which has the stage's name
 
 # Each stage's folder holds the record of what made it, and these other files.
 RECORDS: dict[Stage, str] = {
     "subset": "subset.json", "train": "training.json", "sample": "sampling.json", "score": "score.json",
-    "emm": "emm.json", "quality": "quality.json",
+    "emm": "emm.json", "quality": "quality.json", "denoising": "denoising.json",
 }  # fmt: skip
 FILES: dict[Stage, tuple[str, ...]] = {
     "subset": ("subset.npz",),
@@ -21,6 +22,7 @@ FILES: dict[Stage, tuple[str, ...]] = {
     "score": ("neighbours.npz", "gallery.npz"),
     "emm": ("gallery.npz",),
     "quality": ("quality.csv", "copied.csv", "copied_images.csv", "criteria.csv"),
+    "denoising": ("denoising.csv",),
 }
 EXPERIMENT = "experiment.json"  # beside the tables of an experiment: what all its EMMs have in common
 SETTINGS = "settings.yaml"  # in every stage's folder
@@ -45,14 +47,9 @@ def state_folder(results: Path, key: str, n: int | str, replicate: int | str) ->
     return results / "state" / key / f"n{n}-r{replicate}"
 
 
-def emm_folder(results: Path, key: str | None = None) -> Path:
-    """Folder of the outcome of one search: <results>/emm/<key>, with a wildcard if no key is given."""
-    return results / "emm" / (key or "{key}")
-
-
-def quality_folder(results: Path, key: str | None = None) -> Path:
-    """Folder of the quality of one arm's images: <results>/quality/<key>, with a wildcard if no key is given."""
-    return results / "quality" / (key or "{key}")
+def arm_folder(results: Path, stage: Stage, key: str | None = None) -> Path:
+    """Folder of a stage of `ARM_STAGES` of one arm: <results>/<stage>/<key>, with a wildcard if no key is given."""
+    return results / stage / (key or "{key}")
 
 
 def record_settings(folder: Path, stage: Stage, setup: Setup) -> Path:

@@ -158,20 +158,35 @@ class EmmRecord(FinishedSearch, Provenance):
     """Keys of the arm's runs by stage; `train` only for networks.  Earlier versions left them out."""
 
 
-class QualityRecord(Provenance):
-    """``quality.json``: the quality of the images of an arm's runs."""
+class MeasuredRecord(Provenance):
+    """The record of what was measured of the runs of a finished search."""
 
     inputs: dict[str, str]
     """SHA-256 of each input file, by its name."""
     runs: int
     """Number of runs that were measured."""
     gone: int
-    """Number of runs whose samples, subset or neighbours are no longer there."""
+    """Number of runs of which a file that is measured is no longer there."""
+
+
+class QualityRecord(MeasuredRecord):
+    """``quality.json``: the quality of the images of an arm's runs."""
+
     unlogged: int
     """Number of measured runs without training.csv, so that the held-out loss is no sign of the training's end."""
 
 
-R = TypeVar("R", SubsetRecord, TrainingRecord, SamplingRecord, ExternalRecord, ScoreRecord, EmmRecord, QualityRecord)
+class DenoisingRecord(MeasuredRecord):
+    """``denoising.json``: the errors of an arm's networks at single noise levels."""
+
+    device: str
+    """Device that computed the errors."""
+
+
+R = TypeVar(
+    "R", SubsetRecord, TrainingRecord, SamplingRecord, ExternalRecord, ScoreRecord, EmmRecord, MeasuredRecord,
+    QualityRecord, DenoisingRecord,
+)  # fmt: skip
 
 
 def read(path: Path, kind: type[R]) -> R:

@@ -70,6 +70,10 @@ TRADEOFF_COLUMNS = (
     *ARM_COLUMNS, "features", "n", "shared", "runs", "unfinished", "ratio",
     *(f"{metric}{part}" for metric in TRADED for part in ("", "_floor")),
 )  # fmt: skip
+DENOISING_COLUMNS = (
+    *RUN_COLUMNS, "against", "images", "sigma", "loss", "loss_optimum", "loss_linear", "to_optimum", "to_linear",
+    "apart", "other", "in_common", "between",
+)  # fmt: skip
 COPIED_IMAGE_COLUMNS = ("n", "replicate", "position", "index", "label", "copies", "first_progress", "first_images_seen")
 
 # The columns of all tables that hold text or truth values; the others hold numbers.

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from emmeter.files.layout import FILES, SETTINGS, emm_folder, run_folder
+from emmeter.files.layout import FILES, SETTINGS, arm_folder, run_folder
 from emmeter.pipeline.course import Course
 from emmeter.pipeline.index import Index
 from emmeter.settings.keys import key, stage_settings
@@ -96,7 +96,7 @@ def changes(index: Index, study: str) -> list[str]:
         if setup is None or key("emm", setup) == emm_key:
             continue
         try:
-            before = yaml.safe_load((emm_folder(index.results, emm_key) / SETTINGS).read_text(encoding="utf-8"))
+            before = yaml.safe_load((arm_folder(index.results, "emm", emm_key) / SETTINGS).read_text(encoding="utf-8"))
         except (OSError, ValueError, yaml.YAMLError):
             continue
         present = json.loads(json.dumps(stage_settings("emm", setup)))

@@ -161,3 +161,11 @@ class Costs:
                 once = 2e-4 + 6e-8 * count**2 + 2e-10 * count**2 * pixels + 5e-10 * count * smaller**2
                 seconds += draws_of(setup.quality.draws, max(count, 1)) * (snapshots + 1) * once
         return seconds
+
+    def denoising(self, setup: Setup, runs: Iterable[RunId]) -> Cost:
+        """Cost of the job that denoises images at single noise levels with the networks of an arm."""
+        forward, _ = self.network(setup, self.index.shapes[key("subset", setup)])
+        settings, snapshots = setup.denoising, len(setup.training.snapshots)
+        held_out = min(settings.images, setup.data.held_out)
+        images = sum(min(settings.images, run.n) + held_out for run in runs)
+        return Cost(0, 0, forward * len(settings.levels) * images * snapshots, 0)

@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 from emmeter.presentation.tables import OWN_BUDGET
-from emmeter.settings.keys import Stage
+from emmeter.settings.keys import Stage, measures
 from emmeter.settings.published import SCALE
 from emmeter.settings.sections import Setup
 from emmeter.settings.studies import Arm, Settings, Study
@@ -50,12 +50,12 @@ def budget(setup: Setup) -> str:
     return OWN_BUDGET if setup.kind == "command" else ""
 
 
-def measured(index: "Index", name: str) -> dict[str, Any]:
-    """Name a study, and those of its arms whose quality is measured, with their values of the study's factor."""
+def measured(index: "Index", name: str, stage: Stage) -> dict[str, Any]:
+    """Name a study, and those of its arms that `quality` or `denoising` measures, with their values of its factor."""
     study = index.study(name)
     return {
         "name": name,
-        "arms": [{"name": arm.name, "value": value(study, arm)} for arm in study.arms if arm.setup.quality.enabled],
+        "arms": [{"name": arm.name, "value": value(study, arm)} for arm in study.arms if measures(stage, arm.setup)],
     }
 
 

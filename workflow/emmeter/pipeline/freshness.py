@@ -17,7 +17,7 @@ from typing import Any
 from emmeter.data import own
 from emmeter.errors import DataError
 from emmeter.files import checksums
-from emmeter.files.layout import RECORDS, emm_folder, run_folder
+from emmeter.files.layout import RECORDS, arm_folder, run_folder
 from emmeter.files.writing import write_text
 from emmeter.pipeline.index import Index
 from emmeter.settings import sources
@@ -68,7 +68,7 @@ def _outdated(index: Index) -> Iterator[tuple[Path, Path]]:
 
 def _uncounted(index: Index, key: str) -> Iterator[tuple[Path, Path]]:
     """Yield scores whose counts differ from those in the record of their search, with this record."""
-    record = emm_folder(index.results, key) / RECORDS["emm"]
+    record = arm_folder(index.results, "emm", key) / RECORDS["emm"]
     score_key = index.upstream("emm", key, "score")
     runs = _json(record).get("runs")
     for run in runs if isinstance(runs, list) else ():

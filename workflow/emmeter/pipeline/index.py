@@ -17,7 +17,7 @@ from emmeter.data.pictures import Shape
 from emmeter.data.survey import Survey
 from emmeter.errors import Fault, SettingsError
 from emmeter.files import checksums
-from emmeter.files.layout import CACHE, RECORDS, emm_folder, quality_folder
+from emmeter.files.layout import CACHE, RECORDS, arm_folder
 from emmeter.files.scores import Scores, run_files
 from emmeter.machine import external
 from emmeter.measure import scatter
@@ -26,7 +26,7 @@ from emmeter.measure.quality import features
 from emmeter.measure.scatter import Prior
 from emmeter.measure.search import Trail, ladder, repeats, replay
 from emmeter.pipeline import experiment
-from emmeter.settings.keys import Stage, key, stage_settings
+from emmeter.settings.keys import STAGES, Stage, key, measures, stage_settings
 from emmeter.settings.sections import Setup
 from emmeter.settings.sources import is_own
 from emmeter.settings.studies import Settings, Study
@@ -242,17 +242,16 @@ class Index:
 
     def emm_files(self, study: str) -> list[Path]:
         """The records of the searches of a study's arms, in the order of the arms."""
-        return [emm_folder(self.results, emm_key) / "emm.json" for emm_key in self.emm_keys_of(study)]
+        return [arm_folder(self.results, "emm", emm_key) / "emm.json" for emm_key in self.emm_keys_of(study)]
 
-    def quality_files(self, study: str) -> list[Path]:
-        """The records of the quality of a study's arms, in the order of the arms; those that measure it."""
-        keys = [key("quality", arm.setup) for arm in self.study(study).arms if arm.setup.quality.enabled]
-        return [quality_folder(self.results, name) / RECORDS["quality"] for name in keys]
+    def measured_files(self, study: str, stage: Stage) -> list[Path]:
+        """The records of `quality` or `denoising` of those arms of a study that have it, in the order of the arms."""
+        keys = [key(stage, arm.setup) for arm in self.study(study).arms if measures(stage, arm.setup)]
+        return [arm_folder(self.results, stage, name) / RECORDS[stage] for name in keys]
 
     def add(self, setup: Setup) -> None:
         """Add the keys of an arm that its data allow."""
-        stages: list[Stage] = ["subset", "train", "sample", "score", "emm", "quality"]
-        keys: dict[Stage, str] = {stage: key(stage, setup) for stage in stages}
+        keys: dict[Stage, str] = {stage: key(stage, setup) for stage in STAGES}
         emm_key, facts = keys["emm"], self.survey.describe(setup.data)
         self.shapes[keys["subset"]] = facts.shape
         self.usable[emm_key] = feasibility.usable(facts, setup.data)

@@ -22,6 +22,10 @@ class Limits:
         self.index, self.execution = index, index.settings.execution
         self.costs = Costs(index)
 
+    def measuring(self, attempt: int) -> int:
+        """Time limit of a job that measures all networks of an arm, in minutes; `attempt` is 1, 2, ..."""
+        return min(UNKNOWN * 2 ** (attempt - 1), self.execution.longest_job)
+
     def minutes(self, stage: Literal["train", "sample"], key: str, n: int, attempt: int, known: bool = True) -> int:
         """Time limit of a job, in minutes.
 

@@ -36,6 +36,7 @@ TABLES = {
     "progress_figure": "figures",
     "tradeoff": "figures",
     "criteria_table": "tables",
+    "denoising_table": "tables",
     "study_report": "page",
 }
 KNOWN_FAILURES = ("RuleException", "CalledProcessError")  # what a failed job's own log says better

@@ -4,18 +4,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from emmeter.files.layout import emm_folder, quality_folder, run_folder, state_folder
+from emmeter.files.layout import arm_folder, run_folder, state_folder
 from emmeter.pipeline.index import Index
 from emmeter.settings.keys import Stage
 
 FIGURES = ("curves", "emm", "gallery")
 TABLES = ("emm", "curves", "contrasts", "findings", "onset", "budget")
-MEASURED = (
-    "quality.csv",
-    "copied.csv",
-    "tradeoff.csv",
-    "criteria.csv",
-)  # tables of studies of which an arm measures quality
+MEASURED: dict[Stage, tuple[str, ...]] = {  # tables of studies of which an arm has the stage
+    "quality": ("quality.csv", "copied.csv", "tradeoff.csv", "criteria.csv"),
+    "denoising": ("denoising.csv",),
+}
+MEASURED_FIGURES: dict[Stage, str] = {"quality": "tradeoff", "denoising": "denoising"}
 OWN = {"proportional": "onset", "forecast": "budget"}  # figures only of studies with such a claim, by what it expects
 KINDS = ("svg", "png")
 FEWEST_SNAPSHOTS = 3  # of every arm, for the figure of progress: fewer do not show when memorization sets in
@@ -79,19 +78,23 @@ class Paths:
 
     def emm_file(self, name: str, key: str = "{key}") -> str:
         """Path of a file of one search."""
-        return str(emm_folder(self.results, key) / name)
+        return str(arm_folder(self.results, "emm", key) / name)
 
-    def searched(self, quality_key: str) -> str:
-        """Path of the record of the search behind a quality."""
-        return self.emm_file("emm.json", self.index.upstream("quality", quality_key, "emm"))
+    def searched(self, stage: Stage, key: str) -> str:
+        """Path of the record of the search behind a stage that follows it."""
+        return self.emm_file("emm.json", self.index.upstream(stage, key, "emm"))
 
-    def quality_file(self, name: str, key: str = "{key}") -> str:
-        """Path of a file of the quality of one arm."""
-        return str(quality_folder(self.results, key) / name)
+    def arm_file(self, stage: Stage, name: str, key: str = "{key}") -> str:
+        """Path of a file of `quality` or `denoising` of one arm."""
+        return str(arm_folder(self.results, stage, key) / name)
 
-    def measured(self, study: str, name: str) -> list[str]:
-        """Paths of a file of the quality of each arm of a study that measures it, in order."""
-        return self._named([path.with_name(name) for path in self.index.quality_files(study)])
+    def measured(self, study: str, stage: Stage, name: str) -> list[str]:
+        """Paths of a file of `quality` or `denoising` of each arm of a study that has it, in order."""
+        return self._named([path.with_name(name) for path in self.index.measured_files(study, stage)])
+
+    def measured_tables(self, study: str) -> list[str]:
+        """Names of the tables of a study that `quality` and `denoising` add."""
+        return [name for stage, names in MEASURED.items() if self.index.measured_files(study, stage) for name in names]
 
     def arms(self, study: str, name: str) -> list[str]:
         """Paths of a file of the finished search of each arm of a study, in order."""
@@ -112,10 +115,9 @@ class Paths:
         setups = [arm.setup for arm in self.index.study(name).arms]
         if all(len(s.training.snapshots) >= FEWEST_SNAPSHOTS and s.kind == "network" for s in setups):
             figures.append("progress")
-        if self.index.quality_files(name):
-            figures.append("tradeoff")
+        figures += [figure for stage, figure in MEASURED_FIGURES.items() if self.index.measured_files(name, stage)]
         files = [*(f"{table}.csv" for table in TABLES), "emm.html"]
-        files += MEASURED if self.index.quality_files(name) else ()
+        files += self.measured_tables(name)
         return [str(folder / file) for file in [*files, *(f"{figure}.{kind}" for figure in figures for kind in KINDS)]]
 
     def _named(self, paths: list[Path]) -> list[str]:

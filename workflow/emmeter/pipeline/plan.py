@@ -16,7 +16,7 @@ from pathlib import Path
 
 from emmeter.command import command, read_settings
 from emmeter.errors import SettingsError
-from emmeter.files.layout import RECORDS, quality_folder, run_folder
+from emmeter.files.layout import RECORDS, arm_folder, run_folder
 from emmeter.machine import gpus
 from emmeter.measure.outcome import RunId
 from emmeter.measure.search import Trail, replay
@@ -25,7 +25,7 @@ from emmeter.pipeline.costs import START, Assumed, Cost, Costs, Speed, throughpu
 from emmeter.pipeline.index import Index, index_of
 from emmeter.presentation.tables import aligned
 from emmeter.settings.configuration import read
-from emmeter.settings.keys import Stage, key
+from emmeter.settings.keys import Stage, key, measures
 from emmeter.settings.sections import Setup
 from emmeter.settings.studies import Settings
 
@@ -44,6 +44,7 @@ class Planned:
     longest: list[list[Cost]]  # for each arm, the runs to be made that must follow one another
     done: frozenset[Sample] = field(default_factory=frozenset)  # runs that have a score already
     quality: float = 0.0  # seconds of the jobs that measure quality, except those that an earlier study makes
+    denoising: Sequence[Cost] = ()  # of the jobs of this stage, except those that an earlier study makes
 
 
 def plan(settings: Settings, index: Index) -> list[Planned]:
@@ -51,13 +52,13 @@ def plan(settings: Settings, index: Index) -> list[Planned]:
     costs = Costs(index)
     made: set[Sample] = set()
     trained: set[tuple[str, RunId]] = set()  # by train key
-    measured: set[str] = set()  # quality keys
+    measured: set[str] = set()  # keys of `quality` and `denoising`
     plans = []
     for study in (index.study(name) for name in settings.selected):
         required: dict[Sample, Cost] = {}
         scored: set[Sample] = set()
         chains = []
-        quality = 0.0
+        quality, denoising = 0.0, []
         for arm in study.arms:
             setup, counts = arm.setup, index.finished(key("emm", arm.setup))
             trail = replay(setup.search, index.sizes[key("emm", setup)], Assumed(setup, counts))
@@ -69,17 +70,26 @@ def plan(settings: Settings, index: Index) -> list[Planned]:
                 elif sample not in required:
                     required[sample] = remaining(costs, setup, run, training in trained)
                 trained.add(training)
-            folder = quality_folder(index.results, name := key("quality", setup))
-            if setup.quality.enabled and name not in measured and not (folder / RECORDS["quality"]).is_file():
+            if needed(index, "quality", setup, measured):
                 quality += costs.quality(setup, trail.runs)
-            measured.add(name)
+            if needed(index, "denoising", setup, measured):
+                denoising.append(costs.denoising(setup, trail.runs))
             chain = [run for run in in_turn(setup, trail) if run not in counts]
             chains.append([remaining(costs, setup, run) for run in chain])
         new = {sample: cost for sample, cost in required.items() if sample not in made}
         done = frozenset(scored - set(required))  # another arm may need another score of the same samples
         made |= set(required)
-        plans.append(Planned(study.name, len(study.arms), len(required) + len(done), new, chains, done, quality))
+        runs = len(required) + len(done)
+        plans.append(Planned(study.name, len(study.arms), runs, new, chains, done, quality, denoising))
     return plans
+
+
+def needed(index: Index, stage: Stage, setup: Setup, measured: set[str]) -> bool:
+    """Check whether an arm is still to be measured by `quality` or `denoising`; `measured` gets the key of the job."""
+    name = key(stage, setup)
+    new = name not in measured and not (arm_folder(index.results, stage, name) / RECORDS[stage]).is_file()
+    measured.add(name)
+    return new and measures(stage, setup)
 
 
 def in_turn(setup: Setup, trail: Trail) -> Sequence[RunId]:
@@ -105,6 +115,7 @@ def duration(planned: Sequence[Planned], speed: Speed) -> float:
     """
     work = sum(speed.seconds(cost) for study in planned for cost in study.new.values())
     work += sum(study.quality for study in planned)
+    work += sum(speed.evaluation(cost) for study in planned for cost in study.denoising)
     chains = (sum(map(speed.seconds, chain)) for study in planned for chain in study.longest)
     return PER_WORKFLOW + max(work / speed.jobs, max(chains, default=0.0))
 

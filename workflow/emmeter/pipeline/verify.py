@@ -25,8 +25,8 @@ from emmeter.data.subset import draw
 from emmeter.data.subset import load as load_subset
 from emmeter.errors import DataError, SettingsError, StageError, lines
 from emmeter.files import checksums, records
-from emmeter.files.layout import FILES, RECORDS, RUN_FOLDERS, SETTINGS, emm_folder, quality_folder, run_folder
-from emmeter.files.records import EmmRecord, Provenance, QualityRecord, ScoreRecord, SubsetRecord
+from emmeter.files.layout import ARM_STAGES, FILES, RECORDS, RUN_FOLDERS, SETTINGS, arm_folder, run_folder
+from emmeter.files.records import EmmRecord, MeasuredRecord, Provenance, QualityRecord, ScoreRecord, SubsetRecord
 from emmeter.files.scores import Scores, neighbour_arrays, read_neighbours, read_samples
 from emmeter.files.tables import read_cells
 from emmeter.measure.quality import features
@@ -44,7 +44,7 @@ from emmeter.training.seeds import derive
 _INPUTS: dict[str, Stage] = {"subset.npz": "subset", "snapshots.safetensors": "train", "samples.npz": "sample"}
 
 
-_COUNTED: dict[Stage, str] = {"emm": "searches", "quality": "qualities"}
+_COUNTED: dict[Stage, str] = {"emm": "searches", "quality": "qualities", "denoising": "denoisings"}
 
 
 @dataclass(frozen=True)
@@ -73,9 +73,10 @@ class Verified:
 
     def summary(self) -> str:
         count = self.counts
+        denoised = f"errors by noise level of {count['denoisings']}, " if count["denoisings"] else ""
         text = (
             f"verified: {count['runs']} folders of runs, {count['searches']} searches, quality of {count['qualities']} "
-            f"arms, {count['files']} checksums, {count['scores']} scores from their neighbours, "
+            f"arms, {denoised}{count['files']} checksums, {count['scores']} scores from their neighbours, "
             f"{count['rescored']} scores and quality of {count['remeasured']} arms from the samples"
         )
         skipped = [
@@ -135,8 +136,9 @@ def verify(results: Path, scores: int = 10, seed: int = 0) -> Verified:
     if not done.mismatches:  # otherwise a changed search or changed samples would be reported again
         measured = [output for output in sound if output.stage == "quality" and output.record.is_file()]
         chosen = random.Random(seed).sample(measured, min(max(scores, 0), len(measured), 1))
-        for output in measured:
-            _attempt(output, done, _measured, output, sound[output], done)
+        for output, setup in sound.items():
+            if output.stage in ("quality", "denoising") and output.record.is_file():
+                _attempt(output, done, _measured, output, setup, done)
         for output in chosen:
             _attempt(output, done, _measured_again, output, sound[output], done)
     return done
@@ -149,9 +151,8 @@ def outputs(results: Path) -> Iterator[Output]:
             key_of, n, replicate = folder.parts[-3:]
             if _output(stage, folder) and n[1:].isdecimal() and replicate[1:].isdecimal():
                 yield Output(folder, stage, key_of, int(n[1:]), int(replicate[1:]))
-    parents: dict[Stage, Path] = {"emm": emm_folder(results).parent, "quality": quality_folder(results).parent}
-    for stage, parent in parents.items():
-        for folder in sorted(parent.glob("*")):
+    for stage in ARM_STAGES:
+        for folder in sorted(arm_folder(results, stage).parent.glob("*")):
             if _output(stage, folder):
                 yield Output(folder, stage, folder.name)
 
@@ -361,13 +362,13 @@ def _search(output: Output, setup: Setup, done: Verified) -> None:
 
 def _searched(setup: Setup, done: Verified) -> Path:
     """Path of the record of an arm's search."""
-    return emm_folder(done.results, key("emm", setup)) / RECORDS["emm"]
+    return arm_folder(done.results, "emm", key("emm", setup)) / RECORDS["emm"]
 
 
 def _measured(output: Output, setup: Setup, done: Verified) -> None:
-    """Check that the quality of an arm's images belongs to the present outcome of its search."""
+    """Check that the quality or the denoising of an arm belongs to the present outcome of its search."""
     path = _searched(setup, done)
-    digest = records.read(output.record, QualityRecord)["inputs"][path.name]
+    digest = records.read(output.record, MeasuredRecord)["inputs"][path.name]
     if path.is_file() and checksums.sha256(path) != digest:
         done.mismatches.append(f"{output.record}: was made from another {path}")
 

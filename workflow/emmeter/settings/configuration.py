@@ -23,7 +23,8 @@ from emmeter.settings.written import ConfigText, StudyText
 # Rules of the workflow.  Each study is a rule too, so no study may have one of these names.
 RULES = (
     "all", "plan", "subset", "train", "sample", "external", "score", "emm", "study", "figures", "onset_figure",
-    "budget_figure", "progress_figure", "quality", "quality_table", "tradeoff", "criteria_table", "summary",
+    "budget_figure", "progress_figure", "quality", "quality_table", "tradeoff", "criteria_table", "denoising",
+    "denoising_table", "summary",
     "findings_table", "findings", "published", "shape", "report", "study_report", "workflow_report", "audit_shard",
     "audit_target",
 )  # fmt: skip

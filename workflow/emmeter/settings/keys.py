@@ -6,15 +6,16 @@ settings finds the earlier results.
 
 import hashlib
 import json
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from emmeter.settings import invocation
 from emmeter.settings.sections import Setup
 
-Stage = Literal["subset", "train", "sample", "score", "emm", "quality"]
+Stage = Literal["subset", "train", "sample", "score", "emm", "quality", "denoising"]
+STAGES: tuple[Stage, ...] = get_args(Stage)
 
 # Raise the version of a stage whose code gives other results for the same settings: its runs are then made again.
-VERSIONS: dict[Stage, int] = {"subset": 1, "train": 2, "sample": 1, "score": 2, "emm": 2, "quality": 2}
+VERSIONS: dict[Stage, int] = {"subset": 1, "train": 2, "sample": 1, "score": 2, "emm": 2, "quality": 2, "denoising": 1}
 CONTRACT = 1  # the same for the stages `train` and `sample` of a command of the user's
 
 
@@ -69,7 +70,9 @@ def stage_settings(stage: Stage, setup: Setup) -> dict[str, Any]:
     resolved |= {"scoring": scoring, "search": setup.search.model_dump()}
     if stage == "emm":
         return resolved
-    return resolved | {"quality": setup.quality.model_dump(exclude={"enabled"})}
+    if stage == "quality":
+        return resolved | {"quality": setup.quality.model_dump(exclude={"enabled"})}
+    return resolved | {"denoising": setup.denoising.model_dump(exclude={"enabled"})}
 
 
 def _sampling(setup: Setup) -> dict[str, Any]:
@@ -81,6 +84,11 @@ def _sampling(setup: Setup) -> dict[str, Any]:
     if setup.kind == "optimum" or setup.sampling.precision == "float32":
         del sampling["precision"]
     return sampling
+
+
+def measures(stage: Stage, setup: Setup) -> bool:
+    """Check whether an arm is measured by `quality` or `denoising`; only networks of our own denoise."""
+    return setup.quality.enabled if stage == "quality" else setup.denoising.enabled and setup.kind == "network"
 
 
 def ema_decay(setup: Setup) -> float:
@@ -95,9 +103,10 @@ def key(stage: Stage, setup: Setup) -> str:
     content["data"] = {k: v for k, v in content["data"].items() if k not in ("root", "download")}
     if content.get("scoring", {}).get("mirrored"):
         content["scoring"]["mirrored"] = 2  # its own version, because other scores stay valid
-    order: list[Stage] = ["subset", "train", "sample", "score", "emm", "quality"]
-    own = {"train": CONTRACT, "sample": CONTRACT} if setup.kind == "command" else {}
-    versions = [own.get(s, VERSIONS[s]) for s in order[: order.index(stage) + 1]]
+    own: dict[Stage, int] = {"train": CONTRACT, "sample": CONTRACT} if setup.kind == "command" else {}
+    # `denoising` and `quality` both follow `emm`.
+    chain: list[Stage] = [s for s in STAGES[: STAGES.index(stage) + 1] if s != "quality" or stage == "quality"]
+    versions = [own.get(s, VERSIONS[s]) for s in chain]
     return digest([versions, content])
 
 

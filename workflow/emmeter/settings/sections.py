@@ -414,6 +414,29 @@ class Quality(Section):
         return self
 
 
+class Denoising(Section):
+    """The errors of trained networks at single noise levels.  Nothing is trained or sampled for it."""
+
+    enabled: Bool = Field(
+        default=False,
+        description="Denoise training and held-out images with the networks of every run, once a search has finished.",
+    )
+    levels: Annotated[list[PositiveFloat], Field(min_length=1, max_length=64)] = Field(
+        default=[0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0],
+        description="Noise levels sigma, increasing, for pixels scaled to [-1, 1]. Those outside the range of "
+        "`diffusion.preconditioning` are left out.",
+    )
+    images: PositiveInt = Field(
+        default=64, description="Largest number of training images, and of held-out images, that are denoised."
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> "Denoising":
+        if self.levels != sorted(set(self.levels)):
+            raise SettingsError(Fault("levels", str(self.levels), "must be increasing noise levels"))
+        return self
+
+
 GPU_NAME = r"\d{1,4}|(GPU|MIG)-[0-9A-Za-z/-]{1,100}"  # one device as CUDA_VISIBLE_DEVICES names it
 
 
@@ -497,6 +520,7 @@ class Setup(Section):
     scoring: Scoring = Scoring()
     search: Search = Search()
     quality: Quality = Quality()
+    denoising: Denoising = Denoising()
 
     @property
     def kind(self) -> Literal["network", "optimum", "command"]:

@@ -12,7 +12,7 @@ from emmeter.settings.types import Section, Text
 
 # Folders of results that all experiments share, and so no name of an experiment.
 FOLDERS = frozenset(
-    {"subsets", "runs", "samples", "scores", "emm", "quality", "state", "studies", "reference", "audits"}
+    {"subsets", "runs", "samples", "scores", "emm", "quality", "denoising", "state", "studies", "reference", "audits"}
 )
 
 

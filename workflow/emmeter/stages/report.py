@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from emmeter.command import command
 from emmeter.errors import StageError
 from emmeter.files import records
-from emmeter.files.layout import RECORDS, SETTINGS, emm_folder, run_folder
+from emmeter.files.layout import RECORDS, SETTINGS, arm_folder, run_folder
 from emmeter.files.provenance import COMMAND
 from emmeter.files.records import EmmRecord, SamplingRecord, SubsetRecord, TrainingRecord
 from emmeter.files.scores import read_gallery
@@ -21,6 +21,7 @@ from emmeter.files.tables import (
     COPIED_COLUMNS,
     CRITERIA_COLUMNS,
     CURVE_COLUMNS,
+    DENOISING_COLUMNS,
     EMM_COLUMNS,
     FINDING_COLUMNS,
     ONSET_COLUMNS,
@@ -46,6 +47,7 @@ STUDY_TABLES = (
     "copied",
     "tradeoff",
     "criteria",
+    "denoising",
 )
 JOINED_TABLES = ("emm", "findings", "published", "shape")
 
@@ -118,7 +120,7 @@ def read_study(study: Mapping[str, str], folder: Path, results: Path | None, sha
     expected, compared = set(findings["expect"]), shape.loc[shape["study"] == study["name"], :]
     searches = {}
     for arm in emm.to_dict("records"):
-        if results and (search := read_search(emm_folder(results, arm["key"]))):
+        if results and (search := read_search(arm_folder(results, "emm", arm["key"]))):
             searches[arm["arm"]] = search
     return StudyMaterial(
         name=study["name"],
@@ -134,6 +136,7 @@ def read_study(study: Mapping[str, str], folder: Path, results: Path | None, sha
         quality=read_measured(own / "quality.csv", QUALITY_COLUMNS),
         copied=read_measured(own / "copied.csv", COPIED_COLUMNS),
         shape=compared if len(compared) else None,
+        denoising=read_measured(own / "denoising.csv", DENOISING_COLUMNS),
         criteria=read([own / "criteria.csv"], CRITERIA_COLUMNS) if (own / "criteria.csv").is_file() else None,
         searches=searches,
         files=files(folder, STUDY_TABLES, study["name"]),

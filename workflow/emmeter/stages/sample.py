@@ -1,16 +1,13 @@
 """The sample stage generates images from every snapshot of a run, or from the theoretical optimum."""
 
-import itertools
-import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 
 from emmeter.command import end, execution_options, head, positive, program, read_settings, stage_parser
 from emmeter.data.subset import Subset
@@ -31,11 +28,12 @@ from emmeter.machine.device import describe, fastest_convolutions, select
 from emmeter.settings import keys
 from emmeter.settings.sections import Setup
 from emmeter.training import architecture, packages
+from emmeter.training import snapshots as stored
 from emmeter.training import state as training_state
 from emmeter.training.functions import denoise_function
 from emmeter.training.optimizer import FlatParameters
 from emmeter.training.packages import Package, When
-from emmeter.training.snapshots import tensor_name
+from emmeter.training.snapshots import Snapshot
 from emmeter.training.trainer import build
 
 
@@ -167,32 +165,35 @@ def from_snapshots(
         DataError: the file has changed since it was written.
         StageError: the file is damaged or belongs to other settings, or no package can be built under "always".
     """
-    checksums.check([path])
     shape = subset.images.shape[1:]
     denoiser, denoise, package = sampler(setup, shape, subset.label_count, batch, device, compiled)
     levels = noise_levels(setup.sampling, denoiser.kind.sigma_min, denoiser.kind.sigma_max)
     evaluations = 2 * setup.sampling.steps - 1
     batches = evaluations * len(setup.training.snapshots) * max(1, len(drawn.latents) // batch)
-    try:
-        with safe_open(path, "pt") as file, fastest_convolutions(batches):
-            description = json.loads(file.metadata()["run"])
-            if description["key"] not in ("", keys.key("train", setup)):
-                raise ValueError("its settings are others")
-            decay = description["ema_decays"].index(keys.ema_decay(setup))
-            shares, images_seen = description["shares"], description["images_seen"]
-            names = denoiser.network.state_dict()
-            tensors = itertools.product(range(len(shares)), range(len(setup.training.ema_decays)), names)
-            if set(file.keys()) != {tensor_name(*tensor) for tensor in tensors}:
-                raise ValueError("its tensors are those of another network")
-            images = []
-            for index in range(len(shares)):
-                weights = {name: file.get_tensor(tensor_name(index, decay, name)) for name in names}
-                denoiser.network.load_state_dict(weights)
-                images.append(generate(denoise, drawn, levels, batch, device))
-    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise StageError(f"{path}: is not a complete file of snapshots of this run ({error}); delete it") from None
+    shares, images_seen, images = [], [], []
+    with fastest_convolutions(batches):
+        for snapshot in snapshots_of(setup, denoiser, path):
+            shares.append(snapshot.share)
+            images_seen.append(snapshot.images_seen)
+            images.append(generate(denoise, drawn, levels, batch, device))
     forward = operations.forward(denoiser.network, shape)
     return Generated(images, shares, images_seen, forward, package.key if package else None)
+
+
+def snapshots_of(setup: Setup, denoiser: Denoiser, path: Path) -> Iterator[Snapshot]:
+    """Yield the snapshots of a run that are sampled, each once its weights are those of the denoiser.
+
+    Raises:
+        DataError: the file has changed since it was written.
+        StageError: the file is damaged or belongs to other settings.
+    """
+    names, decays = denoiser.network.state_dict(), len(setup.training.ema_decays)
+    for snapshot in stored.read(path, keys.key("train", setup), keys.ema_decay(setup), decays, names):
+        try:
+            denoiser.network.load_state_dict(snapshot.weights)
+        except RuntimeError as error:
+            raise StageError(f"{path}: its tensors are those of another network ({error}); delete it") from None
+        yield snapshot
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -1,12 +1,14 @@
 """Snapshots of the averaged weights: kept in the state folder during the training, joined into one file at its end."""
 
+import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -70,6 +72,49 @@ def join(folder: Path, output: Path, description: dict[str, Any]) -> None:
         except (SafetensorError, OSError) as error:
             raise StageError(f"{path}: cannot be read ({error}); delete {folder} to train this run again") from None
     _write(output, tensors, {"run": json.dumps(description)})
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The averaged weights of a run at one point of its training."""
+
+    share: float
+    """Of the training budget, above 0, to 1."""
+    images_seen: int
+    """Training images seen."""
+    weights: Mapping[str, Tensor]
+    """By the names of the network's state."""
+
+
+def read(path: Path, key: str, decay: float, decays: int, names: Collection[str]) -> Iterator[Snapshot]:
+    """Yield the snapshots of a finished run under one EMA decay, in the order of training.
+
+    Args:
+        path: the file that `join` wrote.
+        key: of the stage `train`, which a file that names one must have.
+        decay: the EMA decay.
+        decays: how many of them the run has tracked.
+        names: of the tensors of the network.
+    Raises:
+        DataError: the file has changed since it was written.
+        StageError: the file is damaged, or belongs to other settings or to another network.
+    """
+    checksums.check([path])
+    try:
+        with safe_open(path, "pt") as file:
+            description = json.loads(file.metadata()["run"])
+            if description["key"] not in ("", key):
+                raise ValueError("its settings are others")
+            index = description["ema_decays"].index(decay)
+            shares, images_seen = description["shares"], description["images_seen"]
+            tensors = itertools.product(range(len(shares)), range(decays), names)
+            if set(file.keys()) != {tensor_name(*tensor) for tensor in tensors}:
+                raise ValueError("its tensors are those of another network")
+            for number, (share, seen) in enumerate(zip(shares, images_seen, strict=True)):
+                weights = {name: file.get_tensor(tensor_name(number, index, name)) for name in names}
+                yield Snapshot(share, seen, weights)
+    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise StageError(f"{path}: is not a complete file of snapshots of this run ({error}); delete it") from None
 
 
 def _write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:

@@ -7,7 +7,9 @@ from functools import partial
 import numpy as np
 from markupsafe import Markup
 
+from emmeter.measure.by_noise import at_emm
 from emmeter.presentation.curves_figure import draw_curves, has_line, levels
+from emmeter.presentation.denoising_figure import draw_denoising
 from emmeter.presentation.figures import draw_budget, draw_onset
 from emmeter.presentation.inline import inline
 from emmeter.presentation.page.material import StudyMaterial
@@ -73,7 +75,7 @@ def drawings(study: StudyMaterial) -> list[Drawing]:
                 **both(lambda style: draw_study_shape(shape, style), f"{study.name}-shape", title, f"{title}: {order}"),
             )
         )
-    return drawn + tradeoffs(study)
+    return drawn + tradeoffs(study) + by_noise(study)
 
 
 def tradeoffs(study: StudyMaterial) -> list[Drawing]:
@@ -103,6 +105,30 @@ def tradeoffs(study: StudyMaterial) -> list[Drawing]:
             )
         )
     return drawn
+
+
+def by_noise(study: StudyMaterial) -> list[Drawing]:
+    """Errors at single noise levels, if anything was denoised."""
+    if study.denoising is None:
+        return []
+    found = at_emm(study.emm.to_dict("records"), study.denoising.to_dict("records"))
+    if not found:
+        return []
+    title = "Where in the noise networks memorize"
+    caption = [
+        "Networks at the end of their training, at the size nearest to the EMM of each arm; means over runs.",
+        "First: held-out loss over training loss. Above 1, training images are denoised better than new ones.",
+        "Second: on training images, mean squared distance to the optimum over that to the linear denoiser. Below 1, "
+        "the network is nearer to the optimum, which replays the training set.",
+    ]
+    return [
+        Drawing(
+            title=title,
+            subtitle="Held-out loss over training loss, and nearness to the optimum, by noise level.",
+            caption=caption,
+            **both(lambda style: draw_denoising(found, style), f"{study.name}-denoising", title, title),
+        )
+    ]
 
 
 def both(draw: Callable[[Figures], Figure], prefix: str, title: str, alt: str) -> dict[str, Markup]:

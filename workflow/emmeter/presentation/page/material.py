@@ -52,6 +52,8 @@ class StudyMaterial:
     """None without measures of quality."""
     copied: "DataFrame | None"
     """None without measures of quality."""
+    denoising: "DataFrame | None"
+    """None without errors by noise level."""
     shape: "DataFrame | None"
     """Its rows of shape.csv; None without published numbers."""
     criteria: "DataFrame | None"
