@@ -47,7 +47,6 @@ STUDY_TABLES = (
     "copied",
     "tradeoff",
     "criteria",
-    "denoising",
 )
 JOINED_TABLES = ("emm", "findings", "published", "shape")
 

@@ -16,7 +16,6 @@ TABLES = {
     "copied": "how many training images were copied, for every run",
     "tradeoff": "share of copies and image quality per arm and size",
     "criteria": "the claims under other criteria for copies",
-    "denoising": "errors of the networks of every run at single noise levels",
     "published": "our shares of copies beside the published ones",
     "shape": "our results beside the published ones, by shape",
     "configuration": "all settings in force; snakemake --configfile takes this file",
