@@ -12,7 +12,8 @@ made on each core at once, and its time is multiplied by the number of runs.  On
 
 Workflow and baselines take turns, in reverse order in every other round.  ``whole`` compares the wall time of the
 workflow with that of the baselines' computations, spread over the cores.  ``same computations`` compares the core
-seconds of training, sampling and scoring alone.
+seconds of training, sampling and scoring alone.  ``measures`` is what the stages quality and
+denoising compute of finished runs, and ``of_training`` its share of the core seconds of their training.
 """
 
 import argparse
@@ -51,7 +52,10 @@ PARTS = {
     "sample": "sampling",
     "score": "scoring",
     "emm": "search",
+    "quality": "image quality",
+    "denoising": "errors by noise level",
 }  # others: tables
+MEASURES = ("image quality", "errors by noise level")  # what is measured of finished runs
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -134,6 +138,10 @@ def rows(
         share = statistics.median(100 * execution.parts[part] / (cores * execution.seconds) for execution in executions)
         theirs = scaled([part], runs) if part in script.PARTS else {}
         yield row(part, "core seconds", seconds, theirs, share=f"{share:.1f} %")
+    measured = [sum(execution.parts[part] for part in MEASURES) for execution in executions]
+    trained = [execution.parts["training"] for execution in executions]
+    of_training = statistics.median(100 * m / t for m, t in zip(measured, trained, strict=True))
+    yield row("measures", "core seconds", measured, {}, of_training=f"{of_training:.1f} %")
 
 
 def execute(cores: int, overlays: Sequence[Path], device: torch.device, starts: dict[str, float]) -> Whole:

@@ -640,6 +640,7 @@ def test_parts_of_the_default_study_add_up():
 
 def test_end_to_end_compares_the_same_computations():
     parts = {"training": 8.0, "sampling": 3.0, "scoring": 1.0, "idle and waiting": 8.0}
+    parts |= {"image quality": 0.3, "errors by noise level": 0.1}
     executions = [end_to_end.Whole(seconds, parts, 4, 9) for seconds in (10.0, 12.0, 14.0)]
     taken = {"training": 3.0, "sampling": 1.0, "scoring": 0.5}
     rows = {row.case: row for row in end_to_end.rows(executions, {"plain": [taken] * 3}, 2, 2, "cpu")}
@@ -650,6 +651,7 @@ def test_end_to_end_compares_the_same_computations():
     assert (same.ours, same.plain, same.ratios["plain"]) == (12.0, 18.0, [1.5, 1.5, 1.5])
     assert (training.ours, training.plain, training.details["share"]) == (8.0, 12.0, "33.3 %")
     assert rows["idle and waiting"].plain is None
+    assert (rows["measures"].ours, rows["measures"].details["of_training"]) == (pytest.approx(0.4), "5.0 %")
 
 
 @pytest.mark.parametrize("baseline", end_to_end.BASELINES)

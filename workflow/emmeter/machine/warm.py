@@ -38,7 +38,7 @@ from emmeter.machine.slots import LOCKS
 
 VARIABLE, OFF = "EMM_WARM", "off"
 MOST_LOCKS = 64  # GPUs that one stage may hold
-PRELOADED = ("emmeter.stages.train", "emmeter.stages.sample")
+PRELOADED = ("emmeter.stages.train", "emmeter.stages.sample", "emmeter.stages.denoising")
 FORWARDED = (signal.SIGTERM, signal.SIGINT)
 STARTED = b"+"  # the first answer of the server: it has taken the stage over
 LARGEST = 2**17  # bytes of a request that every system accepts in one message
