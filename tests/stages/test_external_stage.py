@@ -18,11 +18,11 @@ from emmeter.files import records
 from emmeter.files.layout import state_folder
 from emmeter.files.npz import read_arrays
 from emmeter.files.records import ExternalRecord, ScoreRecord
-from emmeter.machine.process import Interrupted, Stop
+from emmeter.machine.process import EXIT_INTERRUPTED, Interrupted, Stop
 from emmeter.settings import invocation
 from emmeter.settings.keys import key, stage_settings
 from emmeter.settings.validation import read_setup
-from emmeter.stages.external import EXIT_INTERRUPTED, external, seed_of
+from emmeter.stages.external import external, seed_of
 from emmeter.stages.score import score
 from emmeter.stages.subset import subset
 from one_run import call, messages

@@ -4,6 +4,8 @@ import ctypes
 import signal
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 # Environment variables of glibc: freed memory stays with the process, instead of being requested again in each step.
 ENVIRONMENT = {
@@ -12,6 +14,7 @@ ENVIRONMENT = {
     "MALLOC_TOP_PAD_": str(2**26),
 }
 PR_SET_PDEATHSIG = 1  # of prctl(2)
+EXIT_INTERRUPTED = 143  # 128 + SIGTERM: the status that schedulers expect of a job that ended on request
 
 
 class Interrupted(Exception):
@@ -40,6 +43,25 @@ class Stop:
         while not self._asked and (rest := end - time.monotonic()) > 0:
             time.sleep(min(rest, 0.05))
         return self._asked
+
+
+@contextmanager
+def interruptible(saved: str) -> Iterator[Stop]:
+    """Give a job the flag that SIGTERM and SIGINT set.  If it ends by Interrupted, the process exits as interrupted.
+
+    Args:
+        saved: what a user must know then, unless the exception says something else.
+    Raises:
+        SystemExit: the job was interrupted; the status is EXIT_INTERRUPTED.
+    """
+    stop = Stop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop.set)
+    try:
+        yield stop
+    except Interrupted as error:
+        print(f"interrupted: {str(error) or saved}", file=sys.stderr, flush=True)
+        sys.exit(EXIT_INTERRUPTED)
 
 
 def end_with_parent(number: signal.Signals) -> None:

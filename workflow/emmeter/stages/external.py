@@ -6,8 +6,6 @@ command receives, and what it must write.  Its images are checked before they be
 
 import shlex
 import shutil
-import signal
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,7 +24,7 @@ from emmeter.files.provenance import provenance
 from emmeter.files.records import ExternalRecord
 from emmeter.files.writing import replacing, write_json, write_text
 from emmeter.machine import external as process
-from emmeter.machine.process import Interrupted, Stop
+from emmeter.machine.process import Stop, interruptible
 from emmeter.settings import invocation, keys
 from emmeter.settings.sections import Setup
 from emmeter.training import state as run_state
@@ -34,7 +32,6 @@ from emmeter.training.seeds import derive
 
 POLL = 1.0  # seconds between two attempts to take a lock that another job holds
 OWN, RAW, SPENT = "own", "samples.npz", "seconds"  # in the folder of a run's state: for the command, and of this stage
-EXIT_INTERRUPTED = 143  # 128 + SIGTERM: the status that schedulers expect of a job that ended on request
 
 
 def seed_of(setup: Setup, n: int, replicate: int) -> int:
@@ -189,10 +186,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = stage_parser(__doc__, "--subset", "--output", "--record", "--state")
     execution_options(parser)
     args = parser.parse_args(argv)
-    setup, stop = read_settings(args.settings), Stop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop.set)
-    try:
+    setup = read_settings(args.settings)
+    with interruptible("the same command goes on from its state") as stop:
         external(
             setup,
             args.subset,
@@ -206,12 +201,6 @@ def main(argv: Sequence[str] | None = None) -> None:
             threads=args.threads,
             stop=stop,
         )
-    except Interrupted:
-        print("interrupted: the same command goes on from its state", file=sys.stderr, flush=True)
-        sys.exit(EXIT_INTERRUPTED)
-    except run_state.RunLocked as error:
-        print(f"interrupted: {error}", file=sys.stderr, flush=True)
-        sys.exit(EXIT_INTERRUPTED)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """The train stage trains one run and writes its snapshots, log and record."""
 
 import json
-import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -23,7 +22,7 @@ from emmeter.files.records import TrainingRecord
 from emmeter.files.tables import LOG_COLUMNS
 from emmeter.files.writing import write_csv, write_json
 from emmeter.machine.device import describe, select
-from emmeter.machine.process import Interrupted, Stop
+from emmeter.machine.process import Stop, interruptible
 from emmeter.settings import keys
 from emmeter.settings.sections import Setup
 from emmeter.training import loop
@@ -36,7 +35,6 @@ from emmeter.training.trainer import Diverged, Trainer, start
 POLL = 1.0  # seconds between two attempts to take a lock that another job holds
 GO, WAIT = 0, 1  # messages of the first of several processes to the others
 ATTEMPTS = 3  # at writing the outputs, in case another Snakemake removes them meanwhile
-EXIT_INTERRUPTED = 143  # 128 + SIGTERM: the status that schedulers expect of a job that ended on request
 
 
 @dataclass(frozen=True)
@@ -252,10 +250,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--state-seconds", type=float, default=30.0, help="seconds between two saves of the state")
     parser.add_argument("--log-seconds", type=float, default=20.0, help="seconds between two lines of progress")
     args = parser.parse_args(argv)
-    setup, stop = read_settings(args.settings), Stop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop.set)
-    try:
+    setup = read_settings(args.settings)
+    with interruptible("state saved; the same command resumes") as stop:
         train(
             setup,
             args.subset,
@@ -271,12 +267,6 @@ def main(argv: Sequence[str] | None = None) -> None:
             log_seconds=args.log_seconds,
             stop=stop,
         )
-    except Interrupted:
-        print("interrupted: state saved; the same command resumes", file=sys.stderr, flush=True)
-        sys.exit(EXIT_INTERRUPTED)
-    except training_state.RunLocked as error:
-        print(f"interrupted: {error}", file=sys.stderr, flush=True)
-        sys.exit(EXIT_INTERRUPTED)
 
 
 if __name__ == "__main__":

@@ -19,13 +19,14 @@ from typing import Any
 
 from emmeter import locks
 from emmeter.files.writing import remove_abandoned, replacing, write_text
+from emmeter.machine.process import Interrupted
 
 STATE, LOCK, IDENTITY = "state.pt", "lock", "identity"  # files of the folder, beside the snapshots
 DELETION = 5.0  # seconds that a job's Snakemake may need to delete the outputs of a training that has failed
 DIGEST = hashlib.sha256().digest_size  # bytes of the checksum at the head of STATE; the rest is written by torch.save
 
 
-class RunLocked(RuntimeError):
+class RunLocked(Interrupted):
     """Another process trains this run."""
 
 
