@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 
 from project import ROOT
 
@@ -42,3 +43,32 @@ def test_faults_of_audits_are_lines_before_any_job(project):
     project.change("audits", {"good": {**pair, "criteria": ["l2"]}})
     output = project.snakemake("-n", check=False).stdout
     assert "error: audits.good.criteria = 'l2': must be one of ratio, calibrated, cosine" in output
+
+
+@pytest.mark.exhaustive
+def test_a_run_of_a_study_is_audited_as_the_command_audits_it_and_made_if_it_is_missing(project):
+    record = "results/audits/mine/audit.json"
+    project.change("audits", {"mine": {"generated": "labels/random/n10/r0"}})
+    assert project.plan(record).rules == {"audit_target"}
+    project.snakemake("mine")
+    command = [sys.executable, "-m", "emmeter.cli", "audit", "labels/random/n10/r0", "-o", "whole"]
+    subprocess.run(command, **project.process())
+    for name in os.listdir(project.folder / "whole"):
+        ours = project.folder / "results/audits/mine" / name
+        assert ours.read_bytes() == (project.folder / "whole" / name).read_bytes(), name
+    project.change("audits.mine.generated", "labels/random/n20/r3")
+    assert project.plan(record).rules == {"subset", "train", "sample", "audit_target"}
+
+
+def test_an_audit_of_a_run_that_there_cannot_be_is_a_line_before_any_job(project):
+    for generated, expected in (
+        (
+            "label/random/n10/r0",
+            "audits.mine.generated = 'label/random/n10/r0': is not a study, or a path that exists; did you mean 'labels'?",
+        ),
+        ("labels/true/n10/r0", "audits.mine.generated = 'labels/true/n10/r0': is not an arm of labels"),
+        ("labels/random/n99999/r0", "audits.mine.generated = 'labels/random/n99999/r0': n99999 must be a multiple of "),
+        ("labels/random", "audits.mine.train = null: must name the images that the model was trained on"),
+    ):
+        project.change("audits", {"mine": {"generated": generated}})
+        assert f"error: {expected}" in project.snakemake("-n", check=False).stdout, generated

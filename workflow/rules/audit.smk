@@ -3,6 +3,8 @@
 
 
 rule audit_shard:
+    input:
+        audited_run,
     output:
         AUDIT_SHARD,
     log:
@@ -17,7 +19,7 @@ rule audit_shard:
     resources:
         mem_mb=audit_memory,
     params:
-        audit=lambda wildcards: handed(emm_audits.as_json(SETTINGS.audits[wildcards.audit], shard=True)),
+        audit=lambda wildcards: handed(emm_audits.as_json(AUDITS[wildcards.audit], shard=True)),
         images=lambda wildcards: audit_signature(wildcards.audit),
     message:
         "audit {wildcards.audit}: shard {wildcards.shard} of {wildcards.shards}"
@@ -28,6 +30,7 @@ rule audit_shard:
 
 rule audit_target:
     input:
+        audited_run,
         shards=audit_shards,
     output:
         record="results/audits/{audit}/audit.json",
@@ -44,7 +47,7 @@ rule audit_target:
     resources:
         mem_mb=audit_memory,
     params:
-        audit=lambda wildcards: handed(emm_audits.as_json(SETTINGS.audits[wildcards.audit])),
+        audit=lambda wildcards: handed(emm_audits.as_json(AUDITS[wildcards.audit])),
         images=lambda wildcards: audit_signature(wildcards.audit),
         shards=lambda wildcards, input: handed_all(input.shards),
         folder=lambda wildcards, output: os.path.dirname(output.record),

@@ -55,7 +55,7 @@ class Audited:
 
 
 def configured(content: Mapping[str, Any]) -> tuple[Input, Input, Input | None, Options]:
-    """Generated, training and held-out images, and the options, of an audit as `settings.audits.AuditText` has it.
+    """Generated, training and held-out images, and the options, of an audit as `pipeline.audits` hands it over.
 
     Raises:
         ValueError: a criterion or the memory is none.
@@ -72,7 +72,8 @@ def configured(content: Mapping[str, Any]) -> tuple[Input, Input, Input | None, 
         memory=parse_memory(content["memory"]),
     )
     generated, train = Input(Path(content["generated"])), Input(Path(content["train"]))
-    return generated, train, None if held_out is None else Input(Path(held_out)), options
+    array = content.get("held_out_array")
+    return generated, train, None if held_out is None else Input(Path(held_out), array), options
 
 
 def parse_criterion(text: str) -> Criterion:

@@ -1,5 +1,6 @@
 """Audits of images of any origin that the workflow makes as targets."""
 
+import re
 from typing import Annotated
 
 from pydantic import Field, model_validator
@@ -8,14 +9,24 @@ from emmeter.errors import Fault, SettingsError
 from emmeter.settings.types import Bool, Float, Int, Section, Text
 
 SHARDS = 100_000  # at most
+OWN_RUN = re.compile(r"(?P<study>[\w-]+)/(?P<arm>[^/]+)/n(?P<n>[1-9]\d*)/r(?P<replicate>\d+)")  # a run of ours
 
 
 class AuditText(Section):
     """A pair of image sets that a target of its name compares, as `emm audit` does. [Audit](audit.md) explains it."""
 
-    generated: Text = Field(description="The generated images: a folder, `.npz`, `.npy`, `.zip` or manifest.")
-    train: Text = Field(description="The images that the model was trained on, of the same kinds.")
-    held_out: Text | None = Field(default=None, description="Images that the model was not trained on. null: none.")
+    generated: Text = Field(
+        description="The generated images: a folder, `.npz`, `.npy`, `.zip` or manifest; or a run of a study, as "
+        "`STUDY/ARM/nN/rR`, which is made if it does not exist yet."
+    )
+    train: Text | None = Field(
+        default=None,
+        description="The images that the model was trained on, of the same kinds. null: those of the run of a study.",
+    )
+    held_out: Text | None = Field(
+        default=None,
+        description="Images that the model was not trained on. null: none, or those of the run of a study.",
+    )
     criteria: Annotated[list[Text], Field(min_length=1)] = Field(
         default=["ratio"], description="Criteria, each as for `--criterion`: `ratio`, `calibrated=0.4`, `cosine`."
     )
@@ -41,6 +52,9 @@ class AuditText(Section):
 
     @model_validator(mode="after")
     def _check(self) -> "AuditText":
+        if self.train is None and not OWN_RUN.fullmatch(self.generated):
+            rule = "must name the images that the model was trained on, unless generated is STUDY/ARM/nN/rR"
+            raise SettingsError(Fault("train", "null", rule))
         alone = [text.partition("=")[0] for text in self.criteria] == ["ratio"]
         if self.shards > 1 and (not alone or self.group_pattern is not None or self.features is not None):
             rule = "must be 1 unless ratio is the only criterion and there are no groups"
