@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import check_vectors
 from emmeter.diffusion import layers
-from emmeter.diffusion.layers import Attention, LabelEmbedding, Resample, convolution, normalization
+from emmeter.diffusion.layers import Attention, LabelEmbedding, Resample, VectorEmbedding, convolution, normalization
 from emmeter.diffusion.unet import UNet
 from emmeter.settings.sections import Network
 from networks import awake
@@ -200,6 +200,17 @@ def test_label_embedding_is_a_scaled_linear_layer_on_one_hot():
     labels = torch.tensor([0, 6, 3, 3])
     expected = (F.one_hot(labels, 7).float() * math.sqrt(7)) @ layer.weight + layer.bias
     assert (layer(labels) - expected).abs().max() < 1e-6
+
+
+def test_vector_embedding_is_a_linear_layer_on_the_rows_of_its_table():
+    torch.manual_seed(0)
+    table = torch.randn(7, 3)
+    layer = VectorEmbedding(table, 5)
+    torch.nn.init.normal_(layer.bias)
+    labels = torch.tensor([0, 6, 3, 3])
+    assert (layer(labels) - (table[labels] @ layer.weight.T + layer.bias)).abs().max() < 1e-6
+    assert set(layer.state_dict()) == {"weight", "bias"}  # the table belongs to the subset
+    assert layer.to(torch.bfloat16)(labels).dtype == torch.bfloat16
 
 
 class Sizes(TorchDispatchMode):

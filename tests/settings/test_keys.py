@@ -78,6 +78,7 @@ LEAVES: dict[str, tuple[Any, dict[str, Any], str | None]] = {
     "data.balanced": (False, {}, "subset"),
     "data.draw": ("first", {}, "subset"),
     "data.labels": ("unique", {}, "subset"),
+    "data.embeddings": ("class", {"data": {"labels": "embeddings:rows.npz"}}, "subset"),
     "data.held_out": (3, {}, "subset"),
     "data.mixture": ("digits", {"data": {"mixture_share": 0.5}}, "subset"),
     "data.mixture_classes": ([0, 1], {"data": {"mixture": "digits", "mixture_share": 0.5}}, "subset"),
@@ -176,6 +177,7 @@ def test_a_setting_changes_the_keys_from_its_stage_on(dotted):
 @pytest.mark.parametrize(
     ("dotted", "beside"),
     [
+        ("data.embeddings", {"data": {"labels": "unique"}}),
         ("training.momentum", {}),
         ("training.decoupled", {}),
         ("diffusion.sigma_data", {}),

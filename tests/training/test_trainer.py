@@ -16,6 +16,7 @@ from emmeter.training.batches import batches
 from emmeter.training.schedule import ema_decay
 from emmeter.training.seeds import derive
 from emmeter.training.trainer import Trainer, build, start
+from networks import awake
 from small_run import CPU, N, assert_same_run, finish, settings, setup_with, subset_of
 
 
@@ -171,3 +172,24 @@ def test_a_share_of_images_is_mirrored_afresh_each_time(tmp_path, monkeypatch, f
     assert len(kinds) == 6
     for kind in kinds:  # each image appears in both orientations
         assert 0 < turned[(stored == kind).all(dim=(1, 2, 3))].double().mean() < 1
+
+
+# Embeddings
+
+
+def test_the_gradient_of_the_layer_behind_rows_of_embeddings_is_that_of_autograd():
+    setup, subset = setup_with(network={"dropout": 0.0}), subset_of(labels=5)
+    vectors = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
+    denoiser = awake(build(setup, (1, 8, 8), 5, vectors)).train()
+    trainer = Trainer(setup, N, 5, denoiser, replace(subset, label_vectors=vectors), CPU)
+    images, noise = to_unit(torch.from_numpy(subset.images)), torch.randn(N, 1, 8, 8)
+    labels, draw = torch.from_numpy(subset.labels), torch.randn(N)
+    sigma = denoiser.kind.training_sigma(draw)
+    loss, gradient = trainer.gradient(images, sigma, noise, labels)
+    expected = denoising_loss(denoiser, denoiser.kind, images, draw, noise, labels).mean()
+    expected.backward()
+    assert torch.allclose(loss, expected.detach(), rtol=1e-6)
+    for name, part in trainer.parameters.view(gradient).items():
+        own = denoiser.network.get_parameter(name).grad
+        assert own is not None and own.abs().max() > 0
+        assert (part - own).abs().max() <= 1e-5 * own.abs().max()

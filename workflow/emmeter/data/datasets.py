@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from emmeter.data import pictures
+from emmeter.data import embeddings, pictures
 from emmeter.data.defects import compare, damaged, shared_shape
 from emmeter.data.feasibility import selection_faults
 from emmeter.data.glyphs import read_glyphs
@@ -67,6 +67,7 @@ def load(data: Data) -> Images:
 
     Raises:
         DataError: files are missing or damaged; one line per image of a folder that cannot be used.
+            Also if the embeddings that are the labels do not fit.
         SettingsError: classes do not exist, or the resolution is above the stored one.
     """
     try:
@@ -77,6 +78,9 @@ def load(data: Data) -> Images:
         images = _load(first, facts)
         if facts.second is not None:
             images = replace(images, second=_load(others[0], facts.second))
+        if data.embedded:
+            rows = embeddings.read(own_path(data.labels), facts.stored_images)
+            images = replace(images, rows=rows[images.indices])
         return images
     except DataError as error:
         raise (DataError(*lines) if (lines := damaged(data)) else error) from None

@@ -87,6 +87,9 @@ def data_faults(data: Data, facts: Facts) -> list[Fault]:
     if data.labels == "true" and facts.class_counts is None:
         rule = f"{data.source} has no labels; use none, unique or random-K"
         impossible.append(Fault("data.labels", "'true'", rule))
+    if data.embedded and data.embeddings == "class" and facts.class_counts is None:
+        rule = f"{data.source} has no classes; use image, fixed or shuffled"
+        impossible.append(Fault("data.embeddings", "'class'", rule))
     return impossible
 
 
@@ -109,6 +112,9 @@ def selection_faults(data: Data, facts: Facts) -> list[Fault]:
         if data.labels == "true":
             rule = "the classes of a mixture are those of two data sets; use another mode"
             impossible.append(Fault("data.labels", "'true'", rule))
+        if data.embedded:
+            rule = "a mixture has images of two data sets, embeddings those of one; use another mode"
+            impossible.append(Fault("data.labels", repr(data.labels), rule))
     impossible += _source_faults(first, facts)
     return impossible or _empty_classes(first, facts)
 

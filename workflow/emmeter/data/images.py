@@ -27,6 +27,11 @@ class Facts:
     second: "Facts | None" = None
     """Facts of data.mixture if it has a share; all other fields are about data.source."""
 
+    @property
+    def stored_images(self) -> int:
+        """Number of images of all classes."""
+        return self.images if self.stored_counts is None else sum(self.stored_counts)
+
 
 @dataclass(frozen=True)
 class Images:
@@ -40,6 +45,8 @@ class Images:
     """int64 (n,), positions in the data set as stored, counted over all classes."""
     second: "Images | None" = None
     """Images of data.mixture if it has a share."""
+    rows: np.ndarray | None = None
+    """float (n, E), the embedding of each image, finite; None unless these are the labels."""
 
 
 @dataclass(frozen=True)
@@ -62,9 +69,11 @@ def parts(data: Data) -> list[Data]:
 
 
 def digest(images: Images) -> str:
-    """SHA-256 of a data set as it is used: pixels, labels and positions of all images, of both sources of a mixture."""
+    """SHA-256 of a data set as it is used: pixels, labels, positions and embeddings of all images, of both sources of a
+    mixture.
+    """
     content = hashlib.sha256()
-    for array in (images.images, images.labels, images.indices):
+    for array in (images.images, images.labels, images.indices, images.rows):
         if array is not None:
             content.update(f"{array.dtype} {array.shape} ".encode())
             content.update(np.ascontiguousarray(array).data)

@@ -32,6 +32,7 @@ CHUNK = 1000  # images counted at once
 # Settings that change no pixel of a source as it is stored and downscaled.
 SELECTION: dict[str, Any] = {
     "root": "", "download": False, "classes": None, "balanced": False, "draw": "random", "labels": "none",
+    "embeddings": "image",
     "held_out": 0, "mixture": None, "mixture_classes": None, "mixture_share": 0.0,
 }  # fmt: skip
 

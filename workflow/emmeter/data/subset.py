@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from emmeter.data import datasets
+from emmeter.data import datasets, embeddings
 from emmeter.data.feasibility import data_faults, limit, usable
 from emmeter.data.images import Facts, Images, parts
 from emmeter.data.ordering import LABELS, mixed, mixture_share, order, raw
@@ -18,6 +18,8 @@ from emmeter.errors import DataError, Fault, SettingsError
 from emmeter.files import checksums, npz
 from emmeter.files.npz import write_npz
 from emmeter.settings.sections import Data, Setup
+
+VECTORS = "label_vectors"  # the array that only subsets with embeddings have
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,8 @@ class Subset:
     """uint8 (h, C, H, W), 0 <= h <= data.held_out."""
     held_out_labels: np.ndarray
     """int64 (h,), conditioning labels of the held-out images."""
+    label_vectors: np.ndarray | None = None
+    """float32 (label_count, E), the row of embeddings behind each label; None unless embeddings are the labels."""
 
 
 def held_out_positions(available: int, images_count: int, n: int, count: int) -> np.ndarray:
@@ -52,7 +56,10 @@ def held_out_positions(available: int, images_count: int, n: int, count: int) ->
 
 
 def label_count(data: Data, facts: Facts, n: int) -> int:
-    """Number of conditioning labels for a subset of `n` images: 0 (unconditional), classes, K, or n (unique)."""
+    """Number of conditioning labels for a subset of `n` images: 0 (unconditional), classes, K, or n (unique).
+
+    Embeddings have as many as they have distinct rows, which only `draw` knows.
+    """
     if data.labels == "none":
         return 0
     if data.labels == "true":
@@ -122,34 +129,43 @@ def draw(setup: Setup, n: int, replicate: int, stored: Images | None = None) -> 
         ranked = mixed(ranked, others[0], mixture_share(data))
         stored = _joined(stored, stored.second, facts)
 
-    def labels(chosen: np.ndarray) -> np.ndarray:
-        classes = None if stored.labels is None else stored.labels[chosen]
-        return conditioning_labels(data, setup.seed, replicate, stored.indices[chosen], classes, n)
-
     inside, outside = ranked[:n], ranked[held_out_positions(available, len(ranked), n, data.held_out)]
-    images = stored.images[inside]
+    images, vectors = stored.images[inside], None
+    if stored.rows is not None:
+        rows = embeddings.arranged(stored.rows, stored.labels, data.embeddings, setup.seed, replicate)
+        codes, vectors = embeddings.distinct(rows[np.concatenate([inside, outside])])
+        labels, held_out_labels, count = codes[:n], codes[n:], len(vectors)
+    else:
+        labels, held_out_labels = (
+            conditioning_labels(
+                data, setup.seed, replicate, stored.indices[chosen],
+                None if stored.labels is None else stored.labels[chosen], n,
+            )
+            for chosen in (inside, outside)
+        )  # fmt: skip
+        count = label_count(data, facts, n)
     return Subset(
         images=images,
-        labels=labels(inside),
-        label_count=label_count(data, facts, n),
+        labels=labels,
+        label_count=count,
         indices=stored.indices[inside],
         groups=duplicate_groups(images),
         held_out=stored.images[outside],
-        held_out_labels=labels(outside),
+        held_out_labels=held_out_labels,
+        label_vectors=vectors,
     )
 
 
 def _joined(first: Images, second: Images, facts: Facts) -> Images:
     """The images of both sources as one data set without labels, stored one after the other."""
-    offset = sum(facts.stored_counts) if facts.stored_counts is not None else facts.images
-    return Images(
-        np.concatenate([first.images, second.images]), None, np.concatenate([first.indices, second.indices + offset])
-    )
+    indices = np.concatenate([first.indices, second.indices + facts.stored_images])
+    return Images(np.concatenate([first.images, second.images]), None, indices)
 
 
 def save(path: Path, subset: Subset) -> None:
     """Write a subset as .npz, atomically.  Equal subsets give equal bytes."""
-    write_npz(path, **(vars(subset) | {"label_count": np.asarray(subset.label_count, np.int64)}))
+    arrays = {name: value for name, value in vars(subset).items() if value is not None}
+    write_npz(path, **(arrays | {"label_count": np.asarray(subset.label_count, np.int64)}))
 
 
 def load(path: Path) -> Subset:
@@ -159,7 +175,7 @@ def load(path: Path) -> Subset:
         DataError: the file is missing, damaged or of another kind.
     """
     checksums.check([path])
-    arrays = npz.read_arrays(path, list(Subset.__dataclass_fields__))
+    arrays = npz.read_arrays(path, [name for name in Subset.__dataclass_fields__ if name != VECTORS], [VECTORS])
     n, h = len(np.atleast_1d(arrays["images"])), len(np.atleast_1d(arrays["held_out"]))
     image = arrays["images"].shape[1:]
     expected = dict.fromkeys(arrays, (np.int64, (n,))) | {
@@ -168,6 +184,9 @@ def load(path: Path) -> Subset:
         "held_out": (np.uint8, (h, *image)),
         "held_out_labels": (np.int64, (h,)),
     }
+    if VECTORS in arrays:
+        width = np.atleast_1d(arrays[VECTORS]).shape[-1]
+        expected[VECTORS] = (np.float32, (int(arrays["label_count"].sum()), width))
     for name, array in arrays.items():
         if (array.dtype, array.shape) != expected[name] or len(image) != 3:
             raise DataError(

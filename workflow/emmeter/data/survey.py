@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from emmeter.data import datasets, defects, feasibility, inventory, named, own, signature
+from emmeter.data import datasets, defects, embeddings, feasibility, inventory, named, own, signature
 from emmeter.data.feasibility import Notice
 from emmeter.data.images import Copies, Facts, parts
 from emmeter.errors import DataError, Fault, SettingsError, lines
@@ -45,6 +45,8 @@ class Survey:
     """Contents of the user's own data, by source."""
     signed: dict[str, signature.Own] = field(default_factory=dict)
     """Signatures of the user's own images, by source."""
+    embedded: dict[tuple[str, int], str] = field(default_factory=dict)
+    """Signatures of the user's own embeddings, by `data.labels` and number of images."""
 
     def assess(self, setup: Setup) -> Assessment:
         """Complete the settings of an arm, and judge whether its data allow its runs."""
@@ -57,6 +59,11 @@ class Survey:
             faults = self.image_faults(setup.data) or faults
         if self.data_needed and (missing := named.absent(setup.data)):
             faults.append(Fault("data.source", repr(setup.data.source), missing))
+        if not faults and self.looked:
+            try:
+                self.embeddings(setup.data)
+            except DataError as error:
+                faults = [Fault("data.labels", repr(setup.data.labels), line) for line in error.lines]
         if faults or not self.looked:
             return Assessment(setup, faults)
         notices: list[Notice] = []
@@ -142,6 +149,19 @@ class Survey:
             self.signed[source] = signature.sign(source, self.cache)
         return self.signed[source]
 
+    def embeddings(self, data: Data) -> str:
+        """A text that changes with the embeddings that are the labels of `data`; empty if the labels are others.
+
+        Raises:
+            DataError: the file is missing, or is not of the documented form.
+        """
+        if not data.embedded:
+            return ""
+        name = data.labels, self.describe(data).stored_images
+        if name not in self.embedded:
+            self.embedded[name] = embeddings.signature(embeddings.read(own_path(data.labels), name[1]))
+        return self.embedded[name]
+
     def image_faults(self, data: Data) -> list[Fault]:
         """One fault per image of the user's that `data` cannot use.  Reads the head of every image, once."""
         return defects.image_faults(data, self.inventories)
@@ -159,8 +179,7 @@ class Survey:
 
 def is_small(facts: Facts) -> bool:
     """True for a data set whose images are all read in a few seconds."""
-    images = facts.images if facts.stored_counts is None else sum(facts.stored_counts)
-    return images <= FEW and images * math.prod(facts.stored_shape) <= SMALL
+    return facts.stored_images <= FEW and facts.stored_images * math.prod(facts.stored_shape) <= SMALL
 
 
 def _is_here(data: Data) -> bool:

@@ -206,3 +206,24 @@ class LabelEmbedding(nn.Module):
 
     def forward(self, labels: Tensor) -> Tensor:  # (B,) integers below `labels` -> (B, channels)
         return F.embedding(labels, self.weight) * self.scale + self.bias
+
+
+class VectorEmbedding(nn.Module):
+    """A linear layer on a row of a table that is not trained, such as text embeddings.
+
+    Args:
+        table: (labels, E), the row of each label.  Its mean square should be near 1, as that of scaled one-hot vectors.
+        channels: number of values that the layer returns.
+    """
+
+    table: Tensor
+
+    def __init__(self, table: Tensor, channels: int):
+        super().__init__()
+        values = table.shape[1]
+        self.register_buffer("table", table, persistent=False)  # part of the subset, so not saved with the weights
+        self.weight = uniform((channels, values), values, channels, 1.0)
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, labels: Tensor) -> Tensor:  # (B,) integers below `labels` -> (B, channels)
+        return F.linear(self.table[labels].to(self.weight.dtype), self.weight, self.bias)

@@ -8,7 +8,7 @@ from abc import abstractmethod
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from emmeter.diffusion.layers import FourierEmbedding, LabelEmbedding, PositionalEmbedding, linear
+from emmeter.diffusion.layers import FourierEmbedding, LabelEmbedding, PositionalEmbedding, VectorEmbedding, linear
 
 
 class ScoreNetwork(nn.Module):
@@ -21,15 +21,16 @@ class ScoreNetwork(nn.Module):
         condition: E, number of values that condition each block.
         fourier: whether random Fourier features embed the noise level, else fixed sines and cosines.
         label_count: number of classes; 0 for an unconditional network.
+        vectors: (label_count, V), a row of numbers for each label; None: each label has a row that is trained.
     """
 
     stem: nn.Conv2d | nn.Linear  # the first layer, whose type of weights is the network's
     skip_flags: tuple[int, ...] = ()  # 1 for each skip connection that is used, in the order of the mask
 
-    def __init__(self, embedded: int, condition: int, fourier: bool, label_count: int):
+    def __init__(self, embedded: int, condition: int, fourier: bool, label_count: int, vectors: Tensor | None = None):
         super().__init__()
         self.noise_embedding = (FourierEmbedding if fourier else PositionalEmbedding)(embedded)
-        self.label_embedding = LabelEmbedding(label_count, embedded) if label_count else None
+        self.label_embedding = _label_embedding(label_count, vectors, embedded) if label_count else None
         self.mlp0 = linear(embedded, condition)
         self.mlp1 = linear(condition, condition)
 
@@ -60,3 +61,7 @@ class ScoreNetwork(nn.Module):
 
         `mask` (skips,) of 0 and 1 takes the place of `skip_flags`, as an input that may change.
         """
+
+
+def _label_embedding(count: int, vectors: Tensor | None, channels: int) -> LabelEmbedding | VectorEmbedding:
+    return LabelEmbedding(count, channels) if vectors is None else VectorEmbedding(vectors, channels)

@@ -24,14 +24,21 @@ class Transformer(ScoreNetwork):
         settings: width (`channels`), `blocks`, `heads`, `patch`, `embedding` and `dropout`.
         resolution: H = W of the images, divisible by `patch`.
         image_channels: C of the images.
-        label_count: number of classes; 0 for an unconditional network.
+        label_count, vectors: as in `ScoreNetwork`.
     """
 
     positions: Tensor
 
-    def __init__(self, settings: Network, resolution: int, image_channels: int, label_count: int = 0):
+    def __init__(
+        self,
+        settings: Network,
+        resolution: int,
+        image_channels: int,
+        label_count: int = 0,
+        vectors: Tensor | None = None,
+    ):
         width, values = settings.channels, image_channels * settings.patch**2
-        super().__init__(width, width, settings.embedding == "fourier", label_count)
+        super().__init__(width, width, settings.embedding == "fourier", label_count, vectors)
         self.patch = settings.patch
         self.stem = linear(values, width)
         self.register_buffer("positions", grid_positions(resolution // settings.patch, width), persistent=False)

@@ -29,18 +29,25 @@ class UNet(ScoreNetwork):
         settings: widths, depths, attention, embedding and skip mask.
         resolution: H = W of the images, divisible by 2^(levels - 1).
         image_channels: C of the images.
-        label_count: number of classes; 0 for an unconditional network.
+        label_count, vectors: as in `ScoreNetwork`.
 
     A skip connection whose flag is 0 carries zeros of the same shape, as in the paper (figure 4), so that the
     number of parameters does not change.
     """
 
-    def __init__(self, settings: Network, resolution: int, image_channels: int, label_count: int = 0):
+    def __init__(
+        self,
+        settings: Network,
+        resolution: int,
+        image_channels: int,
+        label_count: int = 0,
+        vectors: Tensor | None = None,
+    ):
         ncsnpp = settings.architecture == "ncsnpp"
         noise_channels = settings.channels * (2 if ncsnpp else 1)
         embedding = 4 * settings.channels
         fourier = (settings.embedding or ("fourier" if ncsnpp else "positional")) == "fourier"
-        super().__init__(noise_channels, embedding, fourier, label_count)
+        super().__init__(noise_channels, embedding, fourier, label_count, vectors)
         taps = (1, 3, 3, 1) if ncsnpp else (1, 1)
         levels = len(settings.multipliers)
         widths = [settings.channels * multiplier for multiplier in settings.multipliers]

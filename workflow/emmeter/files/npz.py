@@ -5,6 +5,7 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -76,6 +77,16 @@ def opened(path: Path, required: Sequence[str]) -> Iterator[zipfile.ZipFile]:
         raise DataError(f"{path}: damaged, or not an .npz file ({reason(error)})") from None
 
 
+def header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Shape, whether the order is Fortran's, and type of an array in NumPy's format; the file then stands at the data.
+
+    Raises ValueError if the file is not of this format.
+    """
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    return read(file)
+
+
 def array_header(path: Path, archive: zipfile.ZipFile, name: str) -> tuple[tuple[int, ...], np.dtype]:
     """Read the shape and type of an array from the first bytes of its member, without its data.
 
@@ -83,9 +94,7 @@ def array_header(path: Path, archive: zipfile.ZipFile, name: str) -> tuple[tuple
         DataError: the array holds objects, its size differs from its header, or it is larger than the memory.
     """
     with archive.open(f"{name}.npy") as file:
-        version = np.lib.format.read_magic(file)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, _, dtype = read(file)
+        shape, _, dtype = header(file)
         if dtype.hasobject:
             raise DataError(f"{path}: {name!r} holds pickled objects, which are never loaded; store plain numbers")
         size = archive.getinfo(f"{name}.npy").file_size - file.tell()

@@ -51,7 +51,7 @@ def age(index: Index) -> list[Path]:
 def _outdated(index: Index) -> Iterator[tuple[Path, Path]]:
     """Yield files that depend on the user's own images, each with the record of a stage that used other content."""
     for stage, key in index.setups:
-        if not index.has_own_images(stage, key):
+        if not index.has_own_data(stage, key):
             continue
         if stage == "emm":
             yield from _uncounted(index, key)
@@ -107,7 +107,7 @@ def adopt(index: Index, metadata: Path) -> None:
         metadata: the folder in which Snakemake stores one record per file.
     """
     for stage, key in index.setups:
-        if stage != "subset" or not index.has_own_images(stage, key):
+        if stage != "subset" or not index.has_own_data(stage, key):
             continue
         for folder in _folders(index, "subset", key):
             output = folder / "subset.npz"

@@ -195,9 +195,10 @@ class Index:
         return sorted(key for stage, key in self.setups if self.rule(stage, key) == "external")
 
     def data_signature(self, subset_key: str) -> str:
-        """A text that changes with the content of the user's own images behind a subset; empty without own images."""
-        own = [source for source in self.setups["subset", subset_key].data.sources if is_own(source)]
-        return " ".join(self.survey.own_images(source).signature for source in own)
+        """A text that changes with the content of the user's own images and embeddings behind a subset, or empty."""
+        data = self.setups["subset", subset_key].data
+        signatures = [self.survey.own_images(source).signature for source in data.sources if is_own(source)]
+        return " ".join([*signatures, *filter(None, [self.survey.embeddings(data)])])
 
     def weights_signature(self, quality_key: str) -> str:
         """A text that changes with the content of the user's own networks behind a quality; empty without these."""
@@ -209,9 +210,10 @@ class Index:
             self.digests[path] = checksums.sha256(path) if path.is_file() else "missing"
         return self.digests[path]
 
-    def has_own_images(self, stage: Stage, stage_key: str) -> bool:
-        """True for runs on the user's own images."""
-        return any(map(is_own, self.setups[stage, stage_key].data.sources))
+    def has_own_data(self, stage: Stage, stage_key: str) -> bool:
+        """True for runs on the user's own images or embeddings."""
+        data = self.setups[stage, stage_key].data
+        return data.embedded or any(map(is_own, data.sources))
 
     def why(self, studies: Iterable[str]) -> list[Fault]:
         """Faults that keep studies from running, each once, with its first arm and the number of further ones."""

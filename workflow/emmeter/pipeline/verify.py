@@ -267,7 +267,8 @@ def _loaded(data: Data, done: Verified) -> Images | None:
     name = data.model_dump_json()
     if name not in done.data:
         try:
-            own = [sources.expanded(source.partition(":")[2]) for source in data.sources if ":" in source]
+            files = [*data.sources, *([data.labels] if data.embedded else [])]
+            own = [sources.own_path(source) for source in files if ":" in source]
             here = not named.absent(data) and all(path.exists() for path in own)
         except DataError:  # the home folder of a user unknown on this machine
             here = False

@@ -187,8 +187,9 @@ def _placed(error: SettingsError, where: str) -> list[Fault]:
 
 
 def _respelled(setup: Setup) -> Setup:
-    """`setup` with the paths of its sources in one spelling, so that each place has one key."""
-    spelled = {name: respelled(source) for name in ("source", "mixture") if (source := getattr(setup.data, name))}
+    """`setup` with the paths of its sources and embeddings in one spelling, so that each place has one key."""
+    names = ("source", "mixture", "labels")
+    spelled = {name: respelled(source) for name in names if (source := getattr(setup.data, name))}
     if all(getattr(setup.data, name) == text for name, text in spelled.items()):
         return setup
     return setup.model_copy(update={"data": setup.data.model_copy(update=spelled)})

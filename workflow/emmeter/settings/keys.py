@@ -26,6 +26,8 @@ def stage_settings(stage: Stage, setup: Setup) -> dict[str, Any]:
         data = {name: value for name, value in data.items() if not name.startswith("mixture")}
     if setup.data.fit is None:
         del data["fit"]
+    if not setup.data.embedded:
+        del data["embeddings"]
     resolved: dict[str, Any] = {"seed": setup.seed, "data": data}
     if stage == "subset":
         return resolved

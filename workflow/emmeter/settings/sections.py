@@ -36,11 +36,11 @@ def _labels_text(value: object) -> object:
 
 
 def _labels(value: str) -> str:
-    if value in ("none", "true", "unique") or re.fullmatch(r"random-[1-9]\d*", value):
+    if value in ("none", "true", "unique") or re.fullmatch(rf"random-[1-9]\d*|{sources.EMBEDDINGS}[^\0\n]+", value):
         return value
     near = difflib.get_close_matches(value, ("none", "true", "unique", "random-10"), 1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise ValueError(f"must be none, true, unique or random-K with K >= 1 (such as random-10){hint}")
+    raise ValueError(f"must be none, true, unique, random-K with K >= 1 (such as random-10) or embeddings:PATH{hint}")
 
 
 def _no_fit(value: object) -> object:
@@ -83,7 +83,15 @@ class Data(Section):
     ] = Field(
         default="none",
         description='Labels on which the network is conditioned: `none`, `"true"` (the classes), `random-K` (one of K '
-        "labels at random per image, such as `random-10`) or `unique` (a label of its own for each image).",
+        "labels at random per image, such as `random-10`), `unique` (a label of its own for each image) or "
+        "`embeddings:PATH` (rows of numbers of your own, such as text embeddings: an .npz or .npy file of floats with "
+        "one row per image of the data set as stored).",
+    )
+    embeddings: Literal["image", "class", "fixed", "shuffled"] = Field(
+        default="image",
+        description="With `labels: embeddings:PATH`, the row on which an image is conditioned: its own (`image`), the "
+        "mean row of its class (`class`), the mean row of all images (`fixed`), or its own after the rows were dealt "
+        "out among the images at random (`shuffled`).",
     )
     held_out: Annotated[Int, Field(ge=0)] = Field(
         default=256, description="Number of images outside the subset that serve for the held-out loss."
@@ -98,6 +106,11 @@ class Data(Section):
     mixture_share: Annotated[Float, Field(ge=0, le=1)] = Field(
         default=0.0, description="Share of the subset that comes from the second source (the paper's alpha)."
     )
+
+    @property
+    def embedded(self) -> bool:
+        """Whether labels are rows of a file of the user's."""
+        return self.labels.startswith(sources.EMBEDDINGS)
 
     @property
     def sources(self) -> list[str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from emmeter.errors import DataError
 
+EMBEDDINGS = "embeddings:"  # of `data.labels`, before a path
 DATASETS = ("digits", "glyphs", "cifar10", "cifar100", "svhn", "fashion_mnist", "mnist")
 
 
@@ -37,7 +38,7 @@ def expanded(text: str) -> Path:
 
 
 def own_path(source: str) -> Path:
-    """The file or folder of a source ``npz:PATH`` or ``folder:PATH``.
+    """The file or folder of a source ``npz:PATH`` or ``folder:PATH``, or of labels ``embeddings:PATH``.
 
     Raises:
         DataError: the path begins with the home folder of a user that this machine does not know.
@@ -53,12 +54,14 @@ def is_own(source: str) -> bool:
 def respelled(source: str) -> str:
     """A source in its simplest spelling: ``folder:PHOTOS`` for ``folder:./PHOTOS//`` or ``folder:a/../PHOTOS``.
 
+    So are labels ``embeddings:PATH``; other texts stay as they are.
+
     A path in the working folder, which is the project's, is written relative to it, so that a project keeps its keys
     when it moves.  Other absolute paths stay absolute, and other relative paths stay relative.  ``a/..`` stays if
     ``a`` is a link or does not exist.  Links themselves stay too, because their targets may change.
     """
     kind, _, text = source.partition(":")
-    if kind not in ("npz", "folder"):
+    if kind not in ("npz", "folder", EMBEDDINGS.removesuffix(":")):
         return source
     root = "/" if text.startswith("/") else ""
     parts: list[str] = []

@@ -136,7 +136,13 @@ def from_optimum(setup: Setup, subset: Subset, drawn: Draws, batch: int, device:
 
 
 def sampler(
-    setup: Setup, shape: tuple[int, ...], label_count: int, batch: int, device: torch.device, compiled: When = "never"
+    setup: Setup,
+    shape: tuple[int, ...],
+    label_count: int,
+    batch: int,
+    device: torch.device,
+    compiled: When = "never",
+    vectors: np.ndarray | None = None,
 ) -> tuple[Denoiser, Denoise, Package | None]:
     """Make the denoiser of a run for sampling, the function that computes it, and the package that this function uses.
 
@@ -146,10 +152,11 @@ def sampler(
         shape: (C, H, W) of the images.
         label_count: number of classes; 0 for an unconditional network.
         batch: images generated at once.
+        vectors: `Subset.label_vectors`.
     Raises:
         StageError: `compiled` is "always", and no package can be built.
     """
-    denoiser = build(setup, shape, label_count).to(device).eval().requires_grad_(False)
+    denoiser = build(setup, shape, label_count, vectors).to(device).eval().requires_grad_(False)
     parameters = FlatParameters(denoiser.network, choose(setup.sampling.precision))
     recipe = packages.here(architecture.of_denoiser(setup, shape, batch), device)
     package = packages.provided(recipe, compiled)
@@ -166,7 +173,8 @@ def from_snapshots(
         StageError: the file is damaged or belongs to other settings, or no package can be built under "always".
     """
     shape = subset.images.shape[1:]
-    denoiser, denoise, package = sampler(setup, shape, subset.label_count, batch, device, compiled)
+    vectors = subset.label_vectors
+    denoiser, denoise, package = sampler(setup, shape, subset.label_count, batch, device, compiled, vectors)
     levels = noise_levels(setup.sampling, denoiser.kind.sigma_min, denoiser.kind.sigma_max)
     evaluations = 2 * setup.sampling.steps - 1
     batches = evaluations * len(setup.training.snapshots) * max(1, len(drawn.latents) // batch)

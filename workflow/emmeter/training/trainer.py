@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -37,7 +38,7 @@ class Diverged(StageError):
     """The loss is no longer finite; the saved state of the run may hold numbers that are not finite either."""
 
 
-def build(setup: Setup, shape: tuple[int, ...], label_count: int) -> Denoiser:
+def build(setup: Setup, shape: tuple[int, ...], label_count: int, vectors: np.ndarray | None = None) -> Denoiser:
     """Make a denoiser with initial weights.
 
     The weights are laid out channels last, and activations follow.  On a CPU this makes convolutions 1.4 times and
@@ -46,8 +47,11 @@ def build(setup: Setup, shape: tuple[int, ...], label_count: int) -> Denoiser:
     Args:
         shape: of the images, (C, H, W).
         label_count: number of classes; 0 for an unconditional network.
+        vectors: `Subset.label_vectors`.
     """
-    network = build_network(setup.network, shape[-1], shape[0], label_count).to(memory_format=torch.channels_last)
+    table = None if vectors is None else torch.from_numpy(vectors)
+    network = build_network(setup.network, shape[-1], shape[0], label_count, table)
+    network = network.to(memory_format=torch.channels_last)
     return Denoiser(network, preconditioning(setup.diffusion))
 
 
@@ -226,7 +230,7 @@ def start(
     """
     seed = derive(setup.seed, "train", replicate, n)
     torch.manual_seed(derive(seed, "weights"))
-    denoiser = build(setup, subset.images.shape[1:], subset.label_count).to(device).train()
+    denoiser = build(setup, subset.images.shape[1:], subset.label_count, subset.label_vectors).to(device).train()
     recipe = packages.here(architecture.of_step(setup, subset.images.shape[1:], processes.size), device)
     saved = state.load(folder)
     if saved and not snapshots.intact(folder, saved["kept"]):

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 
@@ -16,7 +15,7 @@ from emmeter.data.collection import manifest
 from emmeter.data.images import channels_first
 from emmeter.data.pictures import Shape
 from emmeter.errors import DataError, reason
-from emmeter.files.npz import array_header, opened
+from emmeter.files.npz import array_header, header, opened
 from emmeter.files.reading import regular
 
 ARRAYS = ("images", "samples", "arr_0")  # names of the array of images, the first that there is
@@ -198,16 +197,6 @@ def _npy(path: Path) -> Array:
     if not dtype.hasobject and rest != int(np.prod(shape, dtype=object)) * dtype.itemsize:
         raise DataError(f"{path}: damaged: has {rest} bytes of values, its header says {shape} of {dtype}")
     return _array(path, None, shape, dtype)
-
-
-def header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
-    """Shape, whether the order is Fortran's, and type of an array in NumPy's format; the file then stands at the data.
-
-    Raises ValueError if the file is not of this format.
-    """
-    version = np.lib.format.read_magic(file)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    return read(file)
 
 
 def _array(path: Path, name: str | None, shape: tuple[int, ...], dtype: np.dtype) -> Array:
