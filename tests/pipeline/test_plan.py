@@ -24,7 +24,7 @@ from emmeter.errors import SettingsError
 from emmeter.files import checksums, layout, writing
 from emmeter.measure.outcome import Count, RunId, logit
 from emmeter.measure.search import ladder, replay
-from emmeter.pipeline import calibration
+from emmeter.pipeline import calibration, compiling
 from emmeter.pipeline import plan as module
 from emmeter.pipeline.calibration import calibrate, jobs_at_once, rates
 from emmeter.pipeline.costs import OFF, PER_RUN, Assumed, Cost, Costs, Speed, expected_emm
@@ -151,6 +151,18 @@ def test_costs_of_a_known_network(training, n, seen, snapshots, network):
     weights = 4 * parameters * snapshots * len(setup.training.ema_decays)
     per_image = 64 + 10 * 12 + 4  # pixels, ten neighbours, one count of copies
     assert cost.disk == weights + 40 * snapshots * per_image + 2 * n * 64
+
+
+@pytest.mark.parametrize(("guidance", "times"), [(0, 1), (1, 1), (3, 2)])
+def test_guidance_doubles_the_cost_of_sampling_and_no_other(guidance, times):
+    labelled = {"data": {"source": "digits", "labels": "true"}, "training": BASE["training"] | {"label_dropout": 0.1}}
+    (index, plain), (other, guided) = (
+        index_for(labelled | {"sampling": BASE["sampling"] | {"guidance": w}}) for w in (1, guidance)
+    )
+    cost, more = Costs(index).run(plain, 50), Costs(other).run(guided, 50)
+    assert more.sample_flops == times * cost.sample_flops
+    assert (more.train_flops, more.disk) == (cost.train_flops, cost.disk)
+    assert compiling.evaluations(other, guided) == times * compiling.evaluations(index, plain)
 
 
 def test_another_arms_training_is_free():

@@ -117,6 +117,7 @@ LEAVES: dict[str, tuple[Any, dict[str, Any], str | None]] = {
     "training.precision": ("bfloat16", {}, "train"),
     "training.gpus": (2, {}, None),
     "training.flip": (0.5, {}, "train"),
+    "training.label_dropout": (0.1, {"data": {"labels": "unique"}}, "train"),
     "training.order": ("fixed", {}, "train"),
     "training.snapshots": ([1.0], {}, "train"),
     "sampling.images": (100, {}, "sample"),
@@ -126,6 +127,7 @@ LEAVES: dict[str, tuple[Any, dict[str, Any], str | None]] = {
     "sampling.rho": (5.0, {}, "sample"),
     "sampling.precision": ("bfloat16", {}, "sample"),
     "sampling.ema_decay": (0.9, {"training": {"ema_decays": [0.99929, 0.9]}}, "sample"),
+    "sampling.guidance": (2.0, {"data": {"labels": "unique"}, "training": {"label_dropout": 0.1}}, "sample"),
     "scoring.threshold": (0.5, {}, "score"),
     "scoring.mirrored": (True, {}, "score"),
     "scoring.distinct": (False, {}, "score"),
@@ -178,6 +180,9 @@ def test_a_setting_changes_the_keys_from_its_stage_on(dotted):
     ("dotted", "beside"),
     [
         ("data.embeddings", {"data": {"labels": "unique"}}),
+        ("training.label_dropout", {}),
+        ("sampling.guidance", {"training": {"label_dropout": 0.1}}),
+        ("sampling.guidance", {"diffusion": {"denoiser": "optimum"}, "data": {"labels": "unique"}}),
         ("training.momentum", {}),
         ("training.decoupled", {}),
         ("diffusion.sigma_data", {}),
@@ -197,7 +202,7 @@ def test_a_setting_changes_the_keys_from_its_stage_on(dotted):
     ],
 )
 def test_settings_without_effect_change_no_key(dotted, beside):
-    """Of Adam, of no weight decay, of VP, of a command of the user's, of the closed-form optimum."""
+    """Of Adam, of no weight decay, of no labels, of VP, of a command of the user's, of the closed-form optimum."""
     assert changed(beside, merged(beside, setting(dotted, LEAVES[dotted][0]))) == []
 
 

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from emmeter.data.subset import Subset, save
-from emmeter.diffusion.sampling import SEEDS_PER_REPLICATE, draws, generate, noise_levels
+from emmeter.diffusion.sampling import SEEDS_PER_REPLICATE, draws, generate, guided, noise_levels
 from emmeter.errors import StageError
 from emmeter.files import records
 from emmeter.files.npz import write_npz
@@ -118,6 +118,25 @@ def test_every_snapshot_is_sampled(tmp_path, labels, decay):
     assert record["evaluations"] == (2 * 4 - 1) * 6 * 2
     assert record["key"] == key("sample", run.setup)
     assert (run.folder("sample") / "settings.yaml").is_file()
+
+
+@pytest.mark.parametrize("guidance", [0.0, 1.0, 2.5])
+def test_samples_are_guided(tmp_path, guidance):
+    labelled = {"data": {"source": "digits", "labels": "random-3"}, "training": {"label_dropout": 0.5}}
+    changes = labelled | {"sampling": {"images": 6, "steps": 4, "guidance": guidance}}
+    run = run_with(tmp_path, 3, **changes)
+    weights = write_snapshots(run, 3)
+    assert run.call("sample") == 0
+    denoiser = build(run.setup, (1, 8, 8), 3).eval()
+    denoiser.network.load_state_dict(weights[2])
+    drawn = draws(6, (1, 8, 8), torch.arange(3), 0)
+    expected = generate(guided(denoiser, guidance), drawn, noise_levels(run.setup.sampling), 4, CPU)
+    assert np.abs(arrays(run)["images"][1].astype(int) - expected.int().numpy()).max() <= 1
+    evaluations = records.read(run.record("sample"), SamplingRecord)["evaluations"]
+    assert evaluations == (2 if guidance == 2.5 else 1) * (2 * 4 - 1) * 6 * 2
+    unguided = run_with(tmp_path, 3, **labelled)
+    assert (run.folder("sample") == unguided.folder("sample")) == (guidance == 1)
+    assert run.folder("train") == unguided.folder("train")
 
 
 @pytest.mark.parametrize("pays", [True, False])

@@ -192,8 +192,19 @@ class FourierEmbedding(nn.Module):
         return torch.cat([angle.sin(), angle.cos()], dim=1)
 
 
+NO_LABEL = -1  # the label of an image whose label is left out
+
+
+def labelled(labels: Tensor) -> Tensor:  # (B,) -> (B, 1)
+    """Return whether each image has a label."""
+    return (labels != NO_LABEL)[:, None]
+
+
 class LabelEmbedding(nn.Module):
     """One row per label, equal to a linear layer on one-hot vectors scaled by sqrt(labels).
+
+    `NO_LABEL` stands for the vector of zeros, so that its row is the bias.  The bias is trained, and no parameter is
+    added for it: runs with and without label dropout have the same initial weights.
 
     The look-up costs O(B) for any number of labels: 50,000 unique labels need megabytes only.
     """
@@ -204,12 +215,12 @@ class LabelEmbedding(nn.Module):
         self.weight = uniform((labels, channels), labels, channels, 1.0)
         self.bias = nn.Parameter(torch.zeros(channels))
 
-    def forward(self, labels: Tensor) -> Tensor:  # (B,) integers below `labels` -> (B, channels)
-        return F.embedding(labels, self.weight) * self.scale + self.bias
+    def forward(self, labels: Tensor) -> Tensor:  # (B,) integers below `labels`, or NO_LABEL -> (B, channels)
+        return F.embedding(labels.clamp_min(0), self.weight) * self.scale * labelled(labels) + self.bias
 
 
 class VectorEmbedding(nn.Module):
-    """A linear layer on a row of a table that is not trained, such as text embeddings.
+    """A linear layer on a row of a table that is not trained, such as text embeddings; on zeros for `NO_LABEL`.
 
     Args:
         table: (labels, E), the row of each label.  Its mean square should be near 1, as that of scaled one-hot vectors.
@@ -225,5 +236,6 @@ class VectorEmbedding(nn.Module):
         self.weight = uniform((channels, values), values, channels, 1.0)
         self.bias = nn.Parameter(torch.zeros(channels))
 
-    def forward(self, labels: Tensor) -> Tensor:  # (B,) integers below `labels` -> (B, channels)
-        return F.linear(self.table[labels].to(self.weight.dtype), self.weight, self.bias)
+    def forward(self, labels: Tensor) -> Tensor:  # (B,) integers below `labels`, or NO_LABEL -> (B, channels)
+        rows = self.table[labels.clamp_min(0)] * labelled(labels)
+        return F.linear(rows.to(self.weight.dtype), self.weight, self.bias)

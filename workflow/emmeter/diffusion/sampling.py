@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from emmeter.diffusion.layers import NO_LABEL
 from emmeter.diffusion.preconditioning import to_pixels
 from emmeter.settings.sections import Sampling
 
@@ -56,6 +57,25 @@ def heun(denoise: Denoise, latents: Tensor, levels: Tensor, labels: Tensor | Non
             euler = x + (following - sigma) * (first + slope(euler, following)) / 2
         x = euler
     return x
+
+
+def guided(denoise: Denoise, guidance: float) -> Denoise:
+    """Classifier-free guidance (Ho and Salimans 2022) with weight w: D(x) + w (D(x, label) - D(x)).
+
+    Args:
+        denoise: a denoiser that knows images without label, from a training with label dropout.
+        guidance: w; 1 returns `denoise` itself, and 0 leaves all labels out.  Other values call it twice.
+    """
+    if guidance == 1:
+        return denoise
+
+    def run(x: Tensor, sigma: Tensor, labels: Tensor | None) -> Tensor:
+        if labels is None:
+            raise ValueError("guidance needs labels")
+        without = denoise(x, sigma, torch.full_like(labels, NO_LABEL)).to(x.dtype)
+        return without + guidance * (denoise(x, sigma, labels).to(x.dtype) - without) if guidance else without
+
+    return run
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ def planned(index: Index, studies: Sequence[str]) -> Counter[str]:
 def evaluations(index: Index, setup: Setup) -> int:
     """Evaluations of a batch in the sampling of one run."""
     batches = math.ceil(setup.sampling.images / index.settings.execution.sampling_batch)
-    return (2 * setup.sampling.steps - 1) * batches * len(setup.training.snapshots)
+    return setup.evaluations * batches * len(setup.training.snapshots)
 
 
 def architecture(index: Index, stage: Stage, setup: Setup) -> Architecture:

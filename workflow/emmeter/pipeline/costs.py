@@ -135,7 +135,7 @@ class Costs:
 
             forward, parameters = self.network(setup, shape)
             seen, snapshots = budget(setup, n).images, len(setup.training.snapshots)
-        evaluations = (2 * setup.sampling.steps - 1) * images * snapshots
+        evaluations = setup.evaluations * images * snapshots
         weights = 4 * parameters * snapshots * len(setup.training.ema_decays)
         neighbours = images * snapshots * (12 * min(setup.scoring.neighbours, n) + 4)
         disk = images * snapshots * pixels + neighbours

@@ -57,6 +57,8 @@ def stage_settings(stage: Stage, setup: Setup) -> dict[str, Any]:
             del training["precision"]
         if not setup.training.flip:
             del training["flip"]
+        if not setup.training.label_dropout or setup.data.labels == "none":
+            del training["label_dropout"]
         if not setup.training.weight_decay:
             del training["decoupled"]
         resolved |= {"network": network, "diffusion": diffusion, "training": training}
@@ -85,6 +87,8 @@ def _sampling(setup: Setup) -> dict[str, Any]:
     sampling["ema_decay"] = None if setup.kind == "optimum" else ema_decay(setup)
     if setup.kind == "optimum" or setup.sampling.precision == "float32":
         del sampling["precision"]
+    if setup.guidance == 1:
+        del sampling["guidance"]
     return sampling
 
 

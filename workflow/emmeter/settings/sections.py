@@ -235,6 +235,11 @@ class Training(Section):
     flip: Annotated[Float, Field(ge=0, le=1)] = Field(
         default=0.0, description="Probability that an image is mirrored left to right each time it is used."
     )
+    label_dropout: Annotated[Float, Field(ge=0, le=1)] = Field(
+        default=0.0,
+        description="Probability that an image is used without its label, each time it is used. The network so learns "
+        "to do without labels as well, as `sampling.guidance` needs. Without labels it has no effect.",
+    )
     order: Literal["shuffled", "fixed"] = Field(
         default="shuffled",
         description="`shuffled` draws a new permutation of the images for each epoch. `fixed` repeats the first one.",
@@ -276,6 +281,12 @@ class Sampling(Section):
     ema_decay: Decay | None = Field(
         default=None,
         description="The one of `training.ema_decays` whose averaged weights are sampled. null: the first.",
+    )
+    guidance: Annotated[Float, Field(ge=0)] = Field(
+        default=1.0,
+        description="Classifier-free guidance w (Ho and Salimans 2022): the denoiser is D + w (D(label) - D), where D "
+        "has no label. 1: none. 0: labels are not used. Values other than 1 need `training.label_dropout` above 0, "
+        "and values other than 0 and 1 cost twice the evaluations. Without labels it has no effect.",
     )
 
     @model_validator(mode="after")
@@ -536,6 +547,16 @@ class Setup(Section):
     denoising: Denoising = Denoising()
 
     @property
+    def guidance(self) -> float:
+        """`sampling.guidance`; 1, which is none, where no network with labels is sampled."""
+        return self.sampling.guidance if self.kind == "network" and self.data.labels != "none" else 1.0
+
+    @property
+    def evaluations(self) -> int:
+        """Evaluations of the network, or of the optimum, per generated image."""
+        return (2 * self.sampling.steps - 1) * (1 if self.guidance in (0, 1) else 2)
+
+    @property
     def kind(self) -> Literal["network", "optimum", "command"]:
         """What generates the images: a trained network, the theoretical optimum, or a command of the user's."""
         return self.diffusion.denoiser if self.model.command is None else "command"
@@ -550,6 +571,9 @@ class Setup(Section):
             raise SettingsError(
                 Fault("sampling.ema_decay", f"{decay:g}", f"must be one of training.ema_decays = {decays}")
             )
+        if self.kind == "network" and self.sampling.guidance != 1 and not self.training.label_dropout:
+            rule = "must be 1, unless the network learns to do without labels: set training.label_dropout, such as 0.1"
+            raise SettingsError(Fault("sampling.guidance", f"{self.sampling.guidance:g}", rule))
         if self.network.architecture == "dit":
             self._check_transformer()
         levels, skips = len(self.network.multipliers), self.network.skips

@@ -16,7 +16,7 @@ from emmeter.diffusion import operations
 from emmeter.diffusion.optimum import OptimalDenoiser
 from emmeter.diffusion.precision import choose
 from emmeter.diffusion.preconditioning import Denoiser, to_unit
-from emmeter.diffusion.sampling import Denoise, Draws, draws, generate, noise_levels
+from emmeter.diffusion.sampling import Denoise, Draws, draws, generate, guided, noise_levels
 from emmeter.errors import StageError
 from emmeter.files import checksums
 from emmeter.files.layout import record_settings
@@ -107,7 +107,7 @@ def sample(
         shares=np.array(generated.shares),
         images_seen=np.array(generated.images_seen, np.int64),
     )
-    evaluations = (2 * setup.sampling.steps - 1) * setup.sampling.images * len(generated.images)
+    evaluations = setup.evaluations * setup.sampling.images * len(generated.images)
     content: SamplingRecord = {
         "n": n,
         "replicate": replicate,
@@ -176,8 +176,8 @@ def from_snapshots(
     vectors = subset.label_vectors
     denoiser, denoise, package = sampler(setup, shape, subset.label_count, batch, device, compiled, vectors)
     levels = noise_levels(setup.sampling, denoiser.kind.sigma_min, denoiser.kind.sigma_max)
-    evaluations = 2 * setup.sampling.steps - 1
-    batches = evaluations * len(setup.training.snapshots) * max(1, len(drawn.latents) // batch)
+    denoise = guided(denoise, setup.guidance)
+    batches = setup.evaluations * len(setup.training.snapshots) * max(1, len(drawn.latents) // batch)
     shares, images_seen, images = [], [], []
     with fastest_convolutions(batches):
         for snapshot in snapshots_of(setup, denoiser, path):

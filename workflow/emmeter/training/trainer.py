@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from emmeter.data.subset import Subset
+from emmeter.diffusion.layers import NO_LABEL
 from emmeter.diffusion.networks import build_network
 from emmeter.diffusion.precision import choose
 from emmeter.diffusion.preconditioning import Denoiser, preconditioning, to_unit
@@ -125,7 +126,8 @@ class Trainer:
     def _draw(self) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """This process's share of the next batch: images in [-1, 1], draws of noise levels, noise, labels.
 
-        All random numbers of the step are drawn here in this order: noise levels, noise, flips.  Dropout follows.
+        All random numbers of the step are drawn here in this order: noise levels, noise, flips, labels that are left
+        out.  Dropout follows.
         """
         training = self.setup.training
         if self.batches is None:
@@ -140,11 +142,14 @@ class Trainer:
         if training.flip:
             mirrored = torch.rand(len(index), device=self.device) < training.flip
             images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
+        labels = None if self.labels is None else self.labels[index]
+        if labels is not None and training.label_dropout:
+            dropped = torch.rand(len(index), device=self.device) < training.label_dropout
+            labels = torch.where(dropped, NO_LABEL, labels)
         share = self.processes.share
-        labels = None if self.labels is None else share(self.labels[index])
         if self.processes.rank:  # other dropout masks than those of rank 0, because the images are others
             reseed(derive(self.seed, "step", self.step, self.processes.rank), self.device)
-        return share(images), share(draw), share(noise), labels
+        return share(images), share(draw), share(noise), None if labels is None else share(labels)
 
     def mean_loss(self) -> float:
         """Mean loss of the steps since the last row of the log, over all processes.  Every process must call this."""
