@@ -1,5 +1,6 @@
 """Labels from the user's embeddings: which row an image has, what a file may hold, and what notices a change."""
 
+import csv
 import json
 import os
 from collections.abc import Callable
@@ -227,3 +228,6 @@ def test_a_run_on_embeddings_passes_all_stages(tmp_path, mode):
         assert set(samples["labels"]) <= set(range(20 if mode == "image" else 10))
         assert len(set(samples["labels"])) > 5
     assert json.loads(run.record("score").read_text())["snapshots"]
+    with open(run.file("denoising"), newline="") as file:
+        distances = [float(row["to_optimum"]) for row in csv.DictReader(file) if row["against"] == "held-out"]
+    assert distances and np.isfinite(distances).all()  # also of rows that no training image has

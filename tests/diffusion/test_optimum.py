@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from emmeter.diffusion.layers import NO_LABEL
 from emmeter.diffusion.optimum import OptimalDenoiser
 from emmeter.diffusion.preconditioning import to_unit
 from emmeter.diffusion.sampling import draws, generate, heun, noise_levels
@@ -85,6 +86,15 @@ def test_unique_labels_give_the_labelled_image_at_any_noise(reference):
     denoiser = OptimalDenoiser(train, torch.arange(64))
     out = denoiser(torch.randn(64, 1, 8, 8, dtype=torch.float64), torch.full((64,), 50.0), torch.arange(64))
     assert torch.equal(out, train)
+
+
+def test_a_label_that_no_image_has_is_none(reference):
+    train, noisy, sigma = unit(reference["train_uint8"]), reference["noisy"], reference["sigma"]
+    labelled = OptimalDenoiser(train, torch.arange(64) % 4, block=10)
+    labels = torch.arange(16) % 4
+    out = labelled(noisy, sigma, torch.where(labels == 2, torch.where(torch.arange(16) < 8, NO_LABEL, 7), labels))
+    assert torch.equal(out[labels == 2], OptimalDenoiser(train, block=10)(noisy, sigma)[labels == 2])
+    assert torch.equal(out[labels != 2], labelled(noisy, sigma, labels)[labels != 2])
 
 
 def test_labels_must_match_the_kind_of_optimum(reference):

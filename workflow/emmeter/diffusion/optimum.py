@@ -2,7 +2,8 @@
 
 For a finite training set {x_n}, the optimal denoiser is a weighted mean of training images,
 D*(z; sigma) = sum_n w_n x_n with w = softmax_n(-|z - x_n|^2 / 2 sigma^2).  Given a label, the sum runs over the images
-with that label (Gu et al., section 2 and appendix B.1).  Sampling from this denoiser replays the training set.
+with that label (Gu et al., section 2 and appendix B.1).  A label that no training image has says nothing, so the sum
+runs over all images.  Sampling from this denoiser replays the training set.
 """
 
 import torch
@@ -54,7 +55,8 @@ class OptimalDenoiser(nn.Module):
             exponent = scale * distance.square()
             if labels is not None and self.labels is not None:
                 other = labels[:, None] != self.labels[None, start : start + self.block]
-                exponent = exponent.masked_fill(other, -torch.inf)
+                known = torch.isin(labels, self.labels)[:, None]
+                exponent = exponent.masked_fill(other & known, -torch.inf)
             new_top = torch.maximum(top, exponent.amax(dim=1, keepdim=True))
             weight = (exponent - new_top).exp()
             shrink = (top - new_top).exp()

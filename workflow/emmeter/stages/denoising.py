@@ -141,7 +141,8 @@ def measure(
         StageError: the snapshots are damaged or of other settings.
     """
     subset = load_subset(subset_file)
-    denoiser, denoise, _ = sampler(setup, subset.images.shape[1:], subset.label_count, setup.denoising.images, device)
+    shape, most = subset.images.shape[1:], setup.denoising.images
+    denoiser, denoise, _ = sampler(setup, shape, subset.label_count, most, device, vectors=subset.label_vectors)
     kind = denoiser.kind
     levels = [level for level in setup.denoising.levels if kind.sigma_min <= level <= kind.sigma_max]
     sets = images_of(setup, subset, levels, device)
