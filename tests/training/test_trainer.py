@@ -10,8 +10,10 @@ import torch
 
 from emmeter.data.subset import Subset
 from emmeter.diffusion.preconditioning import denoising_loss, to_unit
+from emmeter.diffusion.sampling import noise_levels
 from emmeter.settings.sections import Setup
 from emmeter.settings.validation import read_setup
+from emmeter.training import log
 from emmeter.training.batches import batches
 from emmeter.training.schedule import ema_decay
 from emmeter.training.seeds import derive
@@ -193,3 +195,34 @@ def test_the_gradient_of_the_layer_behind_rows_of_embeddings_is_that_of_autograd
         own = denoiser.network.get_parameter(name).grad
         assert own is not None and own.abs().max() > 0
         assert (part - own).abs().max() <= 1e-5 * own.abs().max()
+
+
+# Noise floor
+
+
+def test_training_and_its_losses_use_no_noise_level_below_the_floor(tmp_path, monkeypatch):
+    setup = setup_with(training={"sigma_min": 0.3})
+    trainer = start(setup, subset_of(), N, 0, CPU, tmp_path)
+    levels, gradient = [], trainer.gradient
+
+    def noted(images, sigma, noise, labels):
+        levels.append(sigma)
+        return gradient(images, sigma, noise, labels)
+
+    monkeypatch.setattr(trainer, "gradient", noted)
+    denoise = trainer.denoiser.forward
+    monkeypatch.setattr(trainer.denoiser, "forward", lambda x, sigma, *a: levels.append(sigma) or denoise(x, sigma, *a))
+    for _ in range(6):
+        trainer.advance()
+    log.append(trainer)
+    drawn = torch.cat(levels)
+    assert len(drawn) == 6 * 10 + 2 * 6
+    assert drawn.min() == torch.tensor(0.3) and drawn.max() > 0.5
+    lowest = noise_levels(setup.sampling, trainer.denoiser.kind.sigma_min, trainer.denoiser.kind.sigma_max)[-2]
+    assert lowest == pytest.approx(0.3)
+
+
+def test_no_floor_keeps_every_bit_of_a_run(tmp_path):
+    first = finish(setup_with(), subset_of(), tmp_path / "first")
+    other = finish(setup_with(training={"sigma_min": 0.0}), subset_of(), tmp_path / "other")
+    assert_same_run(first, other, tmp_path / "first", tmp_path / "other")

@@ -179,8 +179,45 @@ class Flow:
         return ((1 + sigma) / sigma) ** 2
 
 
-def preconditioning(settings: Diffusion) -> Preconditioning:
-    """Build the preconditioning that the settings name."""
+@dataclass(frozen=True)
+class Raised:
+    """A preconditioning whose noise levels in training are at least `lowest`: lower ones are raised to it.
+
+    A network that is never trained at low noise cannot learn the details that tell an image from its like.
+    """
+
+    kind: Preconditioning
+    lowest: float
+
+    @property
+    def sigma_min(self) -> float:
+        return max(self.kind.sigma_min, self.lowest)
+
+    @property
+    def sigma_max(self) -> float:
+        return self.kind.sigma_max
+
+    @property
+    def draw(self) -> str:
+        return self.kind.draw
+
+    def coefficients(self, sigma: Tensor) -> Coefficients:
+        return self.kind.coefficients(sigma)
+
+    def training_sigma(self, draw: Tensor) -> Tensor:
+        return self.kind.training_sigma(draw).clamp_min(self.lowest)
+
+    def weight(self, sigma: Tensor) -> Tensor:
+        return self.kind.weight(sigma)
+
+
+def preconditioning(settings: Diffusion, lowest: float = 0.0) -> Preconditioning:
+    """Build the preconditioning that the settings name, with noise levels in training of at least `lowest`."""
+    kind = _preconditioning(settings)
+    return Raised(kind, lowest) if lowest > kind.sigma_min else kind
+
+
+def _preconditioning(settings: Diffusion) -> Preconditioning:
     if settings.preconditioning == "edm":
         assert settings.sigma_data is not None  # resolved when the data were read
         return EDM(settings.sigma_data, settings.p_mean, settings.p_std)

@@ -55,8 +55,9 @@ def stage_settings(stage: Stage, setup: Setup) -> dict[str, Any]:
         del training["gpus"]  # the batches are the same, on any number of GPUs
         if setup.training.precision == "float32":
             del training["precision"]
-        if not setup.training.flip:
-            del training["flip"]
+        for name in ("flip", "sigma_min"):
+            if not training[name]:
+                del training[name]
         if not setup.training.label_dropout or setup.data.labels == "none":
             del training["label_dropout"]
         if not setup.training.weight_decay:

@@ -232,6 +232,11 @@ class Training(Section):
         default=1,
         description="GPUs that train one run together, each on its share of every batch. Must divide `batch_size`.",
     )
+    sigma_min: Annotated[Float, Field(ge=0, le=1)] = Field(
+        default=0.0,
+        description="Lowest noise level in training, for pixels scaled to [-1, 1]: lower ones are raised to it. The "
+        "sampler goes no lower either. 0: as the preconditioning has it.",
+    )
     flip: Annotated[Float, Field(ge=0, le=1)] = Field(
         default=0.0, description="Probability that an image is mirrored left to right each time it is used."
     )
@@ -571,6 +576,9 @@ class Setup(Section):
             raise SettingsError(
                 Fault("sampling.ema_decay", f"{decay:g}", f"must be one of training.ema_decays = {decays}")
             )
+        if self.training.sigma_min >= self.sampling.sigma_max:
+            rule = f"must be below sampling.sigma_max = {self.sampling.sigma_max:g}"
+            raise SettingsError(Fault("training.sigma_min", f"{self.training.sigma_min:g}", rule))
         if self.kind == "network" and self.sampling.guidance != 1 and not self.training.label_dropout:
             rule = "must be 1, unless the network learns to do without labels: set training.label_dropout, such as 0.1"
             raise SettingsError(Fault("sampling.guidance", f"{self.sampling.guidance:g}", rule))

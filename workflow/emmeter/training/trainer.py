@@ -53,7 +53,7 @@ def build(setup: Setup, shape: tuple[int, ...], label_count: int, vectors: np.nd
     table = None if vectors is None else torch.from_numpy(vectors)
     network = build_network(setup.network, shape[-1], shape[0], label_count, table)
     network = network.to(memory_format=torch.channels_last)
-    return Denoiser(network, preconditioning(setup.diffusion))
+    return Denoiser(network, preconditioning(setup.diffusion, setup.training.sigma_min))
 
 
 @dataclass
