@@ -14,6 +14,7 @@ from emmeter.data import datasets, embeddings, subset
 from emmeter.data.images import digest
 from emmeter.data.survey import Survey
 from emmeter.errors import DataError, SettingsError
+from emmeter.pipeline.verify import verify
 from emmeter.settings.sections import Setup
 from one_run import CONTENT, Pipeline, call
 
@@ -41,7 +42,7 @@ def setup(folder: Path, mode: str = "image", **data: Any) -> Setup:
     )
 
 
-def table(drawn: subset.Subset) -> np.ndarray:
+def table_of(drawn: subset.Subset) -> np.ndarray:
     """The row of each label."""
     assert drawn.label_vectors is not None
     return drawn.label_vectors
@@ -49,7 +50,7 @@ def table(drawn: subset.Subset) -> np.ndarray:
 
 def rows_of(drawn: subset.Subset) -> np.ndarray:
     """The row of each training image."""
-    return table(drawn)[drawn.labels]
+    return table_of(drawn)[drawn.labels]
 
 
 def test_each_image_has_its_own_row(tmp_path):
@@ -57,8 +58,8 @@ def test_each_image_has_its_own_row(tmp_path):
     scaled = ROWS / np.sqrt(np.square(ROWS).mean())
     assert np.allclose(rows_of(drawn), scaled[drawn.indices], atol=1e-6)
     assert drawn.labels.tolist() == list(range(12))  # in the order of the images, as unique labels are
-    assert drawn.label_count == 18 and table(drawn).shape == (18, 5)  # with those of six held-out images
-    assert table(drawn).dtype == np.float32
+    assert drawn.label_count == 18 and table_of(drawn).shape == (18, 5)  # with those of six held-out images
+    assert table_of(drawn).dtype == np.float32
     assert drawn.held_out_labels.tolist() == list(range(12, 18))
 
 
@@ -74,7 +75,7 @@ def test_the_scale_of_the_numbers_does_not_matter(tmp_path):
     drawn = subset.draw(setup(written(tmp_path)), 12, 0)
     for factor in (1e-300, 1e300):
         other = subset.draw(setup(written(tmp_path, ROWS * factor)), 12, 0)
-        assert np.allclose(table(other), table(drawn), rtol=1e-6)
+        assert np.allclose(table_of(other), table_of(drawn), rtol=1e-6)
 
 
 def test_images_of_a_class_share_the_mean_row_of_the_whole_class(tmp_path):
@@ -88,7 +89,7 @@ def test_images_of_a_class_share_the_mean_row_of_the_whole_class(tmp_path):
 def test_a_fixed_row_is_one_label(tmp_path):
     drawn = subset.draw(setup(written(tmp_path), "fixed"), 12, 0)
     assert drawn.label_count == 1 and not drawn.labels.any() and not drawn.held_out_labels.any()
-    assert np.allclose(table(drawn)[0], (ROWS / np.sqrt(np.square(ROWS).mean())).mean(axis=0), atol=1e-6)
+    assert np.allclose(table_of(drawn)[0], (ROWS / np.sqrt(np.square(ROWS).mean())).mean(axis=0), atol=1e-6)
 
 
 def test_shuffled_rows_are_the_rows_of_other_images_which_an_image_keeps(tmp_path):
@@ -120,7 +121,7 @@ def test_a_subset_with_rows_is_saved_and_loaded_and_others_have_no_such_array(tm
     subset.save(tmp_path / "plain.npz", subset.draw(setup(tmp_path, labels="unique"), 12, 0))
     with np.load(tmp_path / "plain.npz") as plain:
         assert set(plain) == set(vars(drawn)) - {"label_vectors"}
-    for damaged in (table(drawn)[:-1], table(drawn).astype(float), table(drawn)[:, 0]):
+    for damaged in (table_of(drawn)[:-1], table_of(drawn).astype(float), table_of(drawn)[:, 0]):
         saved(**(vars(drawn) | {"label_vectors": damaged}))(tmp_path / "subset.npz")
         with pytest.raises(DataError, match=r"'label_vectors' is .*, not of a subset"):
             subset.load(tmp_path / "subset.npz")
@@ -221,13 +222,21 @@ def test_a_signature_follows_the_content_alone(tmp_path):
 @pytest.mark.parametrize("mode", ["image", "class"])
 def test_a_run_on_embeddings_passes_all_stages(tmp_path, mode):
     rows = np.random.default_rng(0).normal(size=(1797, 12)).astype(np.float16)
-    np.savez(tmp_path / "rows.npz", rows=rows)
-    data = CONTENT["data"] | {"labels": f"embeddings:{tmp_path / 'rows.npz'}", "embeddings": mode}
+    file = tmp_path / "rows.npz"
+    np.savez(file, rows=rows)
+    data = CONTENT["data"] | {"labels": f"embeddings:{file}", "embeddings": mode}
     run = Pipeline(tmp_path / "results", CONTENT | {"data": data}).complete()
     with np.load(run.file("sample")) as samples:
         assert set(samples["labels"]) <= set(range(20 if mode == "image" else 10))
         assert len(set(samples["labels"])) > 5
     assert json.loads(run.record("score").read_text())["snapshots"]
-    with open(run.file("denoising"), newline="") as file:
-        distances = [float(row["to_optimum"]) for row in csv.DictReader(file) if row["against"] == "held-out"]
+    with open(run.file("denoising"), newline="") as table:
+        distances = [float(row["to_optimum"]) for row in csv.DictReader(table) if row["against"] == "held-out"]
     assert distances and np.isfinite(distances).all()  # also of rows that no training image has
+    assert verify(run.results).mismatches == []
+    np.savez(file, rows=-rows)
+    line, other = verify(run.results).mismatches
+    assert other.endswith("subset.npz: is not the subset that its settings draw")
+    assert line.startswith(f"data.source = 'digits' or data.labels = 'embeddings:{file}': has changed since ")
+    file.unlink()
+    assert verify(run.results).mismatches == []  # the data are elsewhere

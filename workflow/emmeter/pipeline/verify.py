@@ -287,16 +287,17 @@ def _data(subsets: Mapping[Output, Setup], done: Verified) -> None:
         drawn.setdefault((setup.data.model_dump_json(), str(recorded)), []).append(output)
     for (_, recorded), group in drawn.items():
         data = subsets[group[0]].data
+        named = f"data.source = {data.source!r}" + (f" or data.labels = {data.labels!r}" if data.embedded else "")
         try:
             stored = _loaded(data, done)
         except (DataError, SettingsError, OSError) as error:
-            done.mismatches.append(f"data.source = {data.source!r}: {'; '.join(lines(error))}")
+            done.mismatches.append(f"{named}: {'; '.join(lines(error))}")
             continue
         if stored is None:
             done.counts["elsewhere"] += len(group)
         elif images.digest(stored) != recorded:
             of = f"{group[0].folder}{f' and {len(group) - 1} more' if group[1:] else ''}"
-            done.mismatches.append(f"data.source = {data.source!r}: has changed since {of} was drawn from it")
+            done.mismatches.append(f"{named}: has changed since {of} was drawn from it")
 
 
 def _seeds(sound: Mapping[Output, Setup], done: Verified) -> None:
