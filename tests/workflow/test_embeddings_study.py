@@ -6,10 +6,12 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 
 from project import ROOT, Project
 
 
+@pytest.mark.exhaustive
 def test_the_study_of_the_page_runs_and_follows_the_content_of_the_file(empty: Project):
     page = (ROOT / "docs/embeddings.md").read_text()
     (code,), (overlay,) = (
