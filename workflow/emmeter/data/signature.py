@@ -23,6 +23,7 @@ from emmeter.data.images import Copies
 from emmeter.errors import DataError
 from emmeter.files import reading
 from emmeter.files.writing import write_text
+from emmeter.settings.duplicates import Duplicates
 from emmeter.settings.sections import Data
 from emmeter.settings.sources import own_path
 
@@ -33,6 +34,7 @@ CHUNK = 1000  # images counted at once
 SELECTION: dict[str, Any] = {
     "root": "", "download": False, "classes": None, "balanced": False, "draw": "random", "labels": "none",
     "held_out": 0, "mixture": None, "mixture_classes": None, "mixture_share": 0.0,
+    "duplicates": Duplicates(),
 }  # fmt: skip
 
 
