@@ -19,6 +19,22 @@ def test_duplicates_count_as_one_training_image():
     assert (result.train, result.copied, result.share) == (2, 2, 1.0)
 
 
+def test_images_that_are_repeated_are_counted_apart_from_the_others():
+    """Image 0 stands three times in the training set and has three copies, image 1 twice and none, 2 and 4 once."""
+    groups = np.array([0, 1, 2, 0, 4, 1, 0])
+    result = copied(np.array([0, 3, 6, 2, 4, 1]), np.array([True, True, True, True, False, False]), groups)
+    assert result.times.tolist() == [3, 2, 1, 0, 1, 0, 0]
+    assert (result.repeated.images, result.repeated.share, result.repeated.copies) == (2, 0.5, 1.5)
+    assert (result.once.images, result.once.share, result.once.copies) == (2, 0.5, 0.5)
+    assert result.train == result.repeated.images + result.once.images
+
+
+def test_without_repeated_images_their_part_is_empty():
+    result = copied(np.array([0, 1]), np.ones(2, bool), np.arange(4))
+    assert (result.repeated.images, result.repeated.share, result.repeated.copies) == (0, None, None)
+    assert (result.once.images, result.once.share, result.once.copies) == (4, 0.5, 0.5)
+
+
 def test_without_copies_the_interval_still_leaves_room():
     result = copied(np.zeros(50, int), np.zeros(50, bool), np.arange(100))
     assert (result.share, result.low, result.reachable) == (0, 0, 0)

@@ -305,7 +305,7 @@ def test_lists_and_fractions_in_words():
 # ---- image quality
 
 
-def measured_study(tmp_path, ended: str):
+def measured_study(tmp_path, ended: str, **copies: float):
     """The made-up study with measures of quality of one arm: two snapshots of a run near EMM, and a run far from it."""
     tables = tmp_path / "made_up"
     tables.mkdir()
@@ -319,7 +319,8 @@ def measured_study(tmp_path, ended: str):
     }
     runs = [run | {"n": n, "progress": progress} for n, progress in ((90, 0.5), (90, 1.0), (640, 1.0))]
     rows = [measures | each | {"precision": each["progress"] * 0.9, "trained_to_end": ended} for each in runs]
-    counts = [each | {"images": 500, "memorized": 9, "train": 90, "copied": each["progress"] * 40} for each in runs]
+    copies = {"images": 500, "memorized": 9, "train": 90, **copies}
+    counts = [each | copies | {"copied": each["progress"] * 40} for each in runs]
     write_csv(tables / "quality.csv", (*ARM_COLUMNS, *QUALITY_COLUMNS), rows)
     empty = dict.fromkeys(COPIED_COLUMNS)
     write_csv(tables / "copied.csv", (*ARM_COLUMNS, *COPIED_COLUMNS), [empty | each for each in counts])
@@ -338,6 +339,18 @@ def test_an_arm_that_was_not_trained_to_the_end_is_marked_at_the_head_and_in_its
     text = measured_study(tmp_path, "False")
     assert "Not trained to the end: at least half of the runs of large" in text
     assert "2 of its 2 runs were not trained to the end: EMM is that of unfinished models." in text
+
+
+def test_copies_of_repeated_images_stand_beside_those_of_the_others_at_each_snapshot(tmp_path):
+    counted = {"repeated": 9, "repeated_share": 0.75, "repeated_copies": 2.5, "once_share": 0.1, "once_copies": 0.25}
+    text = measured_study(tmp_path, "True", **counted)
+    assert "Copies of repeated training images" in text
+    for progress in ("0.5", "1"):
+        assert f"large 90 {progress} 9 75 % 10 % 2.50 0.25" in text
+
+
+def test_without_repeated_images_the_page_has_no_table_of_them(tmp_path):
+    assert "Copies of repeated" not in measured_study(tmp_path, "True", repeated=0, once_share=0.1, once_copies=0.25)
 
 
 # ---- drawings

@@ -61,6 +61,11 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     ({"data": {"labels": "random"}}, "data.labels = 'random'", "random-K with K >= 1"),
     ({"data": {"labels": "random-0"}}, "data.labels = 'random-0'", "random-K with K >= 1"),
     ({"data": {"labels": "uniqe"}}, "data.labels = 'uniqe'", "did you mean 'unique'?"),
+    ({"data": {"duplicates": {"sharr": 0.1}}}, "data.duplicates.sharr", "did you mean 'share'?"),
+    ({"data": {"duplicates": {"share": 1.5, "times": 2}}}, "data.duplicates.share = 1.5", "less than or equal to 1"),
+    ({"data": {"duplicates": {"share": 0.1, "times": 0}}}, "data.duplicates.times = 0", "greater than or equal to 1"),
+    ({"data": {"duplicates": {"share": 0.1}}}, "data.duplicates.times = 1", "must be at least 2 beside share = 0.1"),
+    ({"data": {"duplicates": {"times": 10}}}, "data.duplicates.share = 0", "must be above 0 beside times = 10"),
     ({"run": ["other"]}, "run = 'other'", "allowed: factors"),
     ({"run": ["factor"]}, "run = 'factor'", "did you mean 'factors'?"),
     *(

@@ -24,6 +24,7 @@ PAPER = {  # every experiment of the paper, then what its switches and readers a
     "training_size", "optimum", "data_dimension", "class_count", "intra_diversity", "width", "depth", "time_embedding",
     "skip_number", "skip_location", "skip_number_ncsnpp", "skip_location_ncsnpp", "batch_size", "weight_decay", "ema",
     "conditioning", "random_labels", "unique_labels", "unique_labels_full",
+    "duplication",
     "learning_rate", "dropout", "augmentation", "optimizer", "noise_schedule", "objective", "transformer", "precision",
     "mitigation", "sampler_steps", "training_length",
 }  # fmt: skip

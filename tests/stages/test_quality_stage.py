@@ -10,7 +10,6 @@ import torch
 
 from emmeter.data.subset import load as load_subset
 from emmeter.files import checksums
-from emmeter.files.npz import write_npz
 from emmeter.files.scores import read_neighbours, read_samples
 from emmeter.files.tables import (
     ARM_CRITERIA_COLUMNS,
@@ -23,7 +22,7 @@ from emmeter.measure.criterion import memorized
 from emmeter.measure.quality.features import pixels
 from emmeter.measure.quality.floors import METRICS, against_train
 from emmeter.measure.tradeoff import METRICS as METRICS_SHOWN
-from one_run import CONTENT, Pipeline
+from one_run import CONTENT, Pipeline, replaced
 
 
 @pytest.fixture(scope="module")
@@ -39,13 +38,6 @@ def run(made, tmp_path):
 
 def table(pipeline, name):
     return pd.read_csv(pipeline.file("quality", name))
-
-
-def replaced(path, **arrays):
-    """Replace arrays of a stage's file, as if the stage had written them."""
-    with np.load(path) as archive:
-        write_npz(path, **{**archive, **arrays})
-    checksums.record(*(entry for entry in path.parent.iterdir() if entry.name != checksums.NAME))
 
 
 def test_there_is_a_row_per_snapshot_and_set_of_real_images(made):

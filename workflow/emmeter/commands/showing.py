@@ -11,6 +11,7 @@ from emmeter.presentation.tables import aligned
 from emmeter.settings.keys import key
 from emmeter.settings.sections import Setup
 from emmeter.settings.studies import Arm, Study
+from emmeter.settings.types import Section
 from emmeter.stages.emm import run_keys
 
 
@@ -47,26 +48,26 @@ def _arms(index: Index, study: Study) -> str:
 
 def changed(base: Setup, setup: Setup) -> dict[str, Any]:
     """Settings of `setup` that differ from `base`, by dotted name."""
-    ours, theirs = setup.model_dump(), base.model_dump()
-    return {
-        f"{section}.{name}": value
-        for section, content in ours.items()
-        if isinstance(content, dict)
-        for name, value in content.items()
-        if value != theirs[section][name]
-    }
+    theirs = leaves(base)
+    return {name: value for name, value in leaves(setup).items() if value != theirs[name]}
+
+
+def leaves(section: Section, prefix: str = "") -> dict[str, Any]:
+    """Values of all settings of a section and of the sections inside it, by dotted name."""
+    values: dict[str, Any] = {}
+    for name in type(section).model_fields:
+        value = getattr(section, name)
+        values |= leaves(value, f"{prefix}{name}.") if isinstance(value, Section) else {f"{prefix}{name}": value}
+    return values
 
 
 def _settings(base: Setup, setup: Setup) -> str:
     changes = changed(base, setup)
     rows = [["setting", "value", ""]]
-    for section, content in setup.model_dump().items():
-        if setup.kind == "command" and section in ("network", "diffusion", "training"):
+    for dotted, value in leaves(setup).items():
+        if setup.kind == "command" and dotted.partition(".")[0] in ("network", "diffusion", "training"):
             continue  # of the pipeline's own networks
-        values = content.items() if isinstance(content, dict) else [("", content)]
-        for name, value in values:
-            dotted = f"{section}.{name}" if name else section
-            rows.append([dotted, str(value), "<- differs from the base settings" if dotted in changes else ""])
+        rows.append([dotted, str(value), "<- differs from the base settings" if dotted in changes else ""])
     return aligned(rows)
 
 

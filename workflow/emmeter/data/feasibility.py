@@ -15,9 +15,11 @@ from emmeter.data.ordering import mixed, mixture_share, order
 from emmeter.errors import Fault
 from emmeter.measure.quality import features
 from emmeter.measure.search import ends, ladder
+from emmeter.settings.duplicates import least_share
 from emmeter.settings.sections import Data, Quality, Setup
 from emmeter.settings.sources import is_own
 
+MOST_BYTES = 2**35  # of the images of a training set, which has to fit into memory
 NEAR = 1.15  # factor by which sigma_data may differ from that of the images without a notice
 
 
@@ -178,7 +180,8 @@ def _search_faults(setup: Setup, facts: Facts) -> list[Fault]:
         rules = [f"sizes must be multiples of {multiple}, the number of classes"]
         rules = rules if any(n % multiple for n in search.grid) else []
         rules += [most] if search.grid[-1] > available else []
-        return [Fault("search.grid", str(search.grid), rule) for rule in rules]
+        impossible = [Fault("search.grid", str(search.grid), rule) for rule in rules]
+        return impossible or _repetitions(setup, facts, search.grid[0], search.grid[-1])
     sizes = {"n_min": search.n_min, "start": search.start, "n_max": search.n_max or 0}
     impossible = [Fault(f"search.{name}", str(size), most) for name, size in sizes.items() if size > available]
     lowest, highest = ends(search, multiple, available)
@@ -186,7 +189,27 @@ def _search_faults(setup: Setup, facts: Facts) -> list[Fault]:
         between = f"fewer than two multiples of {multiple}, the number of classes, lie between"
         rule = f"{between} n_min = {search.n_min} and n_max"
         impossible.append(Fault("search.n_max", str(search.n_max), rule))
-    return impossible
+    return impossible or _repetitions(setup, facts, lowest, highest)
+
+
+def _repetitions(setup: Setup, facts: Facts, lowest: int, highest: int) -> list[Fault]:
+    """Faults of ``data.duplicates`` at the smallest and the largest size of the search."""
+    times, entries = setup.data.duplicates.times, setup.data.duplicates.entries(highest)
+    size = entries * math.prod(facts.shape)
+    if times > 1 and size > MOST_BYTES:
+        rule = f"makes {entries:,} entries of N = {highest:,} images, {size / 2**30:,.0f} GiB of pixels"
+        rule += f": at most {MOST_BYTES / 2**30:.0f} GiB are allowed"
+        return [Fault("data.duplicates.times", str(times), rule)]
+    return repetition_faults(setup.data, lowest)
+
+
+def repetition_faults(data: Data, n: int) -> list[Fault]:
+    """A fault if ``data.duplicates`` repeats none of `n` images, although it has a share."""
+    share = data.duplicates.share
+    if not share or data.duplicates.repeated(n):
+        return []
+    rule = f"repeats none of N = {n} images: must be at least {least_share(n):.3g}"
+    return [Fault("data.duplicates.share", f"{share:g}", rule)]
 
 
 def too_equal(setup: Setup, facts: Facts, copies: Sequence[Copies | None]) -> list[Fault]:

@@ -5,9 +5,10 @@ from fractions import Fraction
 import numpy as np
 
 from emmeter.settings.sections import Data
+from emmeter.settings.types import as_fraction
 
 # Purposes of random draws.  Results depend on these numbers: never change one.
-ORDER, LABELS = 1, 2
+ORDER, LABELS, REPETITIONS = 1, 2, 3
 
 
 def order(images_count: int, labels: np.ndarray | None, data: Data, seed: int, replicate: int) -> np.ndarray:
@@ -30,9 +31,8 @@ def order(images_count: int, labels: np.ndarray | None, data: Data, seed: int, r
 
 
 def mixture_share(data: Data) -> Fraction:
-    """The share of the second source, exactly as it was written: 0.2 is a fifth, and 1/3 is a third."""
-    exact = Fraction(str(data.mixture_share))
-    return exact.limit_denominator(10**9) or exact
+    """The share of the second source, exactly as it was written."""
+    return as_fraction(data.mixture_share)
 
 
 def mixed(first: np.ndarray, second: np.ndarray, share: Fraction) -> np.ndarray:
@@ -51,6 +51,17 @@ def mixed(first: np.ndarray, second: np.ndarray, share: Fraction) -> np.ndarray:
     result[from_second] = second[: from_second.sum()] + len(first)
     result[~from_second] = first[: length - from_second.sum()]
     return result
+
+
+def repeated(data: Data, seed: int, replicate: int, indices: np.ndarray) -> np.ndarray:
+    """Positions of the repeated images among those stored at `indices` (n,): int64, increasing.
+
+    Each image of the data set as stored has a random number of its own, and those with the smallest numbers are
+    repeated.  So the choice does not depend on classes, and exactly ``data.duplicates.share`` of the images are
+    repeated, up to rounding.  A larger share of the same images repeats further ones.
+    """
+    numbers = raw(REPETITIONS, seed, replicate, 0, int(indices.max(initial=-1)) + 1)[indices]
+    return np.sort(np.argsort(numbers, kind="stable")[: data.duplicates.repeated(len(indices))])
 
 
 def _drawn(members: np.ndarray, data: Data, seed: int, replicate: int, stratum: int) -> np.ndarray:

@@ -23,6 +23,7 @@ from emmeter.data.images import Copies
 from emmeter.errors import DataError
 from emmeter.files import reading
 from emmeter.files.writing import write_text
+from emmeter.settings.duplicates import Duplicates
 from emmeter.settings.sections import Data
 from emmeter.settings.sources import own_path
 
@@ -34,6 +35,7 @@ SELECTION: dict[str, Any] = {
     "root": "", "download": False, "classes": None, "balanced": False, "draw": "random", "labels": "none",
     "embeddings": "image",
     "held_out": 0, "mixture": None, "mixture_classes": None, "mixture_share": 0.0,
+    "duplicates": Duplicates(),
 }  # fmt: skip
 
 

@@ -1,7 +1,8 @@
 """Training subsets: their images, the order of these, and their labels.
 
-Each replicate puts the images of a data set into an order, and a subset of size N is the first N entries.  Subsets of
-one replicate are therefore nested, and arms that differ only in the model see the same images.
+Each replicate puts the images of a data set into an order, and a subset of size N is the first N of them.  Subsets of
+one replicate are therefore nested, and arms that differ only in the model see the same images.  With
+``data.duplicates`` some of the N images stand in the training set several times: it has more entries than images.
 """
 
 import hashlib
@@ -11,9 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from emmeter.data import datasets, embeddings
-from emmeter.data.feasibility import data_faults, limit, usable
+from emmeter.data.feasibility import data_faults, limit, repetition_faults, usable
 from emmeter.data.images import Facts, Images, parts
-from emmeter.data.ordering import LABELS, mixed, mixture_share, order, raw
+from emmeter.data.ordering import LABELS, mixed, mixture_share, order, raw, repeated
 from emmeter.errors import DataError, Fault, SettingsError
 from emmeter.files import checksums, npz
 from emmeter.files.npz import write_npz
@@ -24,18 +25,23 @@ VECTORS = "label_vectors"  # the array that only subsets with embeddings have
 
 @dataclass(frozen=True)
 class Subset:
-    """The training images of one run, and h further images for the held-out loss."""
+    """The training set of one run, and h further images for the held-out loss.
+
+    The training set has E entries: the N images of the subset, and after them the repetitions of some.  Without
+    ``data.duplicates`` E is N.
+    """
 
     images: np.ndarray
-    """uint8 (N, C, H, W)."""
+    """uint8 (E, C, H, W)."""
     labels: np.ndarray
-    """int64 (N,), conditioning labels below label_count; all 0 if label_count is 0."""
+    """int64 (E,), conditioning labels below label_count; all 0 if label_count is 0.  A repetition has the label of its
+    image."""
     label_count: int
     """Number of conditioning labels; 0: unconditional."""
     indices: np.ndarray
-    """int64 (N,), positions in the data set as stored."""
+    """int64 (E,), positions in the data set as stored."""
     groups: np.ndarray
-    """int64 (N,), position of the first image of the subset with the same pixels."""
+    """int64 (E,), position of the first entry with the same pixels, below N."""
     held_out: np.ndarray
     """uint8 (h, C, H, W), 0 <= h <= data.held_out."""
     held_out_labels: np.ndarray
@@ -74,7 +80,7 @@ def conditioning_labels(
 
     none: 0.  true: `labels`.  random-K: drawn for each image of the data set as stored, so that an image keeps its
     label in every subset of a replicate.  unique: position modulo the subset's size `n`.  For the subset itself this is
-    0 .. n-1.  Held-out images have no unique label, so each takes one of the subset's in turn.
+    0 .. n-1, one per different image.  Held-out images have no unique label, so each takes one of the subset's in turn.
 
     Raises:
         SettingsError: true labels do not exist.
@@ -99,7 +105,7 @@ def duplicate_groups(images: np.ndarray) -> np.ndarray:
 
 
 def draw(setup: Setup, n: int, replicate: int, stored: Images | None = None) -> Subset:
-    """The subset of `n` images of a replicate (0, 1, ...).  Depends on setup.seed and setup.data alone.
+    """The subset of `n` different images of a replicate (0, 1, ...).  Depends on setup.seed and setup.data alone.
 
     Args:
         stored: the data set, if it has been loaded already.
@@ -119,6 +125,8 @@ def draw(setup: Setup, n: int, replicate: int, stored: Images | None = None) -> 
         raise SettingsError(Fault("n", str(n), f"must be at most {limit(data, facts)}"))
     if replicate < 0:
         raise SettingsError(Fault("replicate", str(replicate), "must be at least 0"))
+    if faults := repetition_faults(data, n):
+        raise SettingsError(*faults)
     stored = datasets.load(data) if stored is None else stored
     sources = [source for source in (stored, stored.second) if source is not None]
     ranked, *others = (
@@ -130,7 +138,9 @@ def draw(setup: Setup, n: int, replicate: int, stored: Images | None = None) -> 
         stored = _joined(stored, stored.second, facts)
 
     inside, outside = ranked[:n], ranked[held_out_positions(available, len(ranked), n, data.held_out)]
-    images, vectors = stored.images[inside], None
+    more = repeated(data, setup.seed, replicate, stored.indices[inside])
+    entries = np.concatenate([np.arange(n), np.repeat(more, data.duplicates.times - 1)])  # positions in `inside`
+    images, vectors = stored.images[inside[entries]], None
     if stored.rows is not None:
         rows = embeddings.arranged(stored.rows, stored.labels, data.embeddings, setup.seed, replicate)
         codes, vectors = embeddings.distinct(rows[np.concatenate([inside, outside])])
@@ -146,10 +156,10 @@ def draw(setup: Setup, n: int, replicate: int, stored: Images | None = None) -> 
         count = label_count(data, facts, n)
     return Subset(
         images=images,
-        labels=labels,
+        labels=labels[entries],
         label_count=count,
-        indices=stored.indices[inside],
-        groups=duplicate_groups(images),
+        indices=stored.indices[inside[entries]],
+        groups=duplicate_groups(images[:n])[entries],
         held_out=stored.images[outside],
         held_out_labels=held_out_labels,
         label_vectors=vectors,
@@ -176,10 +186,10 @@ def load(path: Path) -> Subset:
     """
     checksums.check([path])
     arrays = npz.read_arrays(path, [name for name in Subset.__dataclass_fields__ if name != VECTORS], [VECTORS])
-    n, h = len(np.atleast_1d(arrays["images"])), len(np.atleast_1d(arrays["held_out"]))
+    entries, h = len(np.atleast_1d(arrays["images"])), len(np.atleast_1d(arrays["held_out"]))
     image = arrays["images"].shape[1:]
-    expected = dict.fromkeys(arrays, (np.int64, (n,))) | {
-        "images": (np.uint8, (n, *image)),
+    expected = dict.fromkeys(arrays, (np.int64, (entries,))) | {
+        "images": (np.uint8, (entries, *image)),
         "label_count": (np.int64, ()),
         "held_out": (np.uint8, (h, *image)),
         "held_out_labels": (np.int64, (h,)),

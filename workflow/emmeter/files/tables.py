@@ -60,6 +60,7 @@ QUALITY_COLUMNS = (
 )  # fmt: skip
 COPIED_COLUMNS = (
     *RUN_COLUMNS, "images", "memorized", "train", "copied", "share", "share_low", "share_high", "reachable",
+    "repeated", "repeated_share", "repeated_copies", "once_share", "once_copies",
 )  # fmt: skip
 ARM_CRITERIA_COLUMNS = (*RUN_COLUMNS, "criterion", "threshold", "images", "memorized")
 CRITERIA_COLUMNS = (
@@ -74,7 +75,9 @@ DENOISING_COLUMNS = (
     *RUN_COLUMNS, "against", "images", "sigma", "loss", "loss_optimum", "loss_linear", "to_optimum", "to_linear",
     "apart", "other", "in_common", "between",
 )  # fmt: skip
-COPIED_IMAGE_COLUMNS = ("n", "replicate", "position", "index", "label", "copies", "first_progress", "first_images_seen")
+COPIED_IMAGE_COLUMNS = (
+    "n", "replicate", "position", "index", "label", "times", "copies", "first_progress", "first_images_seen",
+)  # fmt: skip
 
 # The columns of all tables that hold text or truth values; the others hold numbers.
 TEXT = frozenset({

@@ -139,12 +139,13 @@ class Costs:
         weights = 4 * parameters * snapshots * len(setup.training.ema_decays)
         neighbours = images * snapshots * (12 * min(setup.scoring.neighbours, n) + 4)
         disk = images * snapshots * pixels + neighbours
+        subset = 2 * setup.data.duplicates.entries(n) * pixels
         if setup.kind == "command":
             minutes = setup.model.minutes
-            return Cost(0, 0, 0, disk + 2 * n * pixels, None if minutes is None else 60 * minutes, external=True)
+            return Cost(0, 0, 0, disk + subset, None if minutes is None else 60 * minutes, external=True)
         if trained:
             return Cost(0, 0, forward * evaluations, disk)
-        return Cost(seen, 3 * forward * seen, forward * evaluations, disk + weights + 2 * n * pixels)
+        return Cost(seen, 3 * forward * seen, forward * evaluations, disk + weights + subset)
 
     def quality(self, setup: Setup, runs: Iterable[RunId]) -> float:
         """Seconds of the job that measures the quality of an arm's images, on one core of 2026."""

@@ -15,7 +15,7 @@ Stage = Literal["subset", "train", "sample", "score", "emm", "quality", "denoisi
 STAGES: tuple[Stage, ...] = get_args(Stage)
 
 # Raise the version of a stage whose code gives other results for the same settings: its runs are then made again.
-VERSIONS: dict[Stage, int] = {"subset": 1, "train": 2, "sample": 1, "score": 2, "emm": 2, "quality": 2, "denoising": 1}
+VERSIONS: dict[Stage, int] = {"subset": 1, "train": 2, "sample": 1, "score": 2, "emm": 2, "quality": 3, "denoising": 1}
 CONTRACT = 1  # the same for the stages `train` and `sample` of a command of the user's
 
 
@@ -28,6 +28,8 @@ def stage_settings(stage: Stage, setup: Setup) -> dict[str, Any]:
         del data["fit"]
     if not setup.data.embedded:
         del data["embeddings"]
+    if not setup.data.duplicates.share:
+        del data["duplicates"]
     resolved: dict[str, Any] = {"seed": setup.seed, "data": data}
     if stage == "subset":
         return resolved

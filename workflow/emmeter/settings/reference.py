@@ -4,8 +4,9 @@ Renew it with `uv run python -m emmeter.settings.reference > docs/settings.md`.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from fractions import Fraction
+from types import MappingProxyType
 from typing import Any
 
 from emmeter.settings.written import json_schema
@@ -25,13 +26,14 @@ Values are written like this:
 | value | examples |
 |---|---|
 | number | `0.002`, `2e-4`, `1/3` |
-| duration | `16000 images`, `40000 epochs` (an epoch is one pass over the N images of a run) |
+| duration | `16000 images`, `40000 epochs` (an epoch is N images, also if some are repeated) |
 | span | `16000 images`, `200 epochs`, `2 %` of the duration |
 | list | `[0.5, 1.0]` |
 | no value | `null` |
 
 The arms of a study can also compute with the base value: `times 3/2`, `add 2`. See [Studies and claims](studies.md).
 """
+_NO_MODELS: Mapping[str, Any] = MappingProxyType({})
 
 
 def page() -> str:
@@ -43,7 +45,7 @@ def page() -> str:
     parts = [
         _HEAD,
         _table("Keys at the top level", "", {"properties": top}),
-        *(_table(f"`{name}`", f"{name}.", section) for name, section in sections.items()),
+        *(_table(f"`{name}`", f"{name}.", section, models) for name, section in sections.items()),
         _table("A study", "studies.NAME.", models["StudyText"]),
         _table("A claim of a study", "studies.NAME.findings.NAME.", models["Finding"]),
         _table("An audit", "audits.NAME.", models["AuditText"]),
@@ -52,20 +54,31 @@ def page() -> str:
 
 
 def _model(value: Mapping[str, Any]) -> str:
-    return value["$ref"].rpartition("/")[2]
+    return value.get("$ref", "").rpartition("/")[2]
 
 
-def _table(title: str, prefix: str, section: Mapping[str, Any]) -> str:
-    """One section: its description, and one row per key.  Names of keys follow `prefix`."""
+def _table(title: str, prefix: str, section: Mapping[str, Any], models: Mapping[str, Any] = _NO_MODELS) -> str:
+    """One section: its description, and one row per key.  Names of keys follow `prefix`.
+
+    Args:
+        models: the schemas of the sections inside it, by name.
+    """
     about = " ".join(section.get("description", "").split())
     lines = [f"## {title}", "", *([about, ""] if about else [])]
     lines += [f"The full names of these keys begin with `{prefix}`", ""] if prefix.endswith("NAME.") else []
     lines += ["| key | type and range | default | meaning |", "|---|---|---|---|"]
-    for name, value in section["properties"].items():
-        key = name if prefix.endswith("NAME.") else f"{prefix}{name}"
-        default = f"`{_written(value['default'])}`" if "default" in value else "required"
-        lines.append(f"| `{key}` | {_kind(value)} | {default} | {value['description']} |")
+    lines += _rows("" if prefix.endswith("NAME.") else prefix, section, models)
     return "\n".join([*lines, ""])
+
+
+def _rows(prefix: str, section: Mapping[str, Any], models: Mapping[str, Any]) -> Iterator[str]:
+    """Rows of the keys of a section, and of those of a section inside it."""
+    for name, value in section["properties"].items():
+        if (model := models.get(_model(value))) is not None:
+            yield from _rows(f"{prefix}{name}.", model, models)
+            continue
+        default = f"`{_written(value['default'])}`" if "default" in value else "required"
+        yield f"| `{prefix}{name}` | {_kind(value)} | {default} | {value['description']} |"
 
 
 def _kind(schema: Mapping[str, Any], plural: str = "") -> str:

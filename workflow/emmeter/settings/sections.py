@@ -8,6 +8,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from emmeter.errors import Fault, SettingsError
 from emmeter.settings import sources
+from emmeter.settings.duplicates import Duplicates
 from emmeter.settings.model import Model
 from emmeter.settings.types import (
     Bool,
@@ -45,6 +46,10 @@ def _labels(value: str) -> str:
 
 def _no_fit(value: object) -> object:
     return None if value == "none" else value
+
+
+def _no_keys(value: object) -> object:
+    return {} if value is None else value  # YAML reads a section whose lines are all commented out as null
 
 
 class Data(Section):
@@ -106,6 +111,7 @@ class Data(Section):
     mixture_share: Annotated[Float, Field(ge=0, le=1)] = Field(
         default=0.0, description="Share of the subset that comes from the second source (the paper's alpha)."
     )
+    duplicates: Annotated[Duplicates, BeforeValidator(_no_keys)] = Duplicates()
 
     @property
     def embedded(self) -> bool:
@@ -247,7 +253,7 @@ class Training(Section):
     )
     order: Literal["shuffled", "fixed"] = Field(
         default="shuffled",
-        description="`shuffled` draws a new permutation of the images for each epoch. `fixed` repeats the first one.",
+        description="`shuffled` draws a new permutation of the images for each pass. `fixed` repeats the first one.",
     )
     snapshots: Annotated[list[Share], Field(min_length=1, max_length=256)] = Field(
         default=[0.25, 0.5, 0.75, 1.0],

@@ -23,6 +23,12 @@ def as_number(value: object) -> object:
     return value
 
 
+def as_fraction(value: float) -> Fraction:
+    """A number exactly as it was written: 0.2 is a fifth, and 1/3 is a third."""
+    exact = Fraction(str(value))
+    return exact.limit_denominator(10**9) or exact
+
+
 def _boolean(value: object) -> object:
     """Read a boolean that arrives as text from ``--config``."""
     return {"true": True, "false": False}.get(value.lower(), value) if isinstance(value, str) else value

@@ -170,7 +170,8 @@ def quality_rows(setup: Setup, run: SearchedRun, stored: Stored, spaces: Mapping
     """Rows of quality.csv of a run: snapshots times feature spaces times what they are compared with."""
     most, draws, k = setup.quality.images, setup.quality.draws, setup.quality.neighbours
     generated = pool(np.moveaxis(stored.samples, 0, 1), most)
-    real = {TRAINING: pool(stored.subset.images, most), HELD_OUT: pool(stored.subset.held_out, 2 * most)}
+    # Repetitions are left out: of an image that stands more often than there are neighbours, all neighbours are itself.
+    real = {TRAINING: pool(stored.subset.images[: run["n"]], most), HELD_OUT: pool(stored.subset.held_out, 2 * most)}
     rows = []
     for name, compute in spaces.items():
         every = compute(generated.reshape(-1, *generated.shape[2:]))
@@ -232,6 +233,11 @@ def copied_rows(run: SearchedRun, found: Sequence[Copied]) -> list[dict[str, Any
             "share_low": copied.low,
             "share_high": copied.high,
             "reachable": copied.reachable,
+            "repeated": copied.repeated.images,
+            "repeated_share": copied.repeated.share,
+            "repeated_copies": copied.repeated.copies,
+            "once_share": copied.once.share,
+            "once_copies": copied.once.copies,
         }
         for about, snapshot, copied in zip(snapshots_of(run), run["snapshots"], found, strict=True)
     ]
@@ -239,7 +245,7 @@ def copied_rows(run: SearchedRun, found: Sequence[Copied]) -> list[dict[str, Any
 
 def copied_image_rows(run: SearchedRun, subset: Subset, found: Sequence[Copied]) -> list[dict[str, Any]]:
     """Rows of copied_images.csv: one per training image that was copied at some snapshot, the first ones first."""
-    counts = np.stack([copied.counts for copied in found])  # (s, N)
+    counts, times = np.stack([copied.counts for copied in found]), found[0].times  # (s, E), (E,)
     first = (counts > 0).argmax(axis=0)
     chosen = np.flatnonzero(counts.any(axis=0))
     order = chosen[np.lexsort((chosen, -counts[-1, chosen], first[chosen]))]
@@ -250,6 +256,7 @@ def copied_image_rows(run: SearchedRun, subset: Subset, found: Sequence[Copied])
             "position": position,
             "index": int(subset.indices[position]),
             "label": int(subset.labels[position]) if subset.label_count else None,
+            "times": int(times[position]),
             "copies": int(counts[-1, position]),
             "first_progress": run["snapshots"][first[position]]["progress"],
             "first_images_seen": run["snapshots"][first[position]]["images_seen"],
@@ -263,7 +270,8 @@ def criteria_rows(run: SearchedRun, stored: Stored, spaces: Mapping[str, Network
     learned = {
         name: compute for name, compute in spaces.items() if name != PIXELS
     }  # bright images are similar in pixels
-    counter = Counter(stored.subset.images, stored.subset.groups, learned)
+    subset, n = stored.subset, run["n"]  # repetitions count as their images under every criterion
+    counter = Counter(subset.images[:n], subset.groups[:n], learned)
     return [
         {**about, "images": len(images), **asdict(counted)}
         for about, images, near in zip(snapshots_of(run), stored.samples, stored.neighbours, strict=True)

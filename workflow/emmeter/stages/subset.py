@@ -56,7 +56,8 @@ def subset(setup: Setup, *, n: int, replicate: int, output: Path, key: str = "")
     write_json(record, content)
     checksums.record(output, record, settings)
     shape = "x".join(map(str, drawn.images.shape[1:]))
-    end(f"{len(drawn.images)} images of {shape} drawn from {len(stored.images)}", time.monotonic() - started)
+    repeated = f", {len(drawn.images)} with repetitions" if len(drawn.images) > n else ""
+    end(f"{n} images of {shape} drawn from {len(stored.images)}{repeated}", time.monotonic() - started)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

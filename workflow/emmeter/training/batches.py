@@ -14,13 +14,13 @@ AHEAD = 64  # steps whose indices are sent to the device together
 def batches(n: int, batch_size: int, seed: int, first_step: int, fixed: bool = False) -> Iterator[Tensor]:
     """Yield the indices of the training images of step `first_step`, `first_step` + 1, ...: (batch_size,) int64 each.
 
-    The stream joins one permutation of the subset per epoch.  Batches cross the borders of epochs, so all batches have
-    the same size for every n.
+    The stream joins one permutation of the training set per pass.  Batches cross the borders of passes, so all batches
+    have the same size for every n.
 
     Args:
-        n: number of training images.
+        n: number of entries of the training set.
         seed: of the run.
-        fixed: use the same permutation in each epoch, as the paper does.
+        fixed: use the same permutation in each pass, as the paper does.
     """
     permutations: dict[int, Tensor] = {}
     step = first_step
@@ -28,12 +28,12 @@ def batches(n: int, batch_size: int, seed: int, first_step: int, fixed: bool = F
         position = step * batch_size
         parts = []
         while position < (step + 1) * batch_size:
-            epoch, offset = divmod(position, n)
-            if epoch not in permutations:
-                generator = torch.Generator().manual_seed(derive(seed, "order", 0 if fixed else epoch))
-                permutations = {epoch: torch.randperm(n, generator=generator)}
+            number, offset = divmod(position, n)
+            if number not in permutations:
+                generator = torch.Generator().manual_seed(derive(seed, "order", 0 if fixed else number))
+                permutations = {number: torch.randperm(n, generator=generator)}
             take = min(n - offset, (step + 1) * batch_size - position)
-            parts.append(permutations[epoch][offset : offset + take])
+            parts.append(permutations[number][offset : offset + take])
             position += take
         yield torch.cat(parts)
         step += 1

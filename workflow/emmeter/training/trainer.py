@@ -131,8 +131,8 @@ class Trainer:
         """
         training = self.setup.training
         if self.batches is None:
-            fixed = training.order == "fixed"
-            self.batches = ahead(batches(self.n, training.batch_size, self.seed, self.step, fixed), self.device)
+            entries, fixed = len(self.images), training.order == "fixed"
+            self.batches = ahead(batches(entries, training.batch_size, self.seed, self.step, fixed), self.device)
         index = next(self.batches)
         reseed(derive(self.seed, "step", self.step), self.device)
         distribution = torch.rand if self.denoiser.kind.draw == "uniform" else torch.randn
@@ -222,7 +222,7 @@ def start(
     built again, for example on another processor, the run starts again.
 
     Args:
-        n: number of training images.
+        n: number of different training images.
         replicate: number of the training seed, which is derived from (setup.seed, replicate, n).
         folder: the run's state folder.
         processes: the processes that train the run together.

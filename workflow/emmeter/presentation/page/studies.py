@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from emmeter.presentation.curves_figure import counted_rows
-from emmeter.presentation.page import criteria, quality
+from emmeter.presentation.page import criteria, quality, repeated
 from emmeter.presentation.page.claims import claims
 from emmeter.presentation.page.downloads import download
 from emmeter.presentation.page.drawings import drawings
@@ -86,7 +86,7 @@ def study_part(study: StudyMaterial, effects: Axis) -> StudyPart:
             for index, arm in enumerate(arms)
             if (search := study.searches.get(arm["arm"])) is not None and search.gallery is not None
         ],
-        measured=[*quality.measured(study), *quality.traded(study), *criteria.judged(study)],
+        measured=[*quality.measured(study), *quality.traded(study), *repeated.repeated(study), *criteria.judged(study)],
         tables=[download(file) for file in study.files],
         cost=Cost(
             len(arms),
