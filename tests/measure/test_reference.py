@@ -1,5 +1,7 @@
 """The reference results: the present code makes their tables from their runs."""
 
+import json
+
 import pytest
 
 from emmeter.measure.arms import fit_prior
@@ -39,7 +41,8 @@ def test_the_very_same_runs_have_the_same_interval_in_every_study(studies, prior
     for _, arms in studies.values():
         for arm in arms:
             estimate = arm.estimate(prior)
-            assert answers.setdefault(arm.about["key"] + str(arm.search), estimate) == estimate
+            runs = json.dumps(arm.record["runs"])  # another processor rounds otherwise, so its runs are others
+            assert answers.setdefault(arm.about["key"] + str(arm.search) + runs, estimate) == estimate
             count += 1
     assert len(answers) <= count
     assert len(answers) < count or len(studies) < 3  # some are shared
