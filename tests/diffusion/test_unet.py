@@ -250,7 +250,7 @@ def test_missing_label_is_an_error():
         UNet(small(), 8, 1, 3)(*inputs())
 
 
-@pytest.mark.parametrize("label", [3, -1])
+@pytest.mark.parametrize("label", [3, -2])  # -1 stands for no label
 def test_label_out_of_range_is_an_error(label):
     with pytest.raises(IndexError):
         UNet(small(), 8, 1, 3)(*inputs(1), torch.tensor([label]))

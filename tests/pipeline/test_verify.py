@@ -298,7 +298,7 @@ def test_a_changed_table_of_quality_does_not_follow_from_the_samples(own):
     for name in FILES["quality"]:
         path = own.file("quality", name)
         header, *rows = path.read_text().splitlines(keepends=True)
-        path.write_text("".join([header, *rows, *(rows or ["20,0,1,1,,1,1,640\n"])[:1]]))
+        path.write_text("".join([header, *rows, *(rows or ["20,0,1,1,,1,1,1,640\n"])[:1]]))
         listed(path)
         assert one_line(own).endswith(f"{name}: does not follow from the samples of the arm's runs")
         path.write_text("".join([header, *rows]))

@@ -9,9 +9,13 @@ from PIL import Image
 
 from emmeter.errors import SettingsError
 from emmeter.pipeline import audits
+from emmeter.pipeline.audits import Audit
+from emmeter.pipeline.index import index_of
+from emmeter.pipeline.paths import Paths
 from emmeter.settings.audits import AuditText
+from emmeter.settings.configuration import read
 from emmeter.settings.validation import validate
-from one_run import call
+from one_run import CONTENT, call
 
 COUNT = 60
 
@@ -33,11 +37,11 @@ def sets(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-def described(kind: str, **options: object) -> AuditText:
-    return validate(AuditText, {"generated": f"made{kind}", "train": f"train{kind}", **options})
+def described(kind: str, **options: object) -> Audit:
+    return Audit(validate(AuditText, {"generated": f"made{kind}", "train": f"train{kind}", **options}))
 
 
-def in_shards(audit: AuditText, count: int, folder: str = "shards") -> int:
+def in_shards(audit: Audit, count: int, folder: str = "shards") -> int:
     files = [f"{folder}-{number}.npz" for number in range(count)]
     for number, file in enumerate(files):
         asked = ("--audit", audits.as_json(audit, shard=True), "--shard", str(number), "--shards", str(count))
@@ -99,10 +103,11 @@ def test_what_shards_cannot_do_is_refused_with_the_settings(options):
         described("", shards=2, **options)
 
 
-def test_options_that_no_setting_checks_are_checked_before_any_job():
-    wrong = {"a": described("", criteria=["l2", "ratio=2"]), "b": described("", memory="much")}
+def test_options_that_no_setting_checks_are_checked_before_any_job(tmp_path):
+    wrong = {"a": described("", criteria=["l2", "ratio=2"]).text, "b": described("", memory="much").text}
+    index = index_of(read(CONTENT | {"studies": {"one": {"arms": {"one": {}}}}}), tmp_path / "results")
     with pytest.raises(SettingsError) as error:
-        audits.check(wrong)
+        audits.resolved(wrong, Paths(index, Path("results")))
     assert [line.partition(": ")[0] for line in error.value.lines] == [
         "audits.a.criteria = 'l2'", "audits.a.criteria = 'ratio=2'", "audits.b.memory = 'much'"
     ]  # fmt: skip

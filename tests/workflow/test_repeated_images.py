@@ -24,7 +24,7 @@ def table(path):
         return list(csv.DictReader(file))
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_study_of_repeated_images_runs_to_its_tables(empty):
     empty.change("studies.own", STUDY)
     plan = empty.plan("own")

@@ -195,9 +195,10 @@ class FourierEmbedding(nn.Module):
 NO_LABEL = -1  # the label of an image whose label is left out
 
 
-def labelled(labels: Tensor) -> Tensor:  # (B,) -> (B, 1)
-    """Return whether each image has a label."""
-    return (labels != NO_LABEL)[:, None]
+def label_rows(table: Tensor, labels: Tensor) -> Tensor:  # (labels, E), (B,) -> (B, E)
+    """Return the row of each label, and zeros for `NO_LABEL`.  Other labels outside the table are an error."""
+    missing = labels == NO_LABEL
+    return F.embedding(labels + missing, table) * ~missing[:, None]
 
 
 class LabelEmbedding(nn.Module):
@@ -216,7 +217,7 @@ class LabelEmbedding(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, labels: Tensor) -> Tensor:  # (B,) integers below `labels`, or NO_LABEL -> (B, channels)
-        return F.embedding(labels.clamp_min(0), self.weight) * self.scale * labelled(labels) + self.bias
+        return label_rows(self.weight, labels) * self.scale + self.bias
 
 
 class VectorEmbedding(nn.Module):
@@ -237,5 +238,4 @@ class VectorEmbedding(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, labels: Tensor) -> Tensor:  # (B,) integers below `labels`, or NO_LABEL -> (B, channels)
-        rows = self.table[labels.clamp_min(0)] * labelled(labels)
-        return F.linear(rows.to(self.weight.dtype), self.weight, self.bias)
+        return F.linear(label_rows(self.table, labels).to(self.weight.dtype), self.weight, self.bias)
