@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from emmeter.measure.criteria import ABSOLUTE, Counter, rank_correlation, under
+from emmeter.measure.criteria import DEFAULTS, Counter, rank_correlation, under
 from emmeter.measure.criterion import neighbours
+from emmeter.settings.thresholds import Thresholds
 from tests import made_up
 
 RANDOM = np.random.default_rng(0)
@@ -34,7 +35,20 @@ def test_a_mirror_image_counts_only_where_mirror_images_do():
 def test_an_absolute_distance_is_the_root_mean_square_over_pixels(shift):
     train = np.clip(TRAIN, 0, 200)
     counts = counted(train[:4] + np.uint8(shift), train)
-    assert [counts["absolute", threshold] for threshold in ABSOLUTE] == [4 if shift < t else 0 for t in ABSOLUTE]
+    assert [counts["absolute", threshold] for threshold in DEFAULTS.absolute] == [
+        4 if shift < t else 0 for t in DEFAULTS.absolute
+    ]
+
+
+def test_thresholds_of_the_users_choice_are_counted_and_no_others():
+    near = neighbours(FRESH, TRAIN, GROUPS, 2)
+    wanted = Thresholds(ratio=[0.999], calibrated=[], absolute=[1.0, 255.0], cosine=[])
+    found = list(Counter(TRAIN, GROUPS, {"raw": lambda x: x.reshape(len(x), -1) / 1.0}, wanted).counts(FRESH, near))
+    assert [(each.criterion, each.threshold) for each in found] == [
+        ("ratio", 0.999), ("mirrored", 1 / 3), ("absolute", 1.0), ("absolute", 255.0)
+    ]  # fmt: skip
+    assert found[0].memorized == sum(near.squared[:, 0] < 0.999**2 * near.squared[:, 1])
+    assert [each.memorized for each in found[2:]] == [0, 5]
 
 
 def test_a_calibrated_distance_is_relative_to_the_surroundings_of_the_match():

@@ -18,11 +18,9 @@ from emmeter.measure.criterion import Neighbours, memorized, mirror_groups, mirr
 from emmeter.measure.features import Network, most_similar
 from emmeter.measure.outcome import count
 from emmeter.measure.proximity import Blocks, Search, Training
+from emmeter.settings.thresholds import Thresholds
 
-RATIOS = (0.2, 0.25, 1 / 3, 0.4, 0.5)  # d1 / d2
-CALIBRATED = (0.3, 0.4, 0.5, 0.6)  # d1 over the mean distance of the match to its nearest training images
-ABSOLUTE = (8.0, 16.0, 32.0)  # root mean square over pixels, in grey levels (0 to 255)
-SIMILARITIES = (0.9, 0.95)  # cosine of features
+DEFAULTS = Thresholds()
 
 
 @dataclass(frozen=True)
@@ -59,15 +57,22 @@ class _Images:
 class Counter:
     """Counts copies of the same training images under all criteria."""
 
-    def __init__(self, train: np.ndarray, groups: np.ndarray, spaces: Mapping[str, Network]):
+    def __init__(
+        self,
+        train: np.ndarray,
+        groups: np.ndarray,
+        spaces: Mapping[str, Network],
+        thresholds: Thresholds = DEFAULTS,
+    ):
         """Prepare the training images.
 
         Args:
             train: (N, C, H, W) uint8.
             groups: (N,) position of the first exact duplicate of each training image (its own if it has none).
             spaces: functions from uint8 images (n, C, H, W) to features (n, d), for the cosine, by name.
+            thresholds: of each criterion; `mirrored` has 1/3.
         """
-        self._train, self._groups, self._spaces = train, groups, spaces
+        self._train, self._groups, self._spaces, self._thresholds = train, groups, spaces, thresholds
         self._features = {name: _unit(compute(train)) for name, compute in spaces.items()}
         self._mirrored = len(np.unique(mirror_groups(train, groups))) > 1  # otherwise there is no second neighbour
         size = Blocks(max(len(train), 1), max(len(train), 1))
@@ -82,21 +87,21 @@ class Counter:
             generated: (m, C, H, W) uint8.
             near: their nearest training images, by pixels.
         """
-        for threshold in RATIOS:
+        for threshold in self._thresholds.ratio:
             yield Counted("ratio", threshold, int(memorized(near, threshold).sum()))
         if self._mirrored:
             mirrored = mirrored_neighbours(generated, self._train, self._groups, 2)
             yield Counted("mirrored", 1 / 3, int(memorized(mirrored).sum()))
         first = np.sqrt(near.squared[:, 0])
         calibrated = first / self._around[near.indices[:, 0]]
-        for threshold in CALIBRATED:
+        for threshold in self._thresholds.calibrated:
             yield Counted("calibrated", threshold, int((calibrated < threshold).sum()))
         absolute = first / math.sqrt(math.prod(generated.shape[1:]))
-        for threshold in ABSOLUTE:
+        for threshold in self._thresholds.absolute:
             yield Counted("absolute", threshold, int((absolute < threshold).sum()))
         for name, compute in self._spaces.items():
             _, similarity = most_similar(_unit(compute(generated)), self._features[name])
-            for threshold in SIMILARITIES:
+            for threshold in self._thresholds.cosine:
                 flags = by_similarity(similarity, Fraction(threshold).limit_denominator(1000))
                 yield Counted(f"cosine {name}", threshold, int(flags.sum()))
 

@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 
 from emmeter.settings import invocation
 from emmeter.settings.sections import Setup
+from emmeter.settings.thresholds import Thresholds
 
 Stage = Literal["subset", "train", "sample", "score", "emm", "quality", "denoising"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
@@ -78,7 +79,8 @@ def stage_settings(stage: Stage, setup: Setup) -> dict[str, Any]:
     if stage == "emm":
         return resolved
     if stage == "quality":
-        return resolved | {"quality": setup.quality.model_dump(exclude={"enabled"})}
+        neutral = {"thresholds"} if setup.quality.thresholds == Thresholds() else set()
+        return resolved | {"quality": setup.quality.model_dump(exclude={"enabled", *neutral})}
     return resolved | {"denoising": setup.denoising.model_dump(exclude={"enabled"})}
 
 

@@ -10,6 +10,7 @@ from emmeter.errors import Fault, SettingsError
 from emmeter.settings import sources
 from emmeter.settings.duplicates import Duplicates
 from emmeter.settings.model import Model
+from emmeter.settings.thresholds import Thresholds
 from emmeter.settings.types import (
     Bool,
     Decay,
@@ -441,6 +442,8 @@ class Quality(Section):
         description="Random draws of images over which measures are averaged. From 200 images per side on, fewer draws "
         "are made, but at least two.",
     )
+
+    thresholds: Thresholds = Thresholds()
 
     @model_validator(mode="after")
     def _check(self) -> "Quality":

@@ -117,7 +117,7 @@ def measure(setup: Setup, results: Path, runs: Sequence[SearchedRun]) -> Measure
         found = copied_at(setup, stored)
         shares += copied_rows(run, found)
         images += copied_image_rows(run, stored.subset, found)
-        criteria += criteria_rows(run, stored, spaces)
+        criteria += criteria_rows(setup, run, stored, spaces)
     return measured
 
 
@@ -265,13 +265,15 @@ def copied_image_rows(run: SearchedRun, subset: Subset, found: Sequence[Copied])
     ]
 
 
-def criteria_rows(run: SearchedRun, stored: Stored, spaces: Mapping[str, Network]) -> list[dict[str, Any]]:
+def criteria_rows(
+    setup: Setup, run: SearchedRun, stored: Stored, spaces: Mapping[str, Network]
+) -> list[dict[str, Any]]:
     """Rows of criteria.csv: copies at each snapshot of a run, per criterion and threshold."""
     learned = {
         name: compute for name, compute in spaces.items() if name != PIXELS
     }  # bright images are similar in pixels
     subset, n = stored.subset, run["n"]  # repetitions count as their images under every criterion
-    counter = Counter(subset.images[:n], subset.groups[:n], learned)
+    counter = Counter(subset.images[:n], subset.groups[:n], learned, setup.quality.thresholds)
     return [
         {**about, "images": len(images), **asdict(counted)}
         for about, images, near in zip(snapshots_of(run), stored.samples, stored.neighbours, strict=True)
