@@ -255,9 +255,10 @@ def test_default_study_on_two_nodes(undisturbed: Project) -> None:
     assert (project.folder / "results/digits/report.html").is_file()
     assert len(project.table("digits/emm.csv")) == ARMS
     project.check_nothing_is_left()
-    # One job per training, and one per run for its samples and score.  Everything else is made where Snakemake runs.
+    # One job per training, one per run for its samples and score, and one per arm for the errors of its networks.
+    # Everything else is made where Snakemake runs.
     jobs = project.jobs()
-    assert sorted(job.rule for job in jobs) == sorted(["train", "evaluate_sample_score"] * ARMS)
+    assert sorted(job.rule for job in jobs) == sorted(["train", "evaluate_sample_score", "denoising"] * ARMS)
     assert {job.state for job in jobs} == {"COMPLETED"}
     assert {job.node for job in jobs} == set(NODES)
     for training in project.trainings():
