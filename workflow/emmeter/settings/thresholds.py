@@ -7,13 +7,13 @@ from pydantic import Field, model_validator
 from emmeter.errors import Fault, SettingsError
 from emmeter.settings.types import Float, Section
 
-Share = Annotated[Float, Field(gt=0, lt=1)]
+Inside = Annotated[Float, Field(gt=0, lt=1)]  # between 0 and 1; `types.Share` may be 1
 
 
 class Thresholds(Section):
     """Thresholds of the criteria in `criteria.csv`, increasing.  An empty list leaves a criterion out."""
 
-    ratio: list[Share] = Field(
+    ratio: list[Inside] = Field(
         default=[0.2, 0.25, 1 / 3, 0.4, 0.5], description="`ratio`: d1 / d2 below which an image is a copy."
     )
     calibrated: list[Annotated[Float, Field(gt=0)]] = Field(
@@ -23,7 +23,7 @@ class Thresholds(Section):
     absolute: list[Annotated[Float, Field(gt=0, lt=256)]] = Field(
         default=[8.0, 16.0, 32.0], description="`absolute`: d1 / sqrt(pixel values), in grey levels."
     )
-    cosine: list[Share] = Field(
+    cosine: list[Inside] = Field(
         default=[0.9, 0.95], description="`cosine SPACE`: cosine of features above which an image is a copy."
     )
 
