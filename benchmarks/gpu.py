@@ -19,6 +19,7 @@ error, and the others go on.
 import argparse
 import json
 import os
+import shutil
 import signal
 import statistics
 import subprocess
@@ -53,8 +54,10 @@ from emmeter.training.trainer import Trainer, build, start
 PARTS = ("packages", "stages", "wide", "tiny")
 RUNS = (1, 8, 32, 64)  # of an ensemble
 PROCESSES = (1, 4, 14)  # on one GPU
+SHARING = (1, 14, 40)  # on one GPU, each with its step as a CUDA graph
 COPIED = 2**30  # bytes that are copied to measure the memory's speed
 WIDE = "32x32 width 128"
+MPS_FOLDERS = ("CUDA_MPS_PIPE_DIRECTORY", "CUDA_MPS_LOG_DIRECTORY")
 CHAIN_IMAGES = 40  # training images of the run of all stages
 
 
@@ -166,9 +169,14 @@ def ceilings(part: str, args: argparse.Namespace, device: torch.device) -> Itera
         yield _row(part, f"peak {precision}", device, {}, "TFLOP/s", timing.peak(device, precision) / 1e12)
 
 
-def chain_setup(args: argparse.Namespace, precision: Precision) -> Setup:
-    """The default study's run, so short that it memorizes 40 digits."""
+def chain_setup(args: argparse.Namespace, precision: Precision, transformer: bool = False) -> Setup:
+    """The default study's run, so short that it memorizes 40 digits; or with a transformer trained by flow matching."""
     base = runs.case(runs.TINY)
+    if transformer:
+        base = runs.adjusted(
+            base, network__architecture="dit", diffusion__preconditioning="flow", network__channels=64,
+            network__heads=4, network__blocks=4,
+        )  # fmt: skip
     return runs.adjusted(
         base, training__precision=precision, sampling__precision=precision,
         training__duration="640 images" if args.quick else "9600 images",
@@ -176,12 +184,14 @@ def chain_setup(args: argparse.Namespace, precision: Precision) -> Setup:
     )  # fmt: skip
 
 
-def chain(compiled: packages.When, part: str, args: argparse.Namespace, device: torch.device) -> Iterator[Row]:
+def chain(
+    compiled: packages.When, transformer: bool, part: str, args: argparse.Namespace, device: torch.device
+) -> Iterator[Row]:
     """Every stage from the subset to the score, in every precision."""
     for precision in runs.precisions(device.type):
         with tempfile.TemporaryDirectory() as folder:
-            details, rate = whole_run(chain_setup(args, precision), Path(folder), args.device, compiled)
-        name = f"stages{'' if compiled == 'never' else ', package'}"
+            details, rate = whole_run(chain_setup(args, precision, transformer), Path(folder), args.device, compiled)
+        name = f"stages{', transformer' if transformer else ''}{'' if compiled == 'never' else ', package'}"
         yield _row(part, name, device, {"precision": precision} | details, "images/s", rate)
 
 
@@ -564,6 +574,28 @@ def processes(part: str, args: argparse.Namespace, device: torch.device) -> Iter
         yield from together(part, args, args.device, count, "never")
 
 
+def sharing(part: str, args: argparse.Namespace, device: torch.device) -> Iterator[Row]:
+    """The same with each step as a CUDA graph, as the workflow trains; then under MPS, where its daemon is installed.
+
+    Without MPS the GPU gives the processes its time in turns, and kernels of two processes never run at once.
+    """
+    for count in SHARING[:1] if args.quick else SHARING[:2]:
+        yield from together(part, args, args.device, count, "never", graph=True)
+    if not shutil.which("nvidia-cuda-mps-control"):
+        yield _row(part, "processes under MPS", device, {"error": "no nvidia-cuda-mps-control on the PATH"})
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ |= dict.fromkeys(MPS_FOLDERS, folder)
+        subprocess.run(["nvidia-cuda-mps-control", "-d"], check=True)
+        try:
+            for count in SHARING[:1] if args.quick else SHARING:
+                yield from together(part, args, args.device, count, "never", graph=True, note=" under MPS")
+        finally:
+            subprocess.run(["nvidia-cuda-mps-control"], input="quit\n", text=True, timeout=60, check=False)
+            for name in MPS_FOLDERS:
+                del os.environ[name]
+
+
 def host(part: str, args: argparse.Namespace, device: torch.device) -> Iterator[Row]:
     """The same on the cores of the host, one process per core, eager and by a package."""
     for compiled in ("never", "always"):
@@ -573,11 +605,16 @@ def host(part: str, args: argparse.Namespace, device: torch.device) -> Iterator[
             yield from together(part, args, "cpu", count, compiled)
 
 
-def together(part: str, args: argparse.Namespace, device: str, count: int, compiled: packages.When) -> Iterator[Row]:
+def together(
+    part: str, args: argparse.Namespace, device: str, count: int, compiled: packages.When, graph: bool = False,
+    note: str = "",
+) -> Iterator[Row]:  # fmt: skip
     """Start processes of `worker`, and add up their speeds."""
     seconds = 1.0 if args.quick else 6.0
     command = [sys.executable, "-m", "benchmarks", "gpu", "--worker", str(seconds), "--device", device]
-    environment = _environment() | {"EMM_WORKER_COMPILE": compiled, "EMM_WORKER_START": str(time.time())}
+    environment = _environment() | {
+        "EMM_WORKER_COMPILE": compiled, "EMM_WORKER_GRAPH": "1" if graph else "", "EMM_WORKER_START": str(time.time()),
+    }  # fmt: skip
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True, "env": environment}
     children = [subprocess.Popen(command, **pipes) for _ in range(count)]  # type: ignore[call-overload]
     results = [json.loads(child.communicate()[0].splitlines()[-1]) for child in children]
@@ -585,9 +622,8 @@ def together(part: str, args: argparse.Namespace, device: str, count: int, compi
         "processes": count, "compile": compiled, "seconds to the first step": max(r["start"] for r in results),
         "slowest process, images/s": min(r["rate"] for r in results),
     }  # fmt: skip
-    name = (
-        f"{count} processes on the {'GPU' if device == 'cuda' else 'host'}{', package' if compiled == 'always' else ''}"
-    )
+    way = ", package" if compiled == "always" else ", graphs" if graph else ""
+    name = f"{count} processes on the {'GPU' if device == 'cuda' else 'host'}{way}{note}"
     yield _row(part, name, torch.device(args.device), details, "images/s", sum(r["rate"] for r in results))
 
 
@@ -597,6 +633,8 @@ def worker(args: argparse.Namespace) -> None:
     torch.backends.cudnn.benchmark = True
     setup = runs.case(runs.TINY)
     trainer = _trainer(setup, device, os.environ["EMM_WORKER_COMPILE"])  # type: ignore[arg-type]
+    if os.environ["EMM_WORKER_GRAPH"] and device.type == "cuda":
+        trainer.update = Graphed(trainer.update)  # type: ignore[method-assign]
     trainer.advance().item()
     start_seconds = time.time() - float(os.environ["EMM_WORKER_START"])
     for _ in range(10):
@@ -622,11 +660,12 @@ CASES: dict[str, dict[str, Case]] = {
     "packages": {"building": building},
     "stages": {
         "ceilings": ceilings,
-        "stages": partial(chain, "never"),
+        "stages": partial(chain, "never", False),
+        "transformer": partial(chain, "never", True),
         "scoring": scoring_exactly,
         "killed and resumed": resumed,
         "saving": saving,
-        "stages, package": partial(chain, "always"),
+        "stages, package": partial(chain, "always", False),
     },
     "wide": {"training": wide_training, "sampling": wide_sampling, "profile": profile},
     "tiny": {
@@ -635,6 +674,7 @@ CASES: dict[str, dict[str, Case]] = {
         "sampling": tiny_sampling,
         "ensembles": ensembles,
         "processes": processes,
+        "sharing": sharing,
         "host": host,
     },
 }
