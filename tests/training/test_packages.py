@@ -1,5 +1,6 @@
 """Compiled packages: they compute what eager PyTorch does, for every label and mask; machines without a compiler."""
 
+import dataclasses
 import json
 import signal
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from emmeter.machine.process import Interrupted, Stop
 from emmeter.pipeline import compiling
@@ -259,6 +261,26 @@ def test_the_traced_graph_computes_the_function(recipe_of):
     values, outputs = (part if isinstance(part, tuple) else (part,) for part in (expected, graph(*inputs)))
     for value, output in zip(values, outputs, strict=True):
         assert (value - output).abs().max() <= 1e-5 * value.abs().max()
+
+
+@pytest.mark.parametrize("architecture_of", ["ddpmpp", "ncsnpp", "dit"])
+def test_a_denoiser_on_a_gpu_can_be_exported(architecture_of):
+    """Shown without a GPU, by fake tensors: the strides of its group normalization differ from those of a CPU."""
+    own = {"channels": 16} if architecture_of != "dit" else {"channels": 16, "heads": 4}
+    recipe = denoiser_of(setup_with(network={"architecture": architecture_of, **own}))
+    denoiser, recipe = packages.network_of(recipe), dataclasses.replace(recipe, device="cuda")
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        for module in denoiser.modules():
+            for store in (module._parameters, module._buffers):
+                for name, tensor in store.items():
+                    if tensor is not None:
+                        fake = torch.empty_strided(tensor.shape, tensor.stride(), device="cuda", dtype=tensor.dtype)
+                        store[name] = torch.nn.Parameter(fake) if isinstance(tensor, torch.nn.Parameter) else fake
+        function, inputs = packages.example(recipe, denoiser)
+        program = packages.exported(recipe, function, inputs).run_decompositions()
+    assert {"aten.native_group_norm.default", "aten.native_layer_norm.default"} & {
+        str(node.target) for node in program.graph.nodes
+    }
 
 
 @pytest.mark.exhaustive

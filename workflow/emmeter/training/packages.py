@@ -37,7 +37,7 @@ from emmeter.machine.process import Interrupted, Stop, end_with_parent
 from emmeter.training import architecture
 from emmeter.training.architecture import Architecture
 
-VERSION = 2  # of the compiled functions: raise it when their arguments or results change
+VERSION = 3  # of the compiled functions: raise it when their arguments, results or graphs change
 TOLERANCE = {"float32": 1e-4, "tf32": 2e-2, "bfloat16": 0.1}  # largest relative difference of a new package from eager
 VARIABLE = "EMM_PACKAGES"  # environment variable: the folder of the packages
 POLL = 0.2  # seconds between two looks at a build and at requests to end it
@@ -263,13 +263,26 @@ def example(chosen: Recipe, denoiser: Denoiser) -> tuple[Callable[..., Any], lis
 def traced(chosen: Recipe, function: Callable[..., Any], inputs: list[Tensor]) -> torch.nn.Module:
     """The function as one graph of operations, gradients included.
 
-    It is traced with fake tensors, as the compiler computes shapes and strides.  The strides of a GPU's attention
-    differ from these.
+    It is traced with fake tensors, as the compiler computes shapes and strides.  Where the compiler replaces an
+    operation by others, strides can still change: its group normalization for a GPU returns channels first.  A view
+    that was recorded for other strides would then fail, so each becomes a reshape, which copies only where it must.
     """
     from torch.fx.experimental.proxy_tensor import make_fx
 
     with torch.set_grad_enabled(chosen.architecture.kind == "step"):
-        return make_fx(function, tracing_mode="fake", _allow_non_fake_inputs=True)(*inputs)
+        graph = make_fx(function, tracing_mode="fake", _allow_non_fake_inputs=True)(*inputs)
+    for node in graph.graph.nodes:
+        if node.target is torch.ops.aten.view.default:
+            node.target = torch.ops.aten.reshape.default
+    graph.recompile()
+    return graph
+
+
+def exported(chosen: Recipe, function: Callable[..., Any], inputs: list[Tensor]) -> Any:
+    """The function as a program that the compiler takes (`torch.export.ExportedProgram`)."""
+    graph = _Module(traced(chosen, function, inputs))
+    with torch.no_grad():
+        return torch.export.export(graph, tuple(inputs), strict=False)
 
 
 def compiled(chosen: Recipe) -> None:
@@ -284,9 +297,8 @@ def compiled(chosen: Recipe) -> None:
     torch.manual_seed(0)
     function, inputs = example(chosen, network_of(chosen))
     try:
-        graph = _Module(traced(chosen, function, inputs))
+        program = exported(chosen, function, inputs)
         with torch.no_grad(), tempfile.TemporaryDirectory() as scratch:
-            program = torch.export.export(graph, tuple(inputs), strict=False)
             package = Path(aoti_compile_and_package(program, package_path=f"{scratch}/package.pt2"))
             with replacing(chosen.path) as path:
                 if chosen.device == "cpu":
