@@ -123,7 +123,7 @@ def _judgement(verdict: Verdict, contrast: Contrast, runs: int, margin: float = 
         further = _further(contrast, runs, margin)
         note = contrast.note or note
         if further is None and contrast.ratio is not None and runs:
-            edge = f"on the margin of {margin:g}" if margin > 1 else "at 1"
+            edge = f"the margin of {margin:g}" if margin > 1 else "1"
             note = f"The ratio lies too near to {edge}: more than {MOST} further runs per arm would be needed."
     return Judgement(verdict, contrast.ratio, contrast.low, contrast.high, contrast.paired, further, note)
 
