@@ -1,11 +1,12 @@
 """Nearest images in blocks, with groups, duplicates and mirror images: the same as by comparing all with all."""
 
 import hashlib
+import weakref
 
 import numpy as np
 import pytest
 
-from emmeter.measure import proximity
+from emmeter.measure import engines, proximity
 from emmeter.measure.proximity import Blocks, Search, Training, first_equal, numbered
 
 
@@ -115,3 +116,32 @@ def test_progress_counts_all_pairs():
     ticks: list[int] = []
     Search(training, Blocks(7, 11), tick=ticks.append).nearest(Held(generated))
     assert sum(ticks) == len(generated) * len(training.distinct)
+
+
+class Counted(Held):
+    """Images that are copied when they are read, as from a file; `most` is the largest number of copies that lived."""
+
+    def __init__(self, images: np.ndarray):
+        super().__init__(images)
+        self.most, self._copies = 0, weakref.WeakSet[_Copy]()
+
+    def rows(self, part: slice) -> np.ndarray:
+        copy = super().rows(part).copy().view(_Copy)
+        if len(copy) > 1:  # not the one image that tells their size
+            self._copies.add(copy)
+            self.most = max(self.most, len(self._copies))
+        return copy
+
+
+class _Copy(np.ndarray):
+    __hash__ = object.__hash__
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_no_more_blocks_are_held_than_memory_was_planned_for(monkeypatch, mirrored):
+    monkeypatch.setattr(engines, "SMALL", 0)  # as in large searches, which choose among engines
+    random = np.random.default_rng(0)
+    generated, train = (Counted(random.integers(0, 256, (count, 3, 4, 4), np.uint8)) for count in (300, 400))
+    same = np.arange(len(train))
+    Search(Training(train, same, same), Blocks(60, 80), mirrored).nearest(generated)
+    assert (generated.most, train.most) == (1, 2)

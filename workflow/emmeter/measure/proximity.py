@@ -224,6 +224,7 @@ class Search:
                     for mine, values in zip(best, joined, strict=True):
                         mine[part] = np.take_along_axis(values, order, 1)
                     self._tick((part.stop - part.start) * len(base))
+            del images  # before the next ones are read
         return kept
 
     def _bases(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -236,6 +237,7 @@ class Search:
                 if len(positions) < len(base):
                     base = base[positions - columns.start]
                 yield positions, base.reshape(len(base), -1)
+                del base
 
     def _compared(
         self, searcher: engines.Searcher, images: np.ndarray, base: np.ndarray, k: int

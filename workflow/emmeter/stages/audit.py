@@ -26,7 +26,7 @@ from emmeter.presentation.audit_page import page
 from emmeter.presentation.audit_tables import held_out_rows, image_rows, record, training_rows
 
 RECORD, PAGE = "audit.json", "audit.html"
-OVERHEAD = 1_000_000_000  # bytes of Python, of the libraries and of the engines' blocks
+OVERHEAD = 1_250_000_000  # bytes of Python, of the libraries and of the engines' blocks
 SMALL_IMAGE = 64  # values of an image, at least
 LEAST = 250_000_000  # bytes of images in memory
 

@@ -30,7 +30,7 @@ from emmeter.measure.engines.decision import SLACK, search
 from emmeter.measure.engines.exact import FLOATS, PIXELS, PRODUCTS, PRODUCTS_GPU
 from emmeter.measure.engines.flat import FAISS
 from emmeter.measure.engines.projection import DIRECTIONS, Projection
-from emmeter.measure.engines.trials import faster, fault
+from emmeter.measure.engines.trials import faster, fault, racing
 
 SMALL = 2**28  # pixel differences that take less time than the import of FAISS and torch
 LARGE = 2**36  # pixel differences that take longer than testing and timing products of bytes
@@ -96,17 +96,19 @@ def engines(query: np.ndarray, base: np.ndarray, k: int, work: int = 0) -> Itera
     if work < SMALL or k + SLACK >= len(base):
         yield PIXELS
         return
+    queries, stored, pixels = len(query), len(base), base.shape[1]
+    some = racing(query, base)
+    del query, base  # this generator lives as long as the search, and would hold its first images
     if gpu_present():
-        yield tested(PRODUCTS_GPU, base.shape[1])
-    pixels = base.shape[1]
+        yield tested(PRODUCTS_GPU, pixels)
     # On macOS torch and FAISS must not be loaded together: each brings an OpenMP library, and the second ends the
     # process.
     apart = sys.platform == "darwin"
     sure = FAISS if not (apart and "torch" in sys.modules) and fault(FAISS, pixels) is None else FLOATS
     large = work >= LARGE
-    if large and not apart and fault(PRODUCTS, pixels) is None and faster(PRODUCTS, sure, query, base):
+    if large and not apart and fault(PRODUCTS, pixels) is None and faster(PRODUCTS, sure, *some):
         yield PRODUCTS
-    elif large and not apart and projection_pays(len(query), pixels, len(base)):
+    elif large and not apart and projection_pays(queries, pixels, stored):
         projection = Projection(sure).engine
         if fault(projection, pixels) is None:
             yield projection

@@ -107,6 +107,7 @@ def by_products(query: np.ndarray, base: np.ndarray, wanted: int, device: str = 
             if least.shape[1] > wanted:
                 least, kept = least.topk(wanted, largest=False)
                 nearest = nearest.gather(1, kept)
+            del stored  # before the next ones are prepared
         candidates[rows], values[rows] = nearest.cpu().numpy(), least.cpu().numpy()
     return candidates, values + own
 

@@ -63,11 +63,16 @@ def _exact_squared(query: np.ndarray, base: np.ndarray) -> np.ndarray:
     return ((q**2).sum(1)[:, None] + (b**2).sum(1) - 2 * q @ b.T).astype(np.int64)
 
 
-def faster(engine: Engine, other: Engine, query: np.ndarray, base: np.ndarray) -> bool:
-    """Whether an engine is faster than another on a part of these images; both give the same results."""
+def racing(query: np.ndarray, base: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Copies of the first images of both, for `faster`."""
     # Equally many of both, because each image is prepared once and compared with all others.
     images = max(2 * SLACK, math.isqrt(RACE // base.shape[1]))
-    part = query[:images], base[:images], min(2 * SLACK, len(base))
+    return query[:images].copy(), base[:images].copy()
+
+
+def faster(engine: Engine, other: Engine, query: np.ndarray, base: np.ndarray) -> bool:
+    """Whether an engine is faster than another on these images, as of `racing`; both give the same results."""
+    part = query, base, min(2 * SLACK, len(base))
     seconds = {racer: min(_seconds(racer, *part) for _ in range(2)) for racer in (other, engine)}
     return seconds[engine] < seconds[other]
 
